@@ -1,0 +1,273 @@
+/*
+ * The part of the module that has to be C: the symbols that Kamailio's loader
+ * looks up, made of Kamailio's macros, and these macros as functions. Nothing
+ * is decided here; every entry point hands over to Rust.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "bind.h"
+#include "presence_ffi.h"
+
+/* ---- script functions ------------------------------------------------- */
+
+/* The optional parameter's value; empty when it cannot be evaluated, which
+ * Rust refuses with a 400, so that the client is not left without an answer. */
+static str evaluate(struct sip_msg *msg, char *parameter)
+{
+	str value = {0, 0};
+
+	if(get_str_fparam(&value, msg, (fparam_t *)parameter) < 0 || value.s == NULL) {
+		value.s = "";
+		value.len = 0;
+	}
+	return value;
+}
+
+static int handle_publish_0(struct sip_msg *msg, char *p1, char *p2)
+{
+	return presence_handle_publish(msg, NULL);
+}
+
+static int handle_publish_1(struct sip_msg *msg, char *sender, char *p2)
+{
+	str uri = evaluate(msg, sender);
+	return presence_handle_publish(msg, &uri);
+}
+
+static int handle_subscribe_0(struct sip_msg *msg, char *p1, char *p2)
+{
+	return presence_handle_subscribe(msg, NULL);
+}
+
+static int handle_subscribe_1(struct sip_msg *msg, char *watcher, char *p2)
+{
+	str uri = evaluate(msg, watcher);
+	return presence_handle_subscribe(msg, &uri);
+}
+
+/* Runs after mod_init, for each use in the script; without parameters once,
+ * with number 0. */
+static int fixup_request(void **parameter, int number)
+{
+	if(presence_script_usable() < 0) {
+		return -1;
+	}
+	return number == 0 ? 0 : fixup_spve_null(parameter, number);
+}
+
+static int fixup_free_request(void **parameter, int number)
+{
+	return number == 0 ? 0 : fixup_free_spve_null(parameter, number);
+}
+
+/* clang-format off */
+static cmd_export_t commands[] = {
+	{"handle_publish", (cmd_function)handle_publish_0, 0,
+		fixup_request, fixup_free_request, REQUEST_ROUTE},
+	{"handle_publish", (cmd_function)handle_publish_1, 1,
+		fixup_request, fixup_free_request, REQUEST_ROUTE},
+	{"handle_subscribe", (cmd_function)handle_subscribe_0, 0,
+		fixup_request, fixup_free_request, REQUEST_ROUTE},
+	{"handle_subscribe", (cmd_function)handle_subscribe_1, 1,
+		fixup_request, fixup_free_request, REQUEST_ROUTE},
+	/* Siblings look this up by its name and exactly one parameter. */
+	{"bind_presence", (cmd_function)presence_bind, 1, 0, 0, 0},
+	{0, 0, 0, 0, 0, 0}
+};
+/* clang-format on */
+
+/* ---- module parameters ------------------------------------------------ */
+
+/* The core does not tell a setter which parameter it is called for, so each
+ * one has its own; all hand over to Rust. */
+#define PARAMETERS(NUMBER, TEXT)       \
+	TEXT(db_url)                       \
+	TEXT(presentity_table)             \
+	TEXT(active_watchers_table)        \
+	TEXT(watchers_table)               \
+	TEXT(server_address)               \
+	TEXT(xavp_cfg)                     \
+	TEXT(retrieve_order_by)            \
+	TEXT(local_log_facility)           \
+	TEXT(to_tag_pref)                  \
+	TEXT(default_socket)               \
+	NUMBER(clean_period)               \
+	NUMBER(db_update_period)           \
+	NUMBER(waitn_time)                 \
+	NUMBER(notifier_poll_rate)         \
+	NUMBER(notifier_processes)         \
+	NUMBER(force_delete)               \
+	NUMBER(startup_mode)               \
+	NUMBER(expires_offset)             \
+	NUMBER(max_expires)                \
+	NUMBER(min_expires)                \
+	NUMBER(min_expires_action)         \
+	NUMBER(subs_htable_size)           \
+	NUMBER(pres_htable_size)           \
+	NUMBER(subs_db_mode)               \
+	NUMBER(publ_cache)                 \
+	NUMBER(enable_sphere_check)        \
+	NUMBER(timeout_rm_subs)            \
+	NUMBER(send_fast_notify)           \
+	NUMBER(fetch_rows)                 \
+	NUMBER(db_table_lock_type)         \
+	NUMBER(local_log_level)            \
+	NUMBER(subs_remove_match)          \
+	NUMBER(retrieve_order)             \
+	NUMBER(sip_uri_match)              \
+	NUMBER(cseq_offset)                \
+	NUMBER(enable_dmq)                 \
+	NUMBER(enable_pres_dmq)            \
+	NUMBER(enable_pres_sync_dmq)       \
+	NUMBER(enable_subs_dmq)            \
+	NUMBER(enable_subs_sync_dmq)       \
+	NUMBER(skip_notify_dmq)            \
+	NUMBER(pres_subs_mode)             \
+	NUMBER(delete_same_subs)           \
+	NUMBER(timer_mode)                 \
+	NUMBER(subs_respond_200)           \
+	NUMBER(totag_avpid)                \
+	NUMBER(lock_set_size)              \
+	NUMBER(force_active)
+
+static int set_parameter(const char *name, modparam_t type, void *value)
+{
+	if(PARAM_TYPE_MASK(type) == PARAM_INT) {
+		return presence_set_parameter(name, NULL, (long)value);
+	}
+	return presence_set_parameter(name, (str *)value, 0);
+}
+
+#define SETTER(name)                                      \
+	static int set_##name(modparam_t type, void *value) \
+	{                                                     \
+		return set_parameter(#name, type, value);         \
+	}
+PARAMETERS(SETTER, SETTER)
+#undef SETTER
+
+/* A number may be quoted: each has a row for either spelling. */
+#define TEXT_ROW(name) {#name, PARAM_STR | PARAM_USE_FUNC, (void *)set_##name},
+#define NUMBER_ROW(name)                                  \
+	{#name, PARAM_INT | PARAM_USE_FUNC, (void *)set_##name}, \
+	TEXT_ROW(name)
+static param_export_t parameters[] = {
+	PARAMETERS(NUMBER_ROW, TEXT_ROW)
+	{0, 0, 0}
+};
+#undef TEXT_ROW
+#undef NUMBER_ROW
+
+/* ---- what the loader looks up ----------------------------------------- */
+
+static int mod_init(void)
+{
+	return presence_mod_init();
+}
+
+static int child_init(int rank)
+{
+	return presence_child_init(rank);
+}
+
+static void destroy(void)
+{
+	presence_destroy();
+}
+
+#pragma GCC visibility push(default)
+
+MODULE_VERSION
+
+struct module_exports exports = {
+	"presence",
+	DEFAULT_DLFLAGS,
+	commands,
+	parameters,
+	0, /* RPC: registered by mod_init */
+	0, /* pseudo-variables */
+	0, /* replies */
+	mod_init,
+	child_init,
+	destroy
+};
+
+int mod_register(char *path, int *dlflags, void *p1, void *p2)
+{
+	return presence_load();
+}
+
+#pragma GCC visibility pop
+
+/* ---- macros and inline functions -------------------------------------- */
+
+int kshim_log_enabled(int level)
+{
+	return get_debug_level(MOD_NAME, sizeof(MOD_NAME) - 1) >= level;
+}
+
+void kshim_log(int level, const char *place, const char *text, int length)
+{
+	LOG_FX(DEFAULT_FACILITY, level, NULL, place, NULL, "%.*s\n", length, text);
+}
+
+void kshim_log_facility(
+		int facility, int level, const char *place, const char *text, int length)
+{
+	LOG_FX(facility, level, NULL, place, NULL, "%.*s\n", length, text);
+}
+
+void *kshim_shm_malloc(size_t size)
+{
+	return shm_malloc(size);
+}
+
+void kshim_shm_free(void *block)
+{
+	shm_free(block);
+}
+
+void *kshim_pkg_malloc(size_t size)
+{
+	return pkg_malloc(size);
+}
+
+void kshim_pkg_free(void *block)
+{
+	pkg_free(block);
+}
+
+void kshim_lock(gen_lock_t *lock)
+{
+	lock_get(lock);
+}
+
+int kshim_try_lock(gen_lock_t *lock)
+{
+	return lock_try(lock);
+}
+
+void kshim_unlock(gen_lock_t *lock)
+{
+	lock_release(lock);
+}
+
+int kshim_load_sl(sl_api_t *api)
+{
+	return sl_load_api(api);
+}
+
+int kshim_load_tm(struct tm_binds *api)
+{
+	return load_tm_api(api);
+}
+
+int kshim_parse_headers(sip_msg_t *msg)
+{
+	return parse_headers(msg, HDR_EOH_F, 0);
+}
+
+void kshim_cfg_update(void)
+{
+	cfg_update();
+}

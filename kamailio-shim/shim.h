@@ -1,0 +1,33 @@
+/*
+ * Kamailio's macros and inline functions as plain functions, for Rust.
+ */
+#ifndef PRESENCE_SHIM_H
+#define PRESENCE_SHIM_H
+
+/* Logging. `place` begins the line; `text` need not be terminated. */
+int kshim_log_enabled(int level);
+void kshim_log(int level, const char *place, const char *text, int length);
+void kshim_log_facility(int facility, int level, const char *place, const char *text, int length);
+
+/* Memory; NULL when there is none left. */
+void *kshim_shm_malloc(size_t size);
+void kshim_shm_free(void *block);
+void *kshim_pkg_malloc(size_t size);
+void kshim_pkg_free(void *block);
+
+/* Locks. */
+void kshim_lock(gen_lock_t *lock);
+int kshim_try_lock(gen_lock_t *lock);
+void kshim_unlock(gen_lock_t *lock);
+
+/* Interfaces of other modules; negative when the module is not loaded. */
+int kshim_load_sl(sl_api_t *api);
+int kshim_load_tm(struct tm_binds *api);
+
+/* Parses all headers; negative when one is malformed. */
+int kshim_parse_headers(sip_msg_t *msg);
+
+/* Takes over configuration changed at run time, in loops of own processes. */
+void kshim_cfg_update(void);
+
+#endif

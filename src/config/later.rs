@@ -1,0 +1,50 @@
+//! Features that this version does not have yet. A configuration that relies
+//! on one is refused when Kamailio starts, not surprised later. A row goes
+//! when its feature comes; nothing else has to change.
+
+use super::parameters::{ConfigError, ParameterValue};
+
+/// The values of a parameter that work today.
+enum Works {
+    /// One of these numbers.
+    Numbers(&'static [i64]),
+    /// 0 and negative numbers.
+    Off,
+    /// This text.
+    Text(&'static str),
+}
+
+/// Parameter, the values that work, and what to do instead.
+const LATER: &[(&str, Works, &str)] = &[
+    ("subs_db_mode", Works::Numbers(&[0, 2]), "use 2 (write-back) or 0 (memory)"),
+    ("publ_cache", Works::Numbers(&[1, 2]), "use 1 (database and index) or 2 (memory)"),
+    ("enable_sphere_check", Works::Numbers(&[0]), "use rules without sphere and 0"),
+    ("xavp_cfg", Works::Text(""), "leave it out; retrieve_order_by can use received_time"),
+    ("to_tag_pref", Works::Text(""), "leave it out"),
+    ("totag_avpid", Works::Numbers(&[0]), "leave it out"),
+    ("enable_dmq", Works::Off, "use 0"),
+    ("enable_pres_dmq", Works::Numbers(&[0, 1]), "leave it out"),
+    ("enable_pres_sync_dmq", Works::Numbers(&[0, 1]), "leave it out"),
+    ("enable_subs_dmq", Works::Numbers(&[0]), "use 0"),
+    ("enable_subs_sync_dmq", Works::Numbers(&[0, 1]), "leave it out"),
+    ("skip_notify_dmq", Works::Numbers(&[0]), "use 0"),
+    ("default_socket", Works::Text(""), "leave it out"),
+    ("dmq_peer_id", Works::Text("presence"), "leave it out"),
+];
+
+/// Refuses the value of a parameter that this version cannot honour.
+pub(super) fn check(value: impl Fn(&str) -> Option<ParameterValue>) -> Result<(), ConfigError> {
+    for (name, works, instead) in LATER {
+        let Some(value) = value(name) else { continue };
+        let fine = match (works, &value) {
+            (Works::Numbers(numbers), ParameterValue::Int(number)) => numbers.contains(number),
+            (Works::Off, ParameterValue::Int(number)) => *number <= 0,
+            (Works::Text(text), ParameterValue::Text(given)) => text.as_bytes() == given,
+            _ => false,
+        };
+        if !fine {
+            return Err(ConfigError::Later { name, value, instead });
+        }
+    }
+    Ok(())
+}

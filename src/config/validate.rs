@@ -1,0 +1,279 @@
+//! From what the configuration says to a `Config` that holds.
+//!
+//! Numbers out of range are replaced as the stock module replaces them, each
+//! with one warning; a value that has no sensible replacement is refused. In
+//! library mode nothing but the lifetimes is used, so nothing is refused.
+
+use super::parameters::{ConfigError, ParameterValue, Parameters};
+use super::{Config, DmqConfig, LogFacility, PublicationCache, RetrieveOrder};
+use super::{SubscriptionMode, TimerMode, later};
+use crate::presence::expires::MinExpiresAction;
+use crate::presence::uri::UserCase;
+
+/// Largest exponent of a table's size: more slots than this have no use.
+const MAX_SIZE_EXPONENT: i64 = 30;
+/// Most lock shards.
+const MAX_SHARDS: i64 = 1 << 16;
+
+impl Parameters {
+    /// The configuration, and warnings about values that were replaced, one
+    /// line each. Fails with the first value that is refused.
+    pub fn validate(&self) -> Result<(Config, Vec<String>), ConfigError> {
+        let publ_cache = self.value("publ_cache");
+        let library = matches!(self.value("db_url"), Some(ParameterValue::Text(url)) if url.is_empty())
+            && publ_cache != Some(ParameterValue::Int(PublicationCache::Record as i64));
+        let mut judge = Judge { given: self, library, warnings: Vec::new() };
+        let config = judge.config()?;
+        if !library {
+            later::check(|name| self.value(name))?;
+        }
+        if config.needs_database() && config.db_url.is_none() {
+            return Err(ConfigError::NoDatabase { subs_db_mode: config.subs_db_mode as u8 });
+        }
+        Ok((config, judge.warnings))
+    }
+}
+
+struct Judge<'a> {
+    given: &'a Parameters,
+    library: bool,
+    warnings: Vec<String>,
+}
+
+impl Judge<'_> {
+    fn config(&mut self) -> Result<Config, ConfigError> {
+        let subs_db_mode = self.choice("subs_db_mode", "0 to 3", |mode| match mode {
+            0 => Some(SubscriptionMode::Memory),
+            1 => Some(SubscriptionMode::WriteThrough),
+            2 => Some(SubscriptionMode::WriteBack),
+            3 => Some(SubscriptionMode::DbOnly),
+            _ => None,
+        })?;
+        let publ_cache = self.choice("publ_cache", "0 to 2", |cache| match cache {
+            0 => Some(PublicationCache::None),
+            1 => Some(PublicationCache::Hybrid),
+            2 => Some(PublicationCache::Record),
+            _ => None,
+        })?;
+        let min_expires_action =
+            self.choice("min_expires_action", "1 or 2", |action| match action {
+                1 => Some(MinExpiresAction::Reject),
+                2 => Some(MinExpiresAction::Raise),
+                _ => None,
+            })?;
+        let max_expires = self.max_expires();
+        Ok(Config {
+            db_url: self.optional("db_url"),
+            presentity_table: self.table("presentity_table")?,
+            active_watchers_table: self.table("active_watchers_table")?,
+            watchers_table: self.table("watchers_table")?,
+            clean_period: self.period("clean_period"),
+            cseq_offset: self.at_least("cseq_offset", 0, 0),
+            db_update_period: self.period("db_update_period"),
+            waitn_time: self.at_least("waitn_time", 1, 5),
+            notifier_poll_rate: self.at_least("notifier_poll_rate", 1, 10),
+            notifier_processes: match subs_db_mode {
+                SubscriptionMode::DbOnly => unsigned(self.int("notifier_processes").max(0)),
+                _ => 0,
+            },
+            force_delete: self.int("force_delete") > 0,
+            startup_mode: self.int("startup_mode") != 0,
+            expires_offset: self.at_least("expires_offset", 0, 0),
+            max_expires,
+            min_expires: self.min_expires(max_expires),
+            min_expires_action,
+            server_address: self.optional("server_address"),
+            subs_db_mode,
+            publ_cache,
+            subs_slots: self.slots("subs_htable_size", 512),
+            publication_slots: self.slots("pres_htable_size", 256),
+            send_fast_notify: self.int("send_fast_notify") != 0,
+            enable_sphere_check: self.int("enable_sphere_check") != 0,
+            timeout_rm_subs: self.int("timeout_rm_subs") != 0,
+            fetch_rows: self.at_least("fetch_rows", 1, 500),
+            db_table_lock: self.int("db_table_lock_type") == 1,
+            local_log_level: i32::try_from(self.int("local_log_level")).unwrap_or(2),
+            local_log_facility: self.log_facility()?,
+            subs_remove_match: self.int("subs_remove_match") != 0,
+            xavp_cfg: self.optional("xavp_cfg"),
+            retrieve_order: self.retrieve_order()?,
+            sip_uri_match: match self.int("sip_uri_match") {
+                1 => UserCase::Insensitive,
+                _ => UserCase::Sensitive,
+            },
+            dmq: self.dmq(),
+            pres_subs_mode: self.int("pres_subs_mode") == 1,
+            delete_same_subs: self.int("delete_same_subs") != 0,
+            timer_mode: match self.int("timer_mode") {
+                0 => TimerMode::Core,
+                _ => TimerMode::Secondary,
+            },
+            subs_respond_200: self.int("subs_respond_200") != 0,
+            to_tag_prefix: self.optional("to_tag_pref"),
+            to_tag_avp: i32::try_from(self.int("totag_avpid")).ok().filter(|id| *id != 0),
+            lock_shards: self.lock_shards(),
+            force_active: self.int("force_active") != 0,
+        })
+    }
+
+    fn int(&self, name: &str) -> i64 {
+        match self.given.value(name) {
+            Some(ParameterValue::Int(number)) => number,
+            _ => 0,
+        }
+    }
+
+    fn text(&self, name: &str) -> Vec<u8> {
+        match self.given.value(name) {
+            Some(ParameterValue::Text(text)) => text,
+            _ => Vec::new(),
+        }
+    }
+
+    fn optional(&self, name: &str) -> Option<Vec<u8>> {
+        Some(self.text(name)).filter(|text| !text.is_empty())
+    }
+
+    /// 0 or less turns a periodic activity off.
+    fn period(&self, name: &str) -> Option<u32> {
+        Some(unsigned(self.int(name))).filter(|seconds| *seconds > 0)
+    }
+
+    fn replace(&mut self, name: &str, value: i64, by: u32, allowed: &str) -> u32 {
+        self.warnings
+            .push(format!("parameter {name}: {value} replaced by {by} (allowed: {allowed})"));
+        by
+    }
+
+    fn at_least(&mut self, name: &str, least: i64, otherwise: u32) -> u32 {
+        match self.int(name) {
+            value if value >= least => unsigned(value),
+            value => self.replace(name, value, otherwise, &format!("{least} or more")),
+        }
+    }
+
+    fn max_expires(&mut self) -> u32 {
+        match self.int("max_expires") {
+            // The stock module reads a negative number as a huge one.
+            value if value < 0 => self.replace("max_expires", value, u32::MAX, "1 or more"),
+            _ => self.at_least("max_expires", 1, 3600),
+        }
+    }
+
+    fn min_expires(&mut self, max: u32) -> u32 {
+        let allowed = format!("0 to max_expires, {max}");
+        match self.int("min_expires") {
+            value if value < 0 => self.replace("min_expires", value, 0, &allowed),
+            value if value > i64::from(max) => self.replace("min_expires", value, max, &allowed),
+            value => unsigned(value),
+        }
+    }
+
+    /// A power of two from its exponent; `otherwise` if that is below 1.
+    fn slots(&mut self, name: &str, otherwise: u32) -> u32 {
+        let allowed = "an exponent from 1 to 30";
+        match self.int(name) {
+            value if value < 1 => self.replace(name, value, otherwise, allowed),
+            value if value > MAX_SIZE_EXPONENT => {
+                self.replace(name, value, 1 << MAX_SIZE_EXPONENT, allowed)
+            }
+            value => 1 << value,
+        }
+    }
+
+    fn lock_shards(&mut self) -> u32 {
+        let allowed = "a power of two up to 65536";
+        match self.int("lock_set_size") {
+            value if value < 1 => self.replace("lock_set_size", value, 64, allowed),
+            value => {
+                let shards = unsigned(value.min(MAX_SHARDS)).next_power_of_two();
+                if i64::from(shards) == value {
+                    return shards;
+                }
+                self.replace("lock_set_size", value, shards, allowed)
+            }
+        }
+    }
+
+    /// One of a parameter's numbered values.
+    fn choice<T: Default>(
+        &mut self,
+        name: &'static str,
+        allowed: &'static str,
+        choose: impl Fn(i64) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let value = self.int(name);
+        match choose(value) {
+            Some(chosen) => Ok(chosen),
+            None => {
+                self.refuse(name, ParameterValue::Int(value), allowed)?;
+                Ok(T::default())
+            }
+        }
+    }
+
+    /// Fails, or warns in library mode.
+    fn refuse(
+        &mut self,
+        name: &'static str,
+        value: ParameterValue,
+        allowed: &'static str,
+    ) -> Result<(), ConfigError> {
+        if !self.library {
+            return Err(ConfigError::Range { name, value, allowed });
+        }
+        self.warnings.push(format!("parameter {name}: {value} ignored (allowed: {allowed})"));
+        Ok(())
+    }
+
+    fn table(&mut self, name: &'static str) -> Result<Vec<u8>, ConfigError> {
+        let table = self.text(name);
+        if table.is_empty() || std::str::from_utf8(&table).is_err() {
+            self.refuse(name, ParameterValue::Text(table.clone()), "the name of a table")?;
+        }
+        Ok(table)
+    }
+
+    fn log_facility(&mut self) -> Result<Option<LogFacility>, ConfigError> {
+        let name = self.text("local_log_facility");
+        let facility = LogFacility::parse(&name);
+        if facility.is_none() && !name.is_empty() {
+            let allowed = "a syslog facility such as LOG_LOCAL0";
+            self.refuse("local_log_facility", ParameterValue::Text(name), allowed)?;
+        }
+        Ok(facility)
+    }
+
+    fn retrieve_order(&mut self) -> Result<RetrieveOrder, ConfigError> {
+        let used = self.int("retrieve_order") == 1;
+        let text = self.text("retrieve_order_by");
+        match RetrieveOrder::parse(&text) {
+            Some(order) if used => return Ok(order),
+            Some(_) => {}
+            None => {
+                let allowed = "columns of the presentity table except body, each with ASC or DESC, \
+                               separated by commas";
+                self.refuse("retrieve_order_by", ParameterValue::Text(text), allowed)?;
+            }
+        }
+        Ok(RetrieveOrder::by_received_time())
+    }
+
+    fn dmq(&self) -> DmqConfig {
+        DmqConfig {
+            enabled: self.int("enable_dmq") > 0,
+            publications: self.int("enable_pres_dmq") != 0,
+            sync_publications: self.int("enable_pres_sync_dmq") != 0,
+            subscriptions: self.int("enable_subs_dmq") != 0,
+            sync_subscriptions: self.int("enable_subs_sync_dmq") != 0,
+            skip_notify: self.int("skip_notify_dmq") != 0,
+            default_socket: self.optional("default_socket"),
+            peer_id: self.text("dmq_peer_id"),
+        }
+    }
+}
+
+/// A number that is not negative; others become 0.
+fn unsigned(number: i64) -> u32 {
+    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+}

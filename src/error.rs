@@ -1,0 +1,77 @@
+//! What can go wrong, in two kinds: a request that is refused with a SIP
+//! reply, and a fault of what the server stands on.
+
+use std::fmt;
+
+/// A failure below the presence logic. The request that met it gets a 500 or
+/// 503; whatever was stored before stays as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Shared memory is exhausted.
+    SharedMemory,
+    /// The database refused or could not be reached.
+    Database,
+    /// A sibling module's callback failed.
+    Package,
+    /// The host refused: parsing, reply or transaction failed.
+    Host,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::SharedMemory => "out of shared memory",
+            Fault::Database => "database failure",
+            Fault::Package => "event package callback failed",
+            Fault::Host => "host refused",
+        })
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// A request that is refused: the reply says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// SIP status code.
+    pub code: u16,
+    /// Reason phrase; names the header at fault where there is one.
+    pub reason: &'static str,
+    /// Header lines of the reply, each ended by CR LF.
+    pub headers: Vec<u8>,
+}
+
+impl Rejection {
+    /// A reply without headers of its own.
+    pub const fn new(code: u16, reason: &'static str) -> Rejection {
+        Rejection { code, reason, headers: Vec::new() }
+    }
+
+    /// 400 with a reason phrase that names the fault (RFC 3261 21.4.1).
+    pub const fn bad_request(reason: &'static str) -> Rejection {
+        Rejection::new(400, reason)
+    }
+}
+
+impl From<crate::shm::OutOfMemory> for Fault {
+    fn from(_: crate::shm::OutOfMemory) -> Fault {
+        Fault::SharedMemory
+    }
+}
+
+impl From<Fault> for Rejection {
+    fn from(fault: Fault) -> Rejection {
+        match fault {
+            // The condition passes when records expire: ask the client to
+            // come back (RFC 3261 21.5.4).
+            Fault::SharedMemory => Rejection {
+                code: 503,
+                reason: "Service Unavailable",
+                headers: b"Retry-After: 10\r\n".to_vec(),
+            },
+            Fault::Database | Fault::Package | Fault::Host => {
+                Rejection::new(500, "Server Internal Error")
+            }
+        }
+    }
+}

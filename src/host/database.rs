@@ -1,0 +1,390 @@
+//! The database, through Kamailio's database API (srdb1).
+//!
+//! The API knows no error classes: a call fails, and its driver has logged
+//! why. Transactions are the driver's; SQLite's driver has none, so they are
+//! sent to it as statements.
+
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use crate::error::Fault;
+use crate::host::database_value::{self as value, Keys};
+use crate::host::log::{Shown, log_error};
+use crate::host::{sys, text};
+use crate::ports::{Assignment, Compare, Condition, Database, Value};
+
+/// How long SQLite waits for another process's transaction.
+const SQLITE_BUSY_TIMEOUT: &[u8] = b"PRAGMA busy_timeout=5000";
+
+/// A database module that is bound; opens connections.
+#[derive(Clone)]
+pub struct Driver {
+    functions: sys::db_func_t,
+    url: Vec<u8>,
+    fetch_rows: c_int,
+}
+
+impl Driver {
+    /// Binds the module that the URL names and checks that it can do what we
+    /// need. `fetch_rows` is the page size of long results.
+    pub fn bind(url: &[u8], fetch_rows: i64) -> Result<Driver, String> {
+        let mut terminated = url.to_vec();
+        terminated.push(0);
+        let mut driver = Driver {
+            functions: sys::db_func_t::default(),
+            url: terminated,
+            fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
+        };
+        let name = driver.url();
+        // SAFETY: reads the URL and fills the structure.
+        if unsafe { sys::db_bind_mod(&raw const name, &raw mut driver.functions) } != 0 {
+            return Err(format!(
+                "no database module for db_url {}: load the driver's module before presence",
+                Shown(scheme(url))
+            ));
+        }
+        let needed = sys::db_cap_DB_CAP_QUERY
+            | sys::db_cap_DB_CAP_INSERT
+            | sys::db_cap_DB_CAP_DELETE
+            | sys::db_cap_DB_CAP_UPDATE;
+        if driver.functions.cap & needed != needed {
+            return Err(format!(
+                "the database module for {} cannot query, insert, update and delete",
+                Shown(scheme(url))
+            ));
+        }
+        Ok(driver)
+    }
+
+    /// Whether an update or delete tells how many rows it met.
+    pub fn counts_rows(&self) -> bool {
+        self.has(sys::db_cap_DB_CAP_AFFECTED_ROWS) || self.is_sqlite()
+    }
+
+    /// SQLite: one writer at a time, no column widths.
+    pub fn is_sqlite(&self) -> bool {
+        scheme(&self.url) == b"sqlite"
+    }
+
+    /// Name of the driver, such as `mysql` or `postgres`.
+    pub fn name(&self) -> &[u8] {
+        scheme(&self.url)
+    }
+
+    /// Opens a connection. To be closed (dropped) before a fork. `own` asks
+    /// for one that no other module of this process shares, where the driver
+    /// can do that.
+    pub fn open(&self, own: bool) -> Result<Connection, Fault> {
+        let url = self.url();
+        let handle = match (self.functions.init2, self.functions.init) {
+            // SAFETY: reads the URL; the driver keeps a copy of its own.
+            (Some(init2), _) if own => unsafe {
+                init2(&raw const url, sys::db_pooling_t_DB_POOLING_NONE)
+            },
+            // SAFETY: as above.
+            (_, Some(init)) => unsafe { init(&raw const url) },
+            _ => ptr::null_mut(),
+        };
+        if handle.is_null() {
+            log_error!("cannot connect to the database ({})", Shown(self.name()));
+            return Err(Fault::Database);
+        }
+        let mut connection =
+            Connection { driver: self.clone(), handle, tables: Vec::new(), current: None };
+        if self.is_sqlite() {
+            connection.raw(SQLITE_BUSY_TIMEOUT)?;
+        }
+        Ok(connection)
+    }
+
+    fn url(&self) -> sys::_str {
+        text::lend(self.url.strip_suffix(b"\0").unwrap_or(&self.url))
+    }
+
+    fn has(&self, capability: sys::db_cap) -> bool {
+        self.functions.cap & capability != 0
+    }
+}
+
+/// What stands before the first `:` of a URL, without the `db_` of a module name.
+fn scheme(url: &[u8]) -> &[u8] {
+    let name = url.split(|byte| *byte == b':').next().unwrap_or_default();
+    name.strip_prefix(b"db_").unwrap_or(name)
+}
+
+/// A table's name where the driver may keep a pointer to it.
+struct Table {
+    name: Vec<u8>,
+    text: sys::_str,
+}
+
+/// This process's connection.
+pub struct Connection {
+    driver: Driver,
+    handle: *mut sys::db1_con_t,
+    // Boxed: the driver keeps pointers to them.
+    #[allow(clippy::vec_box)]
+    tables: Vec<Box<Table>>,
+    current: Option<usize>,
+}
+
+impl Connection {
+    /// The driver that made it.
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Checks a table's version as the `version` table has it.
+    pub fn check_table(&mut self, table: &str, version: u32) -> Result<(), String> {
+        // The check uses another table.
+        self.current = None;
+        let name = text::lend(table.as_bytes());
+        // SAFETY: the connection is open; the name is read during the call.
+        let result = unsafe {
+            sys::db_check_table_version(
+                &raw mut self.driver.functions,
+                self.handle,
+                &raw const name,
+                version,
+            )
+        };
+        if result < 0 {
+            return Err(format!(
+                "table {table} is missing or not of version {version}: create it with kamdbctl, or upgrade it"
+            ));
+        }
+        Ok(())
+    }
+
+    fn use_table(&mut self, table: &str) -> Result<(), Fault> {
+        if self.current.is_some_and(|at| self.tables[at].name == table.as_bytes()) {
+            return Ok(());
+        }
+        let at = match self.tables.iter().position(|known| known.name == table.as_bytes()) {
+            Some(at) => at,
+            None => {
+                let name = table.as_bytes().to_vec();
+                let text = text::lend(&name);
+                self.tables.push(Box::new(Table { name, text }));
+                self.tables.len() - 1
+            }
+        };
+        self.current = None;
+        let select = self.driver.functions.use_table.ok_or(Fault::Database)?;
+        // SAFETY: the driver keeps the pointer; the name stays at its place
+        // until the connection is closed.
+        if unsafe { select(self.handle, &raw const self.tables[at].text) } < 0 {
+            return Err(Fault::Database);
+        }
+        self.current = Some(at);
+        Ok(())
+    }
+
+    /// Sends a statement. A result is always asked for: SQLite's driver only
+    /// prepares a statement whose result nobody wants.
+    fn raw(&mut self, statement: &[u8]) -> Result<Option<Value>, Fault> {
+        let query = self.driver.functions.raw_query.ok_or(Fault::Database)?;
+        let statement = text::lend(statement);
+        let mut result = ptr::null_mut();
+        // SAFETY: the connection is open; statement and result live here.
+        if unsafe { query(self.handle, &raw const statement, &raw mut result) } < 0 {
+            return Err(Fault::Database);
+        }
+        let mut first = None;
+        // SAFETY: the driver's result, not freed yet.
+        unsafe { value::rows(result, &mut |row| first = first.take().or(row.first().cloned())) };
+        self.free(result);
+        Ok(first)
+    }
+
+    fn free(&mut self, result: *mut sys::db1_res_t) {
+        if let (false, Some(free)) = (result.is_null(), self.driver.functions.free_result) {
+            // SAFETY: the result is this connection's and is not used again.
+            unsafe { free(self.handle, result) };
+        }
+    }
+
+    fn transaction(
+        &mut self,
+        statement: &[u8],
+        function: Option<unsafe extern "C" fn(*mut sys::db1_con_t) -> c_int>,
+    ) -> Result<(), Fault> {
+        if self.driver.is_sqlite() {
+            return self.raw(statement).map(|_| ());
+        }
+        match function {
+            // SAFETY: the connection is open.
+            Some(function) => check(unsafe { function(self.handle) }),
+            // A driver without transactions makes each statement durable.
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(close) = self.driver.functions.close {
+            // SAFETY: the connection is open and is not used again.
+            unsafe { close(self.handle) };
+        }
+    }
+}
+
+fn check(result: c_int) -> Result<(), Fault> {
+    if result < 0 { Err(Fault::Database) } else { Ok(()) }
+}
+
+fn operators(conditions: &[Condition]) -> Vec<sys::db_op_t> {
+    let sign = |compare| -> &CStr {
+        match compare {
+            Compare::Eq => c"=",
+            Compare::Less => c"<",
+            Compare::Greater => c">",
+            Compare::Not => c"!=",
+        }
+    };
+    conditions.iter().map(|(_, compare, _)| sign(*compare).as_ptr()).collect()
+}
+
+fn condition_values(conditions: &[Condition]) -> Vec<sys::db_val_t> {
+    conditions.iter().map(|(_, _, given)| value::lend(given)).collect()
+}
+
+impl Database for Connection {
+    fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault> {
+        self.use_table(table)?;
+        let insert = self.driver.functions.insert.ok_or(Fault::Database)?;
+        let keys = Keys::new(row.iter().map(|(column, _)| *column));
+        let values: Vec<_> = row.iter().map(|(_, given)| value::lend(given)).collect();
+        // SAFETY: as many keys as values, all of which outlive the call.
+        check(unsafe { insert(self.handle, keys.as_ptr(), values.as_ptr(), keys.count()) })
+    }
+
+    fn update(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        set: &[Assignment],
+    ) -> Result<(), Fault> {
+        self.use_table(table)?;
+        let update = self.driver.functions.update.ok_or(Fault::Database)?;
+        let where_keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
+        let (operators, where_values) = (operators(conditions), condition_values(conditions));
+        let keys = Keys::new(set.iter().map(|(column, _)| *column));
+        let values: Vec<_> = set.iter().map(|(_, given)| value::lend(given)).collect();
+        // SAFETY: the two groups of arrays are each of the length given, and
+        // outlive the call.
+        check(unsafe {
+            update(
+                self.handle,
+                where_keys.as_ptr(),
+                operators.as_ptr(),
+                where_values.as_ptr(),
+                keys.as_ptr(),
+                values.as_ptr(),
+                where_keys.count(),
+                keys.count(),
+            )
+        })
+    }
+
+    fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
+        self.use_table(table)?;
+        let delete = self.driver.functions.delete.ok_or(Fault::Database)?;
+        let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
+        let (operators, values) = (operators(conditions), condition_values(conditions));
+        // SAFETY: three arrays of the length given, which outlive the call.
+        check(unsafe {
+            delete(self.handle, keys.as_ptr(), operators.as_ptr(), values.as_ptr(), keys.count())
+        })
+    }
+
+    fn query(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        order_by: Option<&str>,
+        each: &mut dyn FnMut(&[Value]),
+    ) -> Result<(), Fault> {
+        self.use_table(table)?;
+        let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
+        let (operators, values) = (operators(conditions), condition_values(conditions));
+        let wanted = Keys::new(columns.iter().copied());
+        let mut order = order_by.map(|columns| text::lend(columns.as_bytes()));
+        let mut result = ptr::null_mut();
+        // SAFETY: arrays of the lengths given, which outlive the call. The
+        // helper asks for pages where the driver has them.
+        check(unsafe {
+            sys::db_fetch_query(
+                &raw mut self.driver.functions,
+                self.driver.fetch_rows,
+                self.handle,
+                keys.as_ptr(),
+                operators.as_ptr(),
+                values.as_ptr(),
+                wanted.as_ptr(),
+                keys.count(),
+                wanted.count(),
+                order.as_mut().map_or(ptr::null_mut(), ptr::from_mut),
+                &raw mut result,
+            )
+        })?;
+        loop {
+            // SAFETY: the driver's result, not freed yet.
+            let found = unsafe { value::rows(result, each) };
+            if found == 0 {
+                break;
+            }
+            // SAFETY: as above; fetches the next page into the same result. On
+            // an error the helper frees it and sets it to NULL.
+            let more = unsafe {
+                sys::db_fetch_next(
+                    &raw mut self.driver.functions,
+                    self.driver.fetch_rows,
+                    self.handle,
+                    &raw mut result,
+                )
+            };
+            match more {
+                0 => break,
+                n if n < 0 => return Err(Fault::Database),
+                _ => {}
+            }
+        }
+        self.free(result);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Fault> {
+        if self.driver.is_sqlite() {
+            return self.raw(b"BEGIN IMMEDIATE").map(|_| ());
+        }
+        match self.driver.functions.start_transaction {
+            // SAFETY: the connection is open.
+            Some(start) => check(unsafe { start(self.handle, sys::db_locking_t_DB_LOCKING_NONE) }),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        self.transaction(b"COMMIT", self.driver.functions.end_transaction)
+    }
+
+    fn rollback(&mut self) -> Result<(), Fault> {
+        self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction)
+    }
+
+    fn affected_rows(&mut self) -> Option<u64> {
+        if self.driver.is_sqlite() {
+            let changes = self.raw(b"SELECT changes()").ok()??;
+            return u64::try_from(changes.as_int()?).ok();
+        }
+        if !self.driver.has(sys::db_cap_DB_CAP_AFFECTED_ROWS) {
+            return None;
+        }
+        // SAFETY: the connection is open.
+        let rows = unsafe { self.driver.functions.affected_rows?(self.handle) };
+        u64::try_from(rows).ok()
+    }
+}

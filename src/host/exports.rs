@@ -1,0 +1,120 @@
+//! The Rust functions that the C shim calls: Kamailio's entry points. Each one
+//! is a boundary and hands over. `include/presence_ffi.h` is generated from
+//! this file.
+
+use std::ffi::{c_char, c_int, c_long};
+
+use crate::host::log::log_error;
+use crate::host::message::Message;
+use crate::host::{boundary, capi, commands, module, params, sys, text};
+
+/// The module was loaded; nothing is configured yet.
+#[unsafe(no_mangle)]
+pub extern "C" fn presence_load() -> c_int {
+    boundary::install_panic_hook();
+    boundary::enter("load", -1, || 0)
+}
+
+/// A parameter from the configuration file: text, or a number if `content` is
+/// NULL. 0, or -1 to refuse it.
+///
+/// # Safety
+/// `name` is a terminated string; `content` is NULL or points to a valid `str`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_set_parameter(
+    name: *const c_char,
+    content: *const sys::_str,
+    number: c_long,
+) -> c_int {
+    boundary::enter("set_parameter", -1, || {
+        // SAFETY: the caller's promise.
+        if unsafe { params::set(name, content, number) } { 0 } else { -1 }
+    })
+}
+
+/// All parameters are set: prepares everything that the processes share.
+#[unsafe(no_mangle)]
+pub extern "C" fn presence_mod_init() -> c_int {
+    boundary::enter("mod_init", -1, || report(module::mod_init()))
+}
+
+/// A process was forked.
+#[unsafe(no_mangle)]
+pub extern "C" fn presence_child_init(rank: c_int) -> c_int {
+    boundary::enter("child_init", -1, || report(module::child_init(rank)))
+}
+
+/// The server stops.
+#[unsafe(no_mangle)]
+pub extern "C" fn presence_destroy() {
+    boundary::enter("destroy", (), module::destroy);
+}
+
+/// Whether the script may use our functions: 0, or -1 to refuse the script.
+#[unsafe(no_mangle)]
+pub extern "C" fn presence_script_usable() -> c_int {
+    boundary::enter("fixup", -1, || report(module::script_usable()))
+}
+
+/// Script function handle_publish; `sender` is NULL without a parameter.
+///
+/// # Safety
+/// `msg` is the request being routed; `sender` is NULL or a valid `str`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_handle_publish(
+    msg: *mut sys::sip_msg,
+    sender: *const sys::_str,
+) -> c_int {
+    boundary::enter("handle_publish", -1, || {
+        // SAFETY: the caller's promise; both stay valid during this call.
+        let (message, sender) = unsafe { (Message::new(msg), text::pointed(sender)) };
+        message.map_or(-1, |message| commands::handle_publish(message, sender))
+    })
+}
+
+/// Script function handle_subscribe; `watcher` is NULL without a parameter.
+///
+/// # Safety
+/// `msg` is the request being routed; `watcher` is NULL or a valid `str`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_handle_subscribe(
+    msg: *mut sys::sip_msg,
+    watcher: *const sys::_str,
+) -> c_int {
+    boundary::enter("handle_subscribe", -1, || {
+        // SAFETY: the caller's promise; both stay valid during this call.
+        let (message, watcher) = unsafe { (Message::new(msg), text::pointed(watcher)) };
+        message.map_or(-1, |message| commands::handle_subscribe(message, watcher))
+    })
+}
+
+/// Gives a sibling module our functions.
+///
+/// # Safety
+/// `api` is NULL or points to a `presence_api_t`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_bind(api: *mut sys::presence_api) -> c_int {
+    boundary::enter("bind_presence", -1, || {
+        // SAFETY: the caller's promise.
+        match unsafe { api.as_mut() } {
+            Some(api) => {
+                capi::bind::fill(api);
+                0
+            }
+            None => {
+                log_error!("bind_presence: no structure to fill");
+                -1
+            }
+        }
+    })
+}
+
+fn report(result: Result<(), String>) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(reason) => {
+            log_error!("{reason}");
+            -1
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Kamailio's parsed request, read into what the presence logic works on.
+//!
+//! A header that every request must have and that is missing or malformed is
+//! refused here with a 400 that names it.
+
+use std::ffi::c_int;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use crate::error::Rejection;
+use crate::host::{sys, text};
+use crate::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
+
+/// Longest User-Agent that is kept (width of its database column).
+const MAX_USER_AGENT: usize = 254;
+
+/// The request being handled. Its text stays in place and unchanged while
+/// Kamailio routes it, which is what `'a` stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    raw: NonNull<sys::sip_msg>,
+    text: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Message<'a> {
+    /// Around Kamailio's message; `None` for NULL.
+    ///
+    /// # Safety
+    /// `msg` is NULL or the request that this process is routing, and stays
+    /// so for `'a`.
+    pub unsafe fn new(msg: *mut sys::sip_msg) -> Option<Message<'a>> {
+        Some(Message { raw: NonNull::new(msg)?, text: PhantomData })
+    }
+
+    /// Kamailio's message.
+    pub fn as_ptr(self) -> *mut sys::sip_msg {
+        self.raw.as_ptr()
+    }
+
+    /// Call-ID for log lines; empty if there is none.
+    pub fn call_id(self) -> &'a [u8] {
+        self.header(self.fields().callid).unwrap_or_default()
+    }
+
+    /// Bytes of the body; 0 where it cannot be read.
+    pub fn body_length(self) -> usize {
+        self.body().map_or(0, <[u8]>::len)
+    }
+
+    /// Reads a PUBLISH. `sender` is the script's parameter.
+    pub fn publish(self, sender: Option<&'a [u8]>) -> Result<PublishRequest<'a>, Rejection> {
+        self.parse_headers()?;
+        let from = self.from()?;
+        self.to()?;
+        if let Some(sender) = sender {
+            parse_uri(sender).ok_or(Rejection::bad_request("Malformed Sender URI"))?;
+        }
+        Ok(PublishRequest {
+            id: self.id(from)?,
+            presentity: self.request_uri()?,
+            event: self.filled(self.fields().event),
+            expires: self.filled(self.fields().expires),
+            if_match: self.entity_tag_condition(),
+            content_type: self.filled(self.fields().content_type),
+            body: self.body()?,
+            sender,
+        })
+    }
+
+    /// Reads a SUBSCRIBE. `watcher` is the script's parameter;
+    /// `server_address` our Contact, if configured.
+    pub fn subscribe(
+        self,
+        watcher: Option<&'a [u8]>,
+        server_address: &[u8],
+    ) -> Result<SubscribeRequest<'a>, Rejection> {
+        self.parse_headers()?;
+        let from = self.from()?;
+        let to = self.to()?;
+        let id = self.id(from)?;
+        if id.from_tag.is_empty() {
+            return Err(Rejection::bad_request("Missing From Tag"));
+        }
+        let from_uri = parts(from.uri).ok_or(Rejection::bad_request("Malformed From"))?;
+        let watcher = match watcher {
+            Some(uri) => parts(text::lend(uri)).ok_or(Rejection::bad_request("Malformed Watcher URI"))?,
+            None => from_uri,
+        };
+        // SAFETY: the tag lies in the request's text.
+        let to_tag = unsafe { text::bytes(to.tag_value) };
+        let contact = self.contact()?;
+        // SAFETY: every received request has the socket it came in on, which
+        // stays while the server runs.
+        let socket = unsafe { text::bytes((*self.fields().rcv.bind_address).sock_str) };
+        let local_contact = match server_address {
+            [] => self.local_contact(),
+            address => address.to_vec(),
+        };
+        Ok(SubscribeRequest {
+            id,
+            request_uri: self.request_uri()?,
+            to: parts(to.uri).ok_or(Rejection::bad_request("Malformed To"))?,
+            to_tag: (!to_tag.is_empty()).then_some(to_tag),
+            from: from_uri,
+            watcher,
+            event: self.filled(self.fields().event),
+            expires: self.filled(self.fields().expires),
+            contact,
+            contact_user: parts(text::lend(contact)).map_or(b"", |uri| uri.user),
+            record_route: self.record_route(),
+            socket,
+            local_contact,
+            user_agent: self
+                .filled(self.fields().user_agent)
+                .filter(|agent| agent.len() <= MAX_USER_AGENT)
+                .unwrap_or_default(),
+            flags: branch_flags(),
+        })
+    }
+
+    fn fields(self) -> &'a sys::sip_msg {
+        // SAFETY: `new` was promised a valid message; parsing adds to it
+        // between, not during, uses of this reference.
+        unsafe { self.raw.as_ref() }
+    }
+
+    /// The trimmed value of a header that was found.
+    fn header(self, field: *mut sys::hdr_field) -> Option<&'a [u8]> {
+        // SAFETY: header fields live as long as the message, their values
+        // point into its text.
+        unsafe { field.as_ref().map(|field| text::trimmed(text::bytes(field.body))) }
+    }
+
+    /// As `header`; one without a value counts as absent.
+    fn filled(self, field: *mut sys::hdr_field) -> Option<&'a [u8]> {
+        self.header(field).filter(|value| !value.is_empty())
+    }
+
+    fn parse_headers(self) -> Result<(), Rejection> {
+        // SAFETY: the message is valid; parsing only completes it.
+        if unsafe { sys::kshim_parse_headers(self.as_ptr()) } == 0 {
+            return Ok(());
+        }
+        // The parser stops before the header that it could not read.
+        // SAFETY: `unparsed` points into the text of `len` bytes at `buf`.
+        let rest = unsafe {
+            let message = self.fields();
+            let end = message.buf.add(usize::try_from(message.len).unwrap_or(0));
+            let length = c_int::try_from(end.offset_from(message.unparsed)).unwrap_or(0);
+            text::bytes(sys::_str { s: message.unparsed, len: length })
+        };
+        Err(Rejection::bad_request(malformed(rest)))
+    }
+
+    fn to(self) -> Result<&'a sys::to_body, Rejection> {
+        // SAFETY: To is parsed when it is found, into a `to_body` that lives
+        // as long as the message.
+        match unsafe { self.fields().to.as_ref() } {
+            None => Err(Rejection::bad_request("Missing To")),
+            // SAFETY: as above.
+            Some(field) => unsafe { field.parsed.cast::<sys::to_body>().as_ref() }
+                .filter(|to| to.uri.len > 0)
+                .ok_or(Rejection::bad_request("Malformed To")),
+        }
+    }
+
+    fn from(self) -> Result<&'a sys::to_body, Rejection> {
+        if self.header(self.fields().from).is_none() {
+            return Err(Rejection::bad_request("Missing From"));
+        }
+        // SAFETY: the message is valid; a parsed From lives as long as it does.
+        let from = unsafe {
+            if sys::parse_from_header(self.as_ptr()) != 0 {
+                None
+            } else {
+                self.fields().from.as_ref().and_then(|field| field.parsed.cast::<sys::to_body>().as_ref())
+            }
+        };
+        from.filter(|from| from.uri.len > 0).ok_or(Rejection::bad_request("Malformed From"))
+    }
+
+    fn id(self, from: &'a sys::to_body) -> Result<RequestId<'a>, Rejection> {
+        let call_id = match self.header(self.fields().callid) {
+            None => return Err(Rejection::bad_request("Missing Call-ID")),
+            Some([]) => return Err(Rejection::bad_request("Malformed Call-ID")),
+            Some(call_id) => call_id,
+        };
+        // SAFETY: CSeq is parsed when it is found, into a `cseq_body` that
+        // lives as long as the message, as does the first Via with its branch.
+        let (number, branch) = unsafe {
+            let field = self.fields().cseq.as_ref().ok_or(Rejection::bad_request("Missing CSeq"))?;
+            let number = field.parsed.cast::<sys::cseq_body>().as_ref().map(|cseq| text::bytes(cseq.number));
+            let via = self.fields().via1.as_ref().ok_or(Rejection::bad_request("Missing Via"))?;
+            (number, via.branch.as_ref().map_or(&b""[..], |branch| text::bytes(branch.value)))
+        };
+        let cseq = number
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+            .ok_or(Rejection::bad_request("Malformed CSeq"))?;
+        // SAFETY: the tag lies in the request's text.
+        let from_tag = unsafe { text::bytes(from.tag_value) };
+        Ok(RequestId { call_id, from_tag, cseq, branch })
+    }
+
+    fn request_uri(self) -> Result<UriParts<'a>, Rejection> {
+        // SAFETY: the message is valid; the parts point into the Request-URI,
+        // which no one rewrites while we handle the request.
+        unsafe {
+            if sys::parse_sip_msg_uri(self.as_ptr()) < 0 {
+                return Err(Rejection::bad_request("Malformed Request-URI"));
+            }
+            let uri = &self.fields().parsed_uri;
+            Ok(UriParts { user: text::bytes(uri.user), host: text::bytes(uri.host) })
+        }
+    }
+
+    /// The first header of exactly this name, as stock looks for it.
+    fn entity_tag_condition(self) -> Option<&'a [u8]> {
+        let mut field = self.fields().headers;
+        // SAFETY: a list of header fields that live as long as the message.
+        while let Some(header) = unsafe { field.as_ref() } {
+            // SAFETY: the name points into the request's text.
+            if unsafe { text::bytes(header.name) }.eq_ignore_ascii_case(b"SIP-If-Match") {
+                return self.header(field);
+            }
+            field = header.next;
+        }
+        None
+    }
+
+    fn contact(self) -> Result<&'a [u8], Rejection> {
+        let field = self.fields().contact;
+        if self.filled(field).is_none() {
+            return Err(Rejection::bad_request("Missing Contact"));
+        }
+        // SAFETY: the field is not NULL; a parsed Contact lives as long as the
+        // message, its URI points into the request's text.
+        let uri = unsafe {
+            if sys::parse_contact(field) < 0 {
+                None
+            } else {
+                (*field)
+                    .parsed
+                    .cast::<sys::contact_body>()
+                    .as_ref()
+                    .filter(|body| body.star == 0)
+                    .and_then(|body| body.contacts.as_ref())
+                    .map(|contact| text::bytes(contact.uri))
+            }
+        };
+        uri.filter(|uri| !uri.is_empty()).ok_or(Rejection::bad_request("Malformed Contact"))
+    }
+
+    /// All Record-Route values in received order. As in stock, one that
+    /// cannot be parsed leaves the dialog without a route set.
+    fn record_route(self) -> Vec<u8> {
+        let mut route = Vec::new();
+        let mut field = self.fields().record_route;
+        // SAFETY: header fields live as long as the message; `sibling` leads
+        // to the next one of the same type. Parsed routes point into the text.
+        while let Some(header) = unsafe { field.as_mut() } {
+            // SAFETY: as above.
+            if unsafe { sys::parse_rr(header) } < 0 {
+                return Vec::new();
+            }
+            let mut value = header.parsed.cast::<sys::rr_t>();
+            // SAFETY: as above; `len` covers the address and its parameters.
+            while let Some(one) = unsafe { value.as_ref() } {
+                let content = sys::_str { s: one.nameaddr.name.s, len: one.len };
+                if !route.is_empty() {
+                    route.extend_from_slice(b", ");
+                }
+                // SAFETY: as above.
+                route.extend(text::unfolded(unsafe { text::bytes(content) }));
+                value = one.next;
+            }
+            // SAFETY: as above.
+            field = unsafe { next_sibling(header) };
+        }
+        route
+    }
+
+    fn body(self) -> Result<&'a [u8], Rejection> {
+        let message = self.fields();
+        // SAFETY: all headers are parsed, so the body's start is known; it
+        // lies within the `len` bytes at `buf`.
+        let available = unsafe {
+            let start = sys::get_body(self.as_ptr());
+            let end = message.buf.add(usize::try_from(message.len).unwrap_or(0));
+            if start.is_null() || start > end {
+                &b""[..]
+            } else {
+                let length = usize::try_from(end.offset_from(start)).unwrap_or(0);
+                std::slice::from_raw_parts(start.cast::<u8>(), length)
+            }
+        };
+        // SAFETY: the parser stores the number of a Content-Length in the
+        // place of the pointer.
+        match unsafe { message.content_length.as_ref() }.map(|field| field.parsed.addr()) {
+            None => Ok(available),
+            Some(length) => {
+                available.get(..length).ok_or(Rejection::bad_request("Malformed Content-Length"))
+            }
+        }
+    }
+
+    /// `sip:` address and port of the receiving socket, as advertised.
+    fn local_contact(self) -> Vec<u8> {
+        let received = &self.fields().rcv;
+        // SAFETY: every received request has the socket it came in on, which
+        // stays while the server runs.
+        let (name, port) = unsafe {
+            let socket = &*received.bind_address;
+            let name = match text::bytes(socket.useinfo.name) {
+                b"" => text::bytes(socket.address_str),
+                advertised => advertised,
+            };
+            let advertised = u32::try_from(socket.useinfo.port_no).unwrap_or(0);
+            (name, if advertised > 0 { advertised } else { u32::from(socket.port_no) })
+        };
+        let transport = match u32::try_from(received.proto).unwrap_or(0) {
+            sys::sip_protos_PROTO_TCP => "tcp",
+            sys::sip_protos_PROTO_TLS => "tls",
+            sys::sip_protos_PROTO_SCTP => "sctp",
+            sys::sip_protos_PROTO_WS | sys::sip_protos_PROTO_WSS => "ws",
+            _ => "udp",
+        };
+        let scheme: &[u8] = if name.starts_with(b"sip:") { b"" } else { b"sip:" };
+        let (open, close): (&[u8], &[u8]) =
+            if name.contains(&b':') && !name.starts_with(b"[") && !scheme.is_empty() {
+                (b"[", b"]")
+            } else {
+                (b"", b"")
+            };
+        let rest = format!(":{port};transport={transport}");
+        [scheme, open, name, close, rest.as_bytes()].concat()
+    }
+}
+
+/// Which header the unparsed rest of a message begins with.
+fn malformed(rest: &[u8]) -> &'static str {
+    let name = rest.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii();
+    for (full, compact, phrase) in [
+        (&b"To"[..], &b"t"[..], "Malformed To"),
+        (b"From", b"f", "Malformed From"),
+        (b"CSeq", b"CSeq", "Malformed CSeq"),
+        (b"Call-ID", b"i", "Malformed Call-ID"),
+        (b"Via", b"v", "Malformed Via"),
+        (b"Content-Length", b"l", "Malformed Content-Length"),
+        (b"Contact", b"m", "Malformed Contact"),
+    ] {
+        if name.eq_ignore_ascii_case(full) || name.eq_ignore_ascii_case(compact) {
+            return phrase;
+        }
+    }
+    "Malformed Header"
+}
+
+/// The next header of the same type (Kamailio's `next_sibling_hdr`).
+///
+/// # Safety
+/// `field` belongs to a message's list of headers.
+unsafe fn next_sibling(field: &sys::hdr_field) -> *mut sys::hdr_field {
+    let mut next = field.next;
+    // SAFETY: the caller's promise.
+    while let Some(header) = unsafe { next.as_ref() } {
+        if header.type_ == field.type_ {
+            break;
+        }
+        next = header.next;
+    }
+    next
+}
+
+fn parse_uri(uri: &[u8]) -> Option<sys::sip_uri> {
+    let mut parsed = sys::sip_uri::default();
+    let lent = text::lend(uri);
+    // SAFETY: reads the URI's bytes, writes to `parsed` only.
+    (!uri.is_empty() && unsafe { sys::parse_uri(lent.s, lent.len, &raw mut parsed) } == 0)
+        .then_some(parsed)
+}
+
+/// User and host of a URI in the request's text.
+fn parts<'a>(uri: sys::_str) -> Option<UriParts<'a>> {
+    // SAFETY: called with pieces of the request only, which live for `'a`;
+    // the parsed parts point into them.
+    unsafe {
+        let parsed = parse_uri(text::bytes(uri))?;
+        Some(UriParts { user: text::bytes(parsed.user), host: text::bytes(parsed.host) })
+    }
+}
+
+fn branch_flags() -> u32 {
+    let mut flags: sys::flag_t = 0;
+    // SAFETY: writes one integer.
+    if unsafe { sys::getbflagsval(0, &raw mut flags) } < 0 {
+        return 0;
+    }
+    flags
+}

@@ -1,0 +1,24 @@
+//! Kamailio: everything that touches its structures, functions and memory.
+//! With `shm` the only place of `unsafe`. The layers above see it through
+//! `ports`; the C shim calls `exports`.
+
+pub mod boundary;
+pub mod capi;
+pub mod commands;
+pub mod database;
+mod database_value;
+pub mod exports;
+pub mod lock;
+pub mod log;
+pub mod memory;
+pub mod message;
+pub mod module;
+pub mod packages;
+pub mod params;
+pub mod process;
+pub mod reply;
+pub mod sys;
+pub mod text;
+pub mod timers;
+pub mod tm;
+mod worker;

@@ -1,0 +1,279 @@
+//! The module's life: parameters, start, one visit per forked process, stop.
+//!
+//! Before the fork one process prepares all that is shared: mod_init what does
+//! not depend on other modules, the visit with rank PROC_INIT (all modules are
+//! initialised, nothing is forked yet) the rest: packages are complete then.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use crate::config::{Config, ParameterValue, Parameters};
+use crate::host::database::Driver;
+use crate::host::lock::KamLock;
+use crate::host::log::{log_error, log_info, log_warn};
+use crate::host::memory::ShmArena;
+use crate::host::process::Wake;
+use crate::host::worker::{self, Worker};
+use crate::host::{log, packages, process, reply, sys, timers, tm};
+use crate::presence::event_package::Kind;
+use crate::service::notifier::{self, Budget, Run};
+use crate::service::{Server, restore, write_back};
+use crate::shm::{Heap, KeyedHash, Memory, OutOfMemory, PagePool, place, place_slice};
+use crate::store::retransmissions::{Retransmissions, Set};
+use crate::store::{Policy, Shared, Store, shard::Shard};
+
+/// Kamailio's shared memory and its locks.
+pub enum Kamailio {}
+
+impl Memory for Kamailio {
+    type Arena = ShmArena;
+    type Lock = KamLock;
+}
+
+/// The server on Kamailio.
+pub type KamailioServer = Server<Kamailio>;
+
+/// Chunks kept for good, so that the first records need no new one.
+const RESERVED_CHUNKS: usize = 2;
+/// Sets of answers kept for retransmissions (about 0.5 kB each).
+const ANSWER_SETS: usize = 2048;
+/// Schema versions, as in Kamailio's table `version`.
+const PRESENTITY_VERSION: u32 = 5;
+const WATCHERS_VERSION: u32 = 3;
+const ACTIVE_WATCHERS_VERSION: u32 = 12;
+/// Processes that send what workers hand over.
+const SENDERS: u32 = 1;
+/// A sender looks for work at least this often, also when nobody wakes it.
+const SENDER_IDLE: Duration = Duration::from_secs(5);
+/// Pause after a state that could not be composed.
+const SENDER_PAUSE: Duration = Duration::from_millis(500);
+
+static PARAMETERS: Mutex<Option<Parameters>> = Mutex::new(None);
+static CONFIG: OnceCell<Config> = OnceCell::new();
+static DRIVER: OnceCell<Option<Driver>> = OnceCell::new();
+static SHARED: OnceCell<Mutex<Option<Shared<Kamailio>>>> = OnceCell::new();
+static SERVER: OnceCell<KamailioServer> = OnceCell::new();
+static WAKE: OnceCell<Wake> = OnceCell::new();
+
+/// The server; `None` in library mode and before all modules are initialised.
+pub fn server() -> Option<&'static KamailioServer> {
+    SERVER.get()
+}
+
+/// The parameters; `None` before mod_init.
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get()
+}
+
+/// Takes one parameter of the configuration file.
+pub fn set_parameter(name: &str, value: ParameterValue) -> Result<(), String> {
+    let mut parameters = PARAMETERS.lock().map_err(|_| "parameters are in use")?;
+    parameters.get_or_insert_default().set(name, value).map_err(|error| error.to_string())
+}
+
+/// The script may call our functions unless we are only a library.
+pub fn script_usable() -> Result<(), String> {
+    match config() {
+        Some(config) if config.library_mode() => Err(
+            "presence functions cannot be called from the script: db_url is not set, so the module \
+             is only a library for others; set db_url, or publ_cache=2 for a server without database"
+                .into(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Prepares what does not depend on other modules' registrations.
+pub fn mod_init() -> Result<(), String> {
+    let parameters =
+        PARAMETERS.lock().map_err(|_| "parameters are in use")?.take().unwrap_or_default();
+    let (config, warnings) = parameters.validate().map_err(|error| error.to_string())?;
+    for warning in warnings {
+        log_warn!("{warning}");
+    }
+    let facility = config.local_log_facility.as_ref().map_or("", |facility| facility.name);
+    log::set_local(config.local_log_level, facility.as_bytes());
+    let config = CONFIG.try_insert(config).map_err(|_| "the module is initialised twice")?;
+    if config.library_mode() {
+        log_info!("no db_url: the module is a library for other modules");
+        return Ok(());
+    }
+    reply::bind()?;
+    tm::bind(on_notify_completed)?;
+    DRIVER.set(open_database(config)?).map_err(|_| "the database is bound twice")?;
+    let shared = shared_memory(config)
+        .map_err(|_| "out of shared memory at start: raise Kamailio's -m option")?;
+    SHARED.set(Mutex::new(Some(shared))).map_err(|_| "initialised twice")?;
+    let wake = Wake::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
+    WAKE.set(wake).map_err(|_| "initialised twice")?;
+    if !process::reserve(SENDERS) {
+        return Err("Kamailio has no room for the sender process".into());
+    }
+    timers::register(config)
+}
+
+/// Binds the driver and checks the tables; `None` when nothing is stored.
+fn open_database(config: &Config) -> Result<Option<Driver>, String> {
+    let Some(url) = config.db_url.as_deref().filter(|_| config.needs_database()) else {
+        return Ok(None);
+    };
+    let driver = Driver::bind(url, i64::from(config.fetch_rows))?;
+    let mut connection =
+        driver.open(true).map_err(|_| "the database cannot be opened: check db_url")?;
+    let mut check = |table: &[u8], version| {
+        connection.check_table(&String::from_utf8_lossy(table), version)
+    };
+    check(&config.presentity_table, PRESENTITY_VERSION)?;
+    check(&config.watchers_table, WATCHERS_VERSION)?;
+    if config.subs_db_mode != crate::config::SubscriptionMode::Memory {
+        check(&config.active_watchers_table, ACTIVE_WATCHERS_VERSION)?;
+    }
+    drop(connection);
+    Ok(Some(driver))
+}
+
+/// Everything that lies in shared memory from the start.
+fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
+    let arena = ShmArena;
+    let shards = config.lock_shards.clamp(1, 4096) as usize;
+    let pool = place(arena, PagePool::<Kamailio>::new(arena, RESERVED_CHUNKS)?)?;
+    let hash = place(arena, KeyedHash::new(random()))?;
+    let heaps = place_slice(arena, shards, |_| Ok(Heap::new(pool)))?;
+    let index_heap = place(arena, Heap::new(pool))?;
+    let now = worker::now();
+    let mut free = heaps.iter();
+    let records = place_slice(arena, shards, |_| {
+        let heap = free.next().ok_or(OutOfMemory)?;
+        Ok(lock_api::Mutex::new(Shard::new(heap, now)?))
+    })?;
+    let dialogs = place_slice(arena, shards, |_| {
+        Ok(lock_api::Mutex::new(crate::shm::HashIndex::new(index_heap)))
+    })?;
+    let sets = place_slice(arena, ANSWER_SETS, |_| Ok(lock_api::Mutex::new(Set::EMPTY)))?;
+    let retransmissions = place(arena, Retransmissions::new(sets, hash))?;
+    let wake = place(arena, std::sync::atomic::AtomicBool::new(false))?;
+    Ok(Shared { shards: records, dialogs, hash, retransmissions, wake })
+}
+
+/// A process begins. `rank` is its kind, or a worker's number.
+pub fn child_init(rank: i32) -> Result<(), String> {
+    let Some(config) = config().filter(|config| !config.library_mode()) else { return Ok(()) };
+    match rank {
+        sys::PROC_INIT => begin(config),
+        sys::PROC_TCP_MAIN => Ok(()),
+        rank if rank == sys::PROC_MAIN as i32 => {
+            for _ in 0..SENDERS {
+                process::spawn(c"PRESENCE SENDER", send_step)
+                    .map_err(|error| format!("the sender process cannot be started: {error}"))?;
+            }
+            Ok(())
+        }
+        _ => connect(),
+    }
+}
+
+fn connect() -> Result<(), String> {
+    let Some(Some(driver)) = DRIVER.get() else { return Ok(()) };
+    let connection = driver.open(false).map_err(|_| "the database cannot be opened")?;
+    worker::set_connection(Some(connection));
+    Ok(())
+}
+
+/// All modules are initialised, nothing is forked: the registry is complete
+/// and stored state is taken over.
+fn begin(config: &'static Config) -> Result<(), String> {
+    let shared = SHARED
+        .get()
+        .and_then(|shared| shared.lock().ok()?.take())
+        .ok_or("presence was not initialised")?;
+    let registry = packages::registry();
+    let watcher_info = registry
+        .ids()
+        .map(|id| registry.get(id).filter(|p| p.kind == Kind::Publication).and_then(|p| p.peer))
+        .collect();
+    let policy = Policy {
+        user_case: config.sip_uri_match,
+        writes_back: config.subs_db_mode == crate::config::SubscriptionMode::WriteBack,
+        replaces_same_call: config.delete_same_subs,
+        watcher_info,
+    };
+    let mut server = Server { config: config.clone(), registry, store: Store::new(shared, policy) };
+    connect()?;
+    let mut host = Worker::default();
+    let failed = |what: &str| format!("{what} of the database could not be loaded");
+    if server.publications_in_database() {
+        restore::publications(&mut server, &mut host).map_err(|_| failed("publications"))?;
+    }
+    if server.subscriptions_in_database() {
+        restore::subscriptions(&mut server, &mut host).map_err(|_| failed("subscriptions"))?;
+    }
+    drop(host);
+    // A connection must not be shared with the processes to be forked.
+    worker::set_connection(None);
+    SERVER.set(server).map_err(|_| "the server was started twice".into())
+}
+
+/// Wakes the sender processes.
+pub fn wake_senders() {
+    if let Some(wake) = WAKE.get() {
+        wake.notify();
+    }
+}
+
+/// One step of a sender process: waits for lanes that were handed over and
+/// sends what they have to send.
+fn send_step() {
+    let (Some(server), Some(wake)) = (server(), WAKE.get()) else { return };
+    wake.wait(SENDER_IDLE);
+    let mut host = Worker::default();
+    for shard in 0..server.store.shards() {
+        while let Some(lane) = server.store.take_over(shard) {
+            if notifier::run(server, &mut host, lane, Budget::SENDER) == Run::Failed {
+                std::thread::sleep(SENDER_PAUSE);
+                break;
+            }
+        }
+    }
+}
+
+/// tm has the final answer to a NOTIFY.
+fn on_notify_completed(completion: &tm::Completion<'_>) {
+    let (Some(server), Some(token)) =
+        (server(), crate::store::Token::from_number(completion.token))
+    else {
+        return;
+    };
+    let code = u16::try_from(completion.code).unwrap_or(408);
+    let mut host = Worker::default();
+    crate::service::notify_reply::handle(server, &mut host, token, code, completion.retry_after);
+}
+
+/// The server stops: what is only in memory is written, if it is kept at all.
+pub fn destroy() {
+    let Some(server) = server().filter(|server| server.store.policy.writes_back) else { return };
+    // The other processes are gone; one may have died with a lock in hand.
+    server.store.seize_locks();
+    if let Err(reason) = connect() {
+        log_error!("subscriptions could not be written at the end: {reason}");
+        return;
+    }
+    let mut host = Worker::default();
+    write_back::flush(server, &mut host, true);
+    drop(host);
+    worker::set_connection(None);
+}
+
+/// Bytes that nobody can guess. The system's generator does not fail once it
+/// has been seeded; should it, time and process tell values apart at least.
+pub fn random() -> [u8; 16] {
+    let mut bytes = [0u8; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        bytes = (nanos ^ u128::from(std::process::id()) << 64).to_be_bytes();
+    }
+    bytes
+}

@@ -1,0 +1,185 @@
+//! Replies to the request in hand, and its packages' own handlers.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+use crate::error::Fault;
+use crate::host::log::log_warn;
+use crate::host::message::Message;
+use crate::host::{boundary, packages, sys, text, tm};
+use crate::ports::{Incoming, PackageVerdict, Reply};
+use crate::presence::event_package::PackageId;
+
+/// Module `sl`'s functions.
+struct Stateless(sys::sl_api_t);
+// SAFETY: function pointers, filled once before the fork and only read.
+unsafe impl Sync for Stateless {}
+// SAFETY: as above.
+unsafe impl Send for Stateless {}
+
+static STATELESS: OnceLock<Stateless> = OnceLock::new();
+
+thread_local! {
+    /// Whether a final reply went out, without a transaction, to the request
+    /// in hand; the number is Kamailio's for the request.
+    static REPLIED: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// Binds module `sl`; to be called in mod_init.
+pub fn bind() -> Result<(), String> {
+    let mut api = sys::sl_api_t::default();
+    // SAFETY: fills the structure from the module's exports.
+    if unsafe { sys::kshim_load_sl(&raw mut api) } < 0 {
+        return Err("module sl is not loaded: add loadmodule \"sl.so\" before presence".into());
+    }
+    let mut callback = sys::sl_cbelem_t {
+        type_: sys::SLCB_REPLY_READY,
+        cbf: Some(on_stateless_reply),
+        ..Default::default()
+    };
+    let registered = match api.register_cb {
+        // SAFETY: sl copies the structure; mod_init is the time to register.
+        Some(register) => unsafe { register(&raw mut callback) },
+        None => -1,
+    };
+    if registered < 0 {
+        return Err("module sl takes no callback".into());
+    }
+    STATELESS.set(Stateless(api)).map_err(|_| "module sl is bound twice".into())
+}
+
+unsafe extern "C" fn on_stateless_reply(event: *mut sys::sl_cbp_t) {
+    boundary::enter("sl_reply", (), || {
+        // SAFETY: sl passes a structure on its stack, with the request in it.
+        let replied = unsafe {
+            event.as_ref().filter(|event| event.code >= 200).and_then(|event| event.req.as_ref())
+        };
+        if let Some(request) = replied {
+            REPLIED.set(Some(request.id));
+        }
+    });
+}
+
+/// The request in hand, as the presence logic answers it.
+#[derive(Debug)]
+pub struct Request<'a> {
+    message: Message<'a>,
+}
+
+impl<'a> Request<'a> {
+    /// Around the message being routed.
+    pub fn new(message: Message<'a>) -> Request<'a> {
+        REPLIED.set(None);
+        Request { message }
+    }
+
+    /// Whether a final reply has been sent, by us or by a sibling.
+    pub fn answered(&self) -> bool {
+        // SAFETY: the message is valid while it is being routed.
+        let id = unsafe { (*self.message.as_ptr()).id };
+        tm::transaction_answered() || REPLIED.get() == Some(id)
+    }
+
+    fn check(&mut self, handler: Option<unsafe extern "C" fn(*mut sys::sip_msg) -> i32>) -> PackageVerdict {
+        let Some(handler) = handler else { return PackageVerdict::Accepted };
+        let verdict = with_content_length(self.message, |msg| {
+            // SAFETY: the handler was registered for this and gets a message
+            // whose headers are all parsed.
+            unsafe { handler(msg) }
+        });
+        if verdict < 0 {
+            PackageVerdict::Refused { replied: self.answered() }
+        } else {
+            PackageVerdict::Accepted
+        }
+    }
+}
+
+impl Incoming for Request<'_> {
+    fn in_transaction(&mut self) -> bool {
+        tm::in_transaction()
+    }
+
+    fn reply(&mut self, reply: &Reply) -> Result<(), Fault> {
+        let msg = self.message.as_ptr();
+        let mut lump = std::ptr::null_mut();
+        if !reply.headers.is_empty() {
+            let headers = text::lend(&reply.headers);
+            // SAFETY: the message is valid; the headers are copied (flags
+            // without a NODUP one).
+            let added = unsafe {
+                sys::add_lump_rpl2(msg, headers.s, headers.len, sys::LUMP_RPL_HDR as _)
+            };
+            if added.is_null() {
+                return Err(Fault::Host);
+            }
+            // SAFETY: tells where the message keeps its new lump.
+            lump = unsafe { *added };
+        }
+        let mut reason = text::lend(reply.reason.as_bytes());
+        let sent = match STATELESS.get().and_then(|api| api.0.freply) {
+            // SAFETY: the message is being routed; the reason is copied where
+            // it is not terminated.
+            Some(send) => unsafe { send(msg, i32::from(reply.code), &raw mut reason) },
+            None => -1,
+        };
+        if sent >= 0 {
+            return Ok(());
+        }
+        log_warn!("reply {} {} could not be sent", reply.code, reply.reason);
+        if !lump.is_null() {
+            // A later reply of the script must not carry these headers.
+            // SAFETY: the lump is in the message's list and still its own.
+            unsafe {
+                sys::unlink_lump_rpl(msg, lump);
+                sys::free_lump_rpl(lump);
+            }
+        }
+        Err(Fault::Host)
+    }
+
+    fn reply_to_tag(&mut self) -> Result<Vec<u8>, Fault> {
+        let get = STATELESS.get().and_then(|api| api.0.get_reply_totag).ok_or(Fault::Host)?;
+        let mut tag = sys::_str::default();
+        // SAFETY: the message is being routed; the tag is in a static buffer
+        // of sl or tm and is copied at once.
+        unsafe {
+            if get(self.message.as_ptr(), &raw mut tag) < 0 || tag.len <= 0 {
+                return Err(Fault::Host);
+            }
+            Ok(text::bytes(tag).to_vec())
+        }
+    }
+
+    fn check_publication(&mut self, package: PackageId) -> PackageVerdict {
+        self.check(packages::handlers(package).publication)
+    }
+
+    fn check_subscription(&mut self, package: PackageId) -> PackageVerdict {
+        self.check(packages::handlers(package).subscription)
+    }
+}
+
+/// Siblings take the body's length from the Content-Length header without
+/// asking whether there is one (it may be absent over UDP). Lends the message
+/// one for the duration of their call; it is not in the list of headers, so
+/// nothing clones or frees it.
+fn with_content_length<R>(message: Message<'_>, call: impl FnOnce(*mut sys::sip_msg) -> R) -> R {
+    let msg = message.as_ptr();
+    // SAFETY: the message is valid and we are the only ones who use it now.
+    if unsafe { !(*msg).content_length.is_null() } {
+        return call(msg);
+    }
+    let mut field = sys::hdr_field {
+        type_: sys::_hdr_types_t_HDR_CONTENTLENGTH_T,
+        // The parser stores the number in the place of the pointer.
+        parsed: std::ptr::without_provenance_mut(message.body_length()),
+        ..Default::default()
+    };
+    // SAFETY: as above; `field` outlives the call and is taken away after it.
+    unsafe { (*msg).content_length = &raw mut field };
+    let result = call(msg);
+    // SAFETY: as above.
+    unsafe { (*msg).content_length = std::ptr::null_mut() };
+    result
+}

@@ -1,0 +1,241 @@
+//! NOTIFY requests within dialogs, sent through module `tm`.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::OnceLock;
+
+use crate::host::log::{self, Shown, log_error};
+use crate::host::{boundary, sys, text};
+use crate::ports::{Notify, NotifyOutcome, Transport};
+use crate::presence::subscription::{Snapshot, Text};
+use crate::presence::uri::presentity_uri;
+
+/// Module `tm`'s functions.
+struct Transactions(sys::tm_binds);
+// SAFETY: function pointers and addresses in tm, filled once before the fork.
+unsafe impl Sync for Transactions {}
+// SAFETY: as above.
+unsafe impl Send for Transactions {}
+
+/// What became of a NOTIFY, while the transaction still exists.
+pub struct Completion<'a> {
+    /// The token that was given with the NOTIFY.
+    pub token: u64,
+    /// Status code of the final reply; 408 also when there was none.
+    pub code: i32,
+    /// Whether the reply has a Retry-After header.
+    pub retry_after: bool,
+    /// tm's view, for the event route and `$notify_reply`.
+    pub raw: &'a sys::tmcb_params,
+}
+
+/// Called once for every NOTIFY that was [`NotifyOutcome::Sent`], in whichever
+/// process saw the reply or the time-out.
+pub type CompletionHook = fn(&Completion<'_>);
+
+static TRANSACTIONS: OnceLock<Transactions> = OnceLock::new();
+static HOOK: OnceLock<CompletionHook> = OnceLock::new();
+
+/// Binds module `tm`; to be called in mod_init.
+pub fn bind(hook: CompletionHook) -> Result<(), String> {
+    let mut api = Box::<sys::tm_binds>::default();
+    // SAFETY: fills the structure from the module's exports.
+    if unsafe { sys::kshim_load_tm(&raw mut *api) } < 0 {
+        return Err("module tm is not loaded: add loadmodule \"tm.so\" before presence".into());
+    }
+    HOOK.set(hook).map_err(|_| "module tm is bound twice")?;
+    TRANSACTIONS.set(Transactions(*api)).map_err(|_| "module tm is bound twice".into())
+}
+
+/// The transaction of the request being routed, if the script made one.
+fn transaction() -> Option<*mut sys::cell> {
+    let get = TRANSACTIONS.get()?.0.t_gett?;
+    // SAFETY: reads tm's own state of this process.
+    let transaction = unsafe { get() };
+    // All ones: nobody has asked yet whether there is one.
+    (!transaction.is_null() && transaction.addr() != usize::MAX).then_some(transaction)
+}
+
+/// Whether the script made a transaction for the request being routed.
+pub fn in_transaction() -> bool {
+    transaction().is_some()
+}
+
+/// Whether the request being routed has a transaction that was answered.
+pub fn transaction_answered() -> bool {
+    // SAFETY: this process holds a reference to the transaction that it routes.
+    transaction().is_some_and(|transaction| unsafe { (*transaction).uas.status >= 200 })
+}
+
+/// Sends NOTIFYs through tm.
+#[derive(Debug, Default)]
+pub struct TmTransport;
+
+impl Transport for TmTransport {
+    fn notify(&mut self, notify: &Notify<'_>) -> NotifyOutcome {
+        let subscription = notify.subscription;
+        let call_id = Shown(subscription.text(Text::CallId));
+        let Some(send) = TRANSACTIONS.get().and_then(|api| api.0.t_request_within) else {
+            return NotifyOutcome::Failed;
+        };
+        let Some(mut dialog) = Dialog::new(subscription, notify.cseq) else {
+            log_error!("NOTIFY for {call_id}: the route set cannot be parsed");
+            return NotifyOutcome::Failed;
+        };
+        let mut method = text::lend(b"NOTIFY");
+        let mut headers = text::lend(notify.headers);
+        let mut body = text::lend(notify.body);
+        let mut request = sys::uac_req_t {
+            method: &raw mut method,
+            headers: &raw mut headers,
+            body: if notify.body.is_empty() { ptr::null_mut() } else { &raw mut body },
+            dialog: &raw mut dialog.raw,
+            cb_flags: sys::TMCB_LOCAL_COMPLETED as _,
+            cb: Some(on_completed),
+            // The token travels in the pointer itself: nothing to free.
+            cbp: ptr::without_provenance_mut(notify.token as usize),
+            ..Default::default()
+        };
+        // SAFETY: all that the request points to lives on this stack until the
+        // call returns; tm copies what it keeps.
+        let result = unsafe { send(&raw mut request) };
+        if result < 0 {
+            log_error!("NOTIFY for {call_id} could not be sent");
+            return NotifyOutcome::Failed;
+        }
+        dialog.log(subscription, notify);
+        // tm answers 0 when event_route[tm:local-request] dropped the request:
+        // then there is no transaction and no callback.
+        if result == 0 { NotifyOutcome::Dropped } else { NotifyOutcome::Sent }
+    }
+}
+
+/// tm's description of a dialog, with the strings that it points to.
+struct Dialog {
+    raw: sys::dlg_t,
+    local: Vec<u8>,
+    remote: Vec<u8>,
+}
+
+impl Dialog {
+    fn new(subscription: &Snapshot, cseq: u32) -> Option<Box<Dialog>> {
+        let get = |field| subscription.text(field);
+        let mut dialog = Box::new(Dialog {
+            raw: sys::dlg_t::default(),
+            local: presentity_uri(get(Text::ToUser), get(Text::ToHost)),
+            remote: presentity_uri(get(Text::FromUser), get(Text::FromHost)),
+        });
+        let raw = &mut dialog.raw;
+        // tm counts up before it sends.
+        raw.loc_seq.value = cseq.wrapping_sub(1);
+        raw.loc_seq.is_set = 1;
+        raw.id.call_id = text::lend(get(Text::CallId));
+        raw.id.rem_tag = text::lend(get(Text::FromTag));
+        raw.id.loc_tag = text::lend(get(Text::ToTag));
+        raw.loc_uri = text::lend(&dialog.local);
+        raw.rem_uri = text::lend(&dialog.remote);
+        raw.rem_target = match get(Text::Contact) {
+            [] => raw.rem_uri,
+            contact => text::lend(contact),
+        };
+        raw.state = sys::dlg_state_DLG_CONFIRMED;
+        raw.send_sock = socket(get(Text::Socket));
+        let route = get(Text::RecordRoute);
+        if !route.is_empty() {
+            let route = text::lend(route);
+            // SAFETY: the routes point into the subscription's text, which
+            // outlives the dialog.
+            if unsafe { sys::parse_rr_body(route.s, route.len, &raw mut raw.route_set) } < 0 {
+                raw.route_set = ptr::null_mut();
+                return None;
+            }
+        }
+        Some(dialog)
+    }
+
+    fn log(&self, subscription: &Snapshot, notify: &Notify<'_>) {
+        // SAFETY: tm has set the hook to the dialog's own strings.
+        let next_hop = unsafe { text::pointed(self.raw.hooks.next_hop) }.unwrap_or_default();
+        log::write_local(
+            file!(),
+            line!(),
+            format_args!(
+                "NOTIFY {} via {} on behalf of {} for event {} : {}",
+                Shown(&self.remote),
+                Shown(next_hop),
+                Shown(&self.local),
+                Shown(event_of(notify.headers)),
+                Shown(subscription.text(Text::CallId)),
+            ),
+        );
+    }
+}
+
+impl Drop for Dialog {
+    fn drop(&mut self) {
+        if !self.raw.route_set.is_null() {
+            // SAFETY: the list came from parse_rr_body and is still ours.
+            unsafe { sys::free_rr(&raw mut self.raw.route_set) };
+        }
+    }
+}
+
+/// Value of the Event header among complete header lines.
+fn event_of(headers: &[u8]) -> &[u8] {
+    headers
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Event:"))
+        .unwrap_or_default()
+        .trim_ascii()
+}
+
+/// The listening socket `proto:address:port`; NULL leaves the choice to tm.
+fn socket(name: &[u8]) -> *mut sys::socket_info {
+    if name.is_empty() {
+        return ptr::null_mut();
+    }
+    let mut name = text::lend(name);
+    // SAFETY: reads the name; the sockets stay while the server runs.
+    unsafe { sys::lookup_local_socket(&raw mut name) }
+}
+
+unsafe extern "C" fn on_completed(
+    _transaction: *mut sys::cell,
+    _kind: c_int,
+    params: *mut sys::tmcb_params,
+) {
+    boundary::enter("notify_reply", (), || {
+        // SAFETY: tm passes a structure on its stack, with our parameter.
+        let (Some(raw), Some(hook)) = (unsafe { params.as_ref() }, HOOK.get()) else { return };
+        // SAFETY: tm passes the address of the pointer that carries the token.
+        let token: *mut c_void = unsafe { raw.param.as_ref() }.map_or(ptr::null_mut(), |p| *p);
+        hook(&Completion {
+            token: token.addr() as u64,
+            code: raw.code,
+            retry_after: has_retry_after(raw.rpl),
+            raw,
+        });
+    });
+}
+
+fn has_retry_after(reply: *mut sys::sip_msg) -> bool {
+    // tm passes all ones for a reply that it made itself.
+    if reply.is_null() || reply.addr() == usize::MAX {
+        return false;
+    }
+    // SAFETY: a received reply is valid during the callback; parsing only
+    // completes it, and its headers live as long as it does.
+    unsafe {
+        if sys::kshim_parse_headers(reply) < 0 {
+            return false;
+        }
+        let mut field = (*reply).headers;
+        while let Some(header) = field.as_ref() {
+            if header.type_ == sys::_hdr_types_t_HDR_RETRY_AFTER_T {
+                return true;
+            }
+            field = header.next;
+        }
+    }
+    false
+}

@@ -1,0 +1,154 @@
+//! What one Kamailio process offers the presence logic.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::Fault;
+use crate::host::database::Connection;
+use crate::host::packages::SiblingPackages;
+use crate::host::tm::TmTransport;
+use crate::host::{log, module};
+use crate::ports::{Database, Host, Level, Notify, NotifyOutcome, Packages, Transport};
+use crate::presence::event_package::PackageId;
+use crate::presence::subscription::{Authorization, Snapshot};
+
+thread_local! {
+    /// The process's database connection, while nobody is using it.
+    static CONNECTION: RefCell<Option<Connection>> = const { RefCell::new(None) };
+}
+
+/// Makes this process's connection, or none, the one that is used.
+pub fn set_connection(connection: Option<Connection>) {
+    CONNECTION.replace(connection);
+}
+
+/// The process at work. It holds the database connection only between calls
+/// of siblings and of the script: those may come back into this module.
+#[derive(Default)]
+pub struct Worker {
+    transport: TmTransport,
+    packages: SiblingPackages,
+    connection: Option<Connection>,
+}
+
+impl Worker {
+    fn give_connection_back(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            set_connection(Some(connection));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.give_connection_back();
+    }
+}
+
+/// Unix time.
+pub fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+impl Transport for Worker {
+    fn notify(&mut self, notify: &Notify<'_>) -> NotifyOutcome {
+        self.give_connection_back();
+        self.transport.notify(notify)
+    }
+}
+
+impl Packages for Worker {
+    fn aggregate(
+        &mut self,
+        package: PackageId,
+        user: &[u8],
+        domain: &[u8],
+        bodies: &[&[u8]],
+        closing: Option<usize>,
+    ) -> Option<Vec<u8>> {
+        self.give_connection_back();
+        self.packages.aggregate(package, user, domain, bodies, closing)
+    }
+
+    fn personalise(
+        &mut self,
+        package: PackageId,
+        subscription: &Snapshot,
+        body: &[u8],
+    ) -> Option<Vec<u8>> {
+        self.give_connection_back();
+        self.packages.personalise(package, subscription, body)
+    }
+
+    fn restrict(
+        &mut self,
+        package: PackageId,
+        subscription: &Snapshot,
+        rules: &[u8],
+        body: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        self.give_connection_back();
+        self.packages.restrict(package, subscription, rules, body)
+    }
+
+    fn rules(
+        &mut self,
+        package: PackageId,
+        user: &[u8],
+        domain: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        self.give_connection_back();
+        self.packages.rules(package, user, domain)
+    }
+
+    fn authorize(
+        &mut self,
+        package: PackageId,
+        subscription: &Snapshot,
+        rules: Option<&[u8]>,
+    ) -> Result<Authorization, Fault> {
+        self.give_connection_back();
+        self.packages.authorize(package, subscription, rules)
+    }
+}
+
+impl Host for Worker {
+    fn now(&self) -> i64 {
+        now()
+    }
+
+    fn random(&mut self) -> [u8; 16] {
+        module::random()
+    }
+
+    fn database(&mut self) -> Option<&mut dyn Database> {
+        if self.connection.is_none() {
+            self.connection = CONNECTION.take();
+        }
+        self.connection.as_mut().map(|connection| connection as &mut dyn Database)
+    }
+
+    fn wake_senders(&mut self) {
+        module::wake_senders();
+    }
+
+    fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {
+        log::write(level_of(level), file!(), line!(), line);
+    }
+
+    fn logs(&self, level: Level) -> bool {
+        log::enabled(level_of(level))
+    }
+}
+
+fn level_of(level: Level) -> log::Level {
+    match level {
+        Level::Error => log::Level::Error,
+        Level::Warning => log::Level::Warning,
+        Level::Info => log::Level::Info,
+        Level::Debug => log::Level::Debug,
+    }
+}

@@ -1,0 +1,245 @@
+//! What the presence server needs from its host, as traits.
+//!
+//! `host/` implements them on Kamailio, the tests with fakes. Every call here
+//! may be slow (SIP, SQL, DNS, code of other modules), so none of them is made
+//! while a lock is held.
+
+use crate::error::Fault;
+use crate::presence::event_package::PackageId;
+use crate::presence::subscription::{Authorization, Snapshot};
+
+/// A final reply to the request in hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// SIP status code.
+    pub code: u16,
+    /// Reason phrase.
+    pub reason: &'static str,
+    /// Complete header lines, each ended by CR LF; may be empty.
+    pub headers: Vec<u8>,
+}
+
+/// What a sibling's handler for a request said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackageVerdict {
+    /// The package has no handler or accepted the request.
+    Accepted,
+    /// The package refused it; `replied` when it sent the final reply itself.
+    Refused {
+        /// The sibling has already answered the request.
+        replied: bool,
+    },
+}
+
+/// The SIP request being handled.
+pub trait Incoming {
+    /// The host keeps a transaction for it, which absorbs retransmissions.
+    fn in_transaction(&mut self) -> bool;
+    /// Sends the final reply: through the transaction if there is one.
+    fn reply(&mut self, reply: &Reply) -> Result<(), Fault>;
+    /// The To tag that our replies to this request carry.
+    fn reply_to_tag(&mut self) -> Result<Vec<u8>, Fault>;
+    /// Lets the package inspect a PUBLISH (`evs_publ_handl`).
+    fn check_publication(&mut self, package: PackageId) -> PackageVerdict;
+    /// Lets the package inspect a SUBSCRIBE (`evs_subs_handl`).
+    fn check_subscription(&mut self, package: PackageId) -> PackageVerdict;
+}
+
+/// One NOTIFY request within a dialog.
+#[derive(Debug)]
+pub struct Notify<'a> {
+    /// The subscription as of this NOTIFY.
+    pub subscription: &'a Snapshot,
+    /// The CSeq number on the wire.
+    pub cseq: u32,
+    /// Complete header lines after the dialog's own, each ended by CR LF.
+    pub headers: &'a [u8],
+    /// The document; empty for none.
+    pub body: &'a [u8],
+    /// Given back with the reply; identifies the subscription.
+    pub token: u64,
+}
+
+/// What became of a NOTIFY that was handed to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotifyOutcome {
+    /// Handed to the transaction layer; its outcome is reported later.
+    Sent,
+    /// The routing script dropped it; no outcome will be reported.
+    Dropped,
+    /// It could not be built or routed; no outcome will be reported.
+    Failed,
+}
+
+/// Sends requests within dialogs.
+pub trait Transport {
+    /// Sends a NOTIFY; the reply comes back through the host's callback.
+    fn notify(&mut self, notify: &Notify<'_>) -> NotifyOutcome;
+}
+
+/// The callbacks that sibling modules registered with their event packages.
+/// Documents are copied in and out: ownership of host memory stays in `host/`.
+pub trait Packages {
+    /// Composes one document from all publications (`agg_nbody`), oldest
+    /// first. `closing` is the one to be shown closed. `None`: no document.
+    fn aggregate(
+        &mut self,
+        package: PackageId,
+        user: &[u8],
+        domain: &[u8],
+        bodies: &[&[u8]],
+        closing: Option<usize>,
+    ) -> Option<Vec<u8>>;
+    /// Adapts a document to one watcher (`aux_body_processing`), such as its
+    /// version. `None`: unchanged.
+    fn personalise(
+        &mut self,
+        package: PackageId,
+        subscription: &Snapshot,
+        body: &[u8],
+    ) -> Option<Vec<u8>>;
+    /// Reduces a document to what the rules allow this watcher
+    /// (`apply_auth_nbody`). `Ok(None)`: unchanged.
+    fn restrict(
+        &mut self,
+        package: PackageId,
+        subscription: &Snapshot,
+        rules: &[u8],
+        body: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault>;
+    /// The presentity's authorization rules (`get_rules_doc`).
+    fn rules(
+        &mut self,
+        package: PackageId,
+        user: &[u8],
+        domain: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault>;
+    /// What the rules say about this watcher (`get_auth_status`).
+    fn authorize(
+        &mut self,
+        package: PackageId,
+        subscription: &Snapshot,
+        rules: Option<&[u8]>,
+    ) -> Result<Authorization, Fault>;
+}
+
+/// A value of a database column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// SQL NULL.
+    Null,
+    /// Any integer column.
+    Int(i64),
+    /// A character column.
+    Text(Vec<u8>),
+    /// A binary column (`body`).
+    Blob(Vec<u8>),
+}
+
+impl Value {
+    /// A text value.
+    pub fn text(bytes: &[u8]) -> Value {
+        Value::Text(bytes.to_vec())
+    }
+
+    /// The integer, also when the driver returned it as text; NULL is `None`.
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Value::Int(n) => Some(*n),
+            Value::Text(t) | Value::Blob(t) => std::str::from_utf8(t).ok()?.trim().parse().ok(),
+            Value::Null => None,
+        }
+    }
+
+    /// The bytes of a text or binary value; anything else is empty.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Value::Text(t) | Value::Blob(t) => t,
+            Value::Null | Value::Int(_) => b"",
+        }
+    }
+}
+
+/// How a condition compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// `=`
+    Eq,
+    /// `<`
+    Less,
+    /// `>`
+    Greater,
+    /// `<>`
+    Not,
+}
+
+/// One term of a WHERE clause; terms are joined by AND.
+pub type Condition = (&'static str, Compare, Value);
+
+/// One column and its new value.
+pub type Assignment = (&'static str, Value);
+
+/// The process's database connection. Table names come from the configuration.
+/// An error says only that the statement failed (the host's API has no error
+/// classes); the driver has logged why.
+pub trait Database {
+    /// Adds a row.
+    fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault>;
+    /// Changes all rows that meet the conditions.
+    fn update(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        set: &[Assignment],
+    ) -> Result<(), Fault>;
+    /// Removes all rows that meet the conditions (all rows without any).
+    fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault>;
+    /// Calls `each` for every row found, in pages where the driver has them.
+    /// `each` must not use the database.
+    fn query(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        order_by: Option<&str>,
+        each: &mut dyn FnMut(&[Value]),
+    ) -> Result<(), Fault>;
+    /// Starts a transaction for writing, where the driver has them.
+    fn begin(&mut self) -> Result<(), Fault>;
+    /// Makes the transaction's changes durable.
+    fn commit(&mut self) -> Result<(), Fault>;
+    /// Gives the transaction's changes up.
+    fn rollback(&mut self) -> Result<(), Fault>;
+    /// Rows that the last update or delete met; `None` where the driver
+    /// cannot tell.
+    fn affected_rows(&mut self) -> Option<u64>;
+}
+
+/// How much a log line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something was lost or refused for our fault.
+    Error,
+    /// Something is odd; nothing was lost.
+    Warning,
+    /// Worth a line in normal operation.
+    Info,
+    /// For debugging.
+    Debug,
+}
+
+/// Everything that a process of the host offers, but for the request in hand.
+pub trait Host: Transport + Packages {
+    /// Unix time.
+    fn now(&self) -> i64;
+    /// Unguessable bytes.
+    fn random(&mut self) -> [u8; 16];
+    /// The process's database connection; `None` when nothing is stored there.
+    fn database(&mut self) -> Option<&mut dyn Database>;
+    /// Tells the sender processes that a lane was handed over.
+    fn wake_senders(&mut self);
+    /// Writes a line to the host's log.
+    fn log(&mut self, level: Level, line: std::fmt::Arguments<'_>);
+    /// Whether lines of this level are written at all.
+    fn logs(&self, level: Level) -> bool;
+}

@@ -1,0 +1,18 @@
+//! The domain: SIP presence without I/O, clock, storage or host. Values in,
+//! decisions out; nothing here can block, fail for lack of memory in shared
+//! segments, or touch foreign pointers.
+
+pub mod content_type;
+pub mod dialog_info;
+pub mod entity_tag;
+pub mod event_package;
+pub mod expires;
+pub mod notify_headers;
+pub mod pidf;
+pub mod publication;
+pub mod registry;
+pub mod request;
+pub mod subscription;
+pub mod text;
+pub mod uri;
+pub mod winfo;

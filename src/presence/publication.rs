@@ -1,0 +1,98 @@
+//! Publications (RFC 3903): what a PUBLISH means for the stored state.
+
+use crate::error::Rejection;
+use crate::presence::text::fields;
+
+fields! {
+    /// The text of a publication.
+    Text {
+        /// Its current entity-tag.
+        EntityTag,
+        /// Watcher URI of the publisher, not to be notified.
+        Sender,
+        /// Stable id across entity-tags (`ruid` column).
+        Ruid,
+        /// `id` of the first dialog of a dialog-info document.
+        DialogId,
+    }
+}
+
+/// What a PUBLISH asks for (RFC 3903 4.1, table 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// New state, new entity-tag.
+    Create,
+    /// The same state for longer.
+    Refresh,
+    /// Other state.
+    Modify,
+    /// No state any more.
+    Remove,
+}
+
+/// Which step a request is. A request without entity-tag needs a body.
+pub fn step(if_match: Option<&[u8]>, has_body: bool, expires: u32) -> Result<Step, Rejection> {
+    match (if_match, has_body) {
+        (None, false) => Err(Rejection::bad_request("Missing Body")),
+        (None, true) => Ok(Step::Create),
+        (Some(_), _) if expires == 0 => Ok(Step::Remove),
+        (Some(_), true) => Ok(Step::Modify),
+        (Some(_), false) => Ok(Step::Refresh),
+    }
+}
+
+/// The entity-tag is not that of a living publication, or another request is
+/// changing it right now (RFC 3903 6 step 5).
+pub fn unknown_entity_tag() -> Rejection {
+    Rejection::new(412, "Conditional Request Failed")
+}
+
+/// Facts of a published document that later decisions need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// How many dialogs a dialog-info document lists.
+    pub dialogs: u32,
+    /// The document reports a final state: a dialog-info document with
+    /// dialogs, all of them terminated.
+    pub is_final: bool,
+}
+
+/// Shared lines: a state without dialogs from somebody who does not own the
+/// line's stored dialog must not clear it.
+pub fn leaves_shared_line_alone(
+    stored: Facts,
+    stored_sender: &[u8],
+    published: Facts,
+    sender: Option<&[u8]>,
+) -> bool {
+    published.dialogs == 0
+        && stored.dialogs > 0
+        && sender.is_some_and(|sender| sender != stored_sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_follow_table_1() {
+        let tag = Some(&b"a.1"[..]);
+        assert_eq!(step(None, true, 10), Ok(Step::Create));
+        assert_eq!(step(None, true, 0), Ok(Step::Create));
+        assert_eq!(step(tag, false, 10), Ok(Step::Refresh));
+        assert_eq!(step(tag, true, 10), Ok(Step::Modify));
+        assert_eq!(step(tag, true, 0), Ok(Step::Remove));
+        assert_eq!(step(tag, false, 0), Ok(Step::Remove));
+        assert_eq!(step(None, false, 10).map_err(|r| r.code), Err(400));
+    }
+
+    #[test]
+    fn only_the_owner_clears_a_shared_line() {
+        let (busy, idle) = (Facts { dialogs: 1, is_final: false }, Facts::default());
+        assert!(leaves_shared_line_alone(busy, b"a", idle, Some(b"b")));
+        assert!(!leaves_shared_line_alone(busy, b"a", idle, Some(b"a")));
+        assert!(!leaves_shared_line_alone(busy, b"a", idle, None));
+        assert!(!leaves_shared_line_alone(idle, b"a", idle, Some(b"b")));
+        assert!(!leaves_shared_line_alone(busy, b"a", busy, Some(b"b")));
+    }
+}

@@ -1,0 +1,313 @@
+//! Subscriptions (RFC 6665 4.2): what a watcher's SUBSCRIBE means for the
+//! dialog it belongs to.
+
+use crate::presence::event_package::PackageId;
+use crate::presence::text::{self, Packed, TooLong, fields};
+
+fields! {
+    /// The text of a subscription.
+    Text {
+        /// Call-ID.
+        CallId,
+        /// The watcher's tag: From tag of its requests.
+        FromTag,
+        /// Our tag.
+        ToTag,
+        /// User of the presentity (Request-URI of the initial request).
+        PresentityUser,
+        /// Host of the presentity.
+        PresentityHost,
+        /// User of To, as spelled.
+        ToUser,
+        /// Host of To, as spelled.
+        ToHost,
+        /// User of From, as spelled.
+        FromUser,
+        /// Host of From, as spelled.
+        FromHost,
+        /// User of the watcher's identity.
+        WatcherUser,
+        /// Host of the watcher's identity.
+        WatcherHost,
+        /// The remote target.
+        Contact,
+        /// Our own Contact.
+        LocalContact,
+        /// Route set as received, joined by ", ".
+        RecordRoute,
+        /// Receiving socket, `proto:ip:port`.
+        Socket,
+        /// `id` parameter of Event.
+        EventId,
+        /// User-Agent of the watcher.
+        UserAgent,
+        /// Reason of the state.
+        Reason,
+    }
+}
+
+/// State of a subscription (RFC 3857 4.7.1); the numbers are those of the
+/// `status` columns and of `pres_auth_status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Status {
+    /// May see the state.
+    #[default]
+    Active = 1,
+    /// Awaits a decision.
+    Pending = 2,
+    /// Over.
+    Terminated = 3,
+    /// Was pending when it ended (RFC 3857 only).
+    Waiting = 4,
+}
+
+impl Status {
+    /// From a column or a callback; unknown numbers are pending, which shows
+    /// nothing to anybody.
+    pub fn from_number(number: i64) -> Status {
+        match number {
+            1 => Status::Active,
+            3 => Status::Terminated,
+            4 => Status::Waiting,
+            _ => Status::Pending,
+        }
+    }
+
+    /// The word in Subscription-State and watcher information.
+    pub fn word(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::Pending => "pending",
+            Status::Terminated => "terminated",
+            Status::Waiting => "waiting",
+        }
+    }
+}
+
+/// What authorization said: a status and its reason, often empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Authorization {
+    /// The state the subscription is to have.
+    pub status: Status,
+    /// Such as `rejected` or `polite-block`.
+    pub reason: Vec<u8>,
+}
+
+/// A dialog's identity as the notifier sees it (RFC 3261 12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DialogId<'a> {
+    /// Call-ID.
+    pub call_id: &'a [u8],
+    /// The watcher's tag.
+    pub from_tag: &'a [u8],
+    /// Our tag.
+    pub to_tag: &'a [u8],
+}
+
+/// A subscription copied out of the store: complete, owned, unlocked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its event package.
+    pub package: PackageId,
+    /// Highest CSeq received.
+    pub remote_cseq: u32,
+    /// CSeq of the latest NOTIFY.
+    pub local_cseq: u32,
+    /// Document version of the latest NOTIFY.
+    pub version: u32,
+    /// Seconds it has left.
+    pub expires: u32,
+    /// Its state.
+    pub status: Status,
+    /// Branch flags for the script.
+    pub flags: u32,
+    text: Vec<u8>,
+}
+
+impl Snapshot {
+    /// A snapshot around a packed block of `Text`.
+    pub fn new(package: PackageId, text: Vec<u8>) -> Snapshot {
+        Snapshot {
+            package,
+            remote_cseq: 0,
+            local_cseq: 0,
+            version: 0,
+            expires: 0,
+            status: Status::Active,
+            flags: 0,
+            text,
+        }
+    }
+
+    /// One of its strings.
+    pub fn text(&self, field: Text) -> &[u8] {
+        Packed::new(&self.text).get(field)
+    }
+
+    /// The packed strings.
+    pub fn block(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Replaces one string.
+    pub fn set_text(&mut self, field: Text, value: &[u8]) -> Result<(), TooLong> {
+        self.text = with_text(&self.text, field, value)?;
+        Ok(())
+    }
+}
+
+/// A packed block with one string replaced.
+pub fn with_text(block: &[u8], field: Text, value: &[u8]) -> Result<Vec<u8>, TooLong> {
+    let old = Packed::<Text>::new(block);
+    text::pack::<Text>(|n| {
+        let this = Text::ALL[n];
+        if this == field { value.to_vec() } else { old.get(this).to_vec() }
+    })
+}
+
+/// What the store knows of the dialog that a request names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Current {
+    /// The package it subscribes to.
+    pub package: PackageId,
+    /// Its `id` parameter is the request's, or the request has none.
+    pub same_event_id: bool,
+    /// Highest CSeq received.
+    pub remote_cseq: u32,
+    /// It has been ended and awaits only its last NOTIFY.
+    pub ending: bool,
+}
+
+/// What an in-dialog SUBSCRIBE does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum InDialog {
+    /// Extends the subscription.
+    Refresh,
+    /// Ends it (Expires 0).
+    End,
+    /// No such subscription: 481.
+    Unknown,
+    /// CSeq out of order: 500 (RFC 3261 12.2.2).
+    OutOfOrder,
+}
+
+/// Judges an in-dialog SUBSCRIBE (RFC 6665 4.2.1). `cseq_offset` (manual 3.6)
+/// lets the CSeq be that much too low.
+pub fn in_dialog(
+    current: Option<Current>,
+    package: PackageId,
+    cseq: u32,
+    cseq_offset: u32,
+    expires: u32,
+) -> InDialog {
+    let Some(current) = current.filter(|known| {
+        !known.ending && known.package == package && known.same_event_id
+    }) else {
+        return InDialog::Unknown;
+    };
+    if u64::from(cseq) + u64::from(cseq_offset) <= u64::from(current.remote_cseq) {
+        return InDialog::OutOfOrder;
+    }
+    if expires == 0 { InDialog::End } else { InDialog::Refresh }
+}
+
+/// Why a subscription ends (RFC 6665 4.1.3, RFC 3857 4.7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    /// The watcher unsubscribed or fetched: it sees the state a last time.
+    Unsubscribed,
+    /// It ran out.
+    Expired,
+    /// The rules block the watcher.
+    Rejected,
+}
+
+impl Ending {
+    /// The `reason` of the last NOTIFY's Subscription-State.
+    pub fn reason(self) -> &'static [u8] {
+        match self {
+            Ending::Unsubscribed | Ending::Expired => b"timeout",
+            Ending::Rejected => b"rejected",
+        }
+    }
+
+    /// The last NOTIFY carries the state.
+    pub fn shows_state(self) -> bool {
+        self == Ending::Unsubscribed
+    }
+}
+
+/// What the final answer to a NOTIFY means for the subscription (RFC 6665
+/// 4.2.2, RFC 5057). `script_decides`: `xavp_cfg` is set, the event route has
+/// the say over all codes but those of the manual (3.30).
+pub fn ends_subscription(
+    code: u16,
+    has_retry_after: bool,
+    timeout_ends: bool,
+    script_decides: bool,
+) -> bool {
+    match code {
+        404 | 481 => true,
+        408 => timeout_ends,
+        405 | 410 | 416 | 480 | 482..=485 | 489 | 501 | 604 => !has_retry_after && !script_decides,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: Current = Current {
+        package: PackageId(1),
+        same_event_id: true,
+        remote_cseq: 10,
+        ending: false,
+    };
+
+    #[test]
+    fn a_request_must_fit_its_dialog() {
+        let judge = |current| in_dialog(current, PackageId(1), 11, 0, 60);
+        assert_eq!(judge(Some(KNOWN)), InDialog::Refresh);
+        assert_eq!(judge(None), InDialog::Unknown);
+        assert_eq!(judge(Some(Current { ending: true, ..KNOWN })), InDialog::Unknown);
+        assert_eq!(judge(Some(Current { package: PackageId(2), ..KNOWN })), InDialog::Unknown);
+        assert_eq!(judge(Some(Current { same_event_id: false, ..KNOWN })), InDialog::Unknown);
+    }
+
+    #[test]
+    fn cseq_rises_within_the_offset() {
+        let judge = |cseq, offset| in_dialog(Some(KNOWN), PackageId(1), cseq, offset, 0);
+        assert_eq!(judge(11, 0), InDialog::End);
+        assert_eq!(judge(10, 0), InDialog::OutOfOrder);
+        assert_eq!(judge(9, 1), InDialog::OutOfOrder);
+        assert_eq!(judge(9, 2), InDialog::End);
+        assert_eq!(judge(u32::MAX, u32::MAX), InDialog::End);
+    }
+
+    #[test]
+    fn only_some_codes_end_a_subscription() {
+        for code in [404, 405, 408, 410, 416, 480, 481, 482, 483, 484, 485, 489, 501, 604] {
+            assert!(ends_subscription(code, false, true, false), "{code}");
+        }
+        for code in [200, 202, 401, 407, 486, 500, 503, 600, 603] {
+            assert!(!ends_subscription(code, false, true, false), "{code}");
+        }
+        assert!(!ends_subscription(408, false, false, false));
+        assert!(!ends_subscription(480, true, true, false));
+        assert!(!ends_subscription(480, false, true, true));
+        assert!(ends_subscription(481, true, false, true));
+    }
+
+    #[test]
+    fn text_can_be_replaced() {
+        let block = text::pack::<Text>(|n| vec![b'a'; n]).unwrap_or_default();
+        let mut snapshot = Snapshot::new(PackageId(0), block);
+        assert_eq!(snapshot.set_text(Text::Contact, b"sip:new@host"), Ok(()));
+        assert_eq!(snapshot.text(Text::Contact), b"sip:new@host");
+        assert_eq!(snapshot.text(Text::Reason).len(), 17);
+    }
+}

@@ -1,0 +1,164 @@
+//! The use cases: what a PUBLISH, a SUBSCRIBE, a timer tick does, in which
+//! order. Decisions come from `presence`, state from `store`, everything slow
+//! from `ports`; here they are put together. No lock is ever held while a
+//! port is called, because only `store` has locks and it never calls out.
+
+pub mod authorization;
+pub mod compose;
+pub mod expiry;
+pub mod notifier;
+pub mod notify_reply;
+pub mod publication_rows;
+pub mod publish;
+pub mod restore;
+pub mod subscribe;
+pub mod write_back;
+
+use crate::config::{Config, PublicationCache, SubscriptionMode};
+use crate::error::Rejection;
+use crate::ports::{Host, Incoming, Level, Reply};
+use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::registry::EventPackageRegistry;
+use crate::presence::request::RequestId;
+use crate::shm::Memory;
+use crate::store::Store;
+use crate::store::retransmissions::{Answer, RequestKey, Seen};
+
+/// The server as every process sees it: configuration and registry are frozen
+/// before the host forks, the store is shared.
+pub struct Server<M: Memory> {
+    /// The module's parameters.
+    pub config: Config,
+    /// The event packages.
+    pub registry: EventPackageRegistry,
+    /// Publications, subscriptions, lanes.
+    pub store: Store<M>,
+}
+
+impl<M: Memory> Server<M> {
+    /// Publications are rows of the database.
+    pub fn publications_in_database(&self) -> bool {
+        self.config.publ_cache != PublicationCache::Record
+    }
+
+    /// Subscriptions are written to the database.
+    pub fn subscriptions_in_database(&self) -> bool {
+        self.config.subs_db_mode != SubscriptionMode::Memory
+    }
+
+    /// Wakes the sender processes if lanes were handed over to them.
+    fn wake_senders(&self, host: &mut dyn Host) {
+        if self.store.take_wake() {
+            host.wake_senders();
+        }
+    }
+
+    /// The package that serves an Event header, and the parsed header.
+    fn package(&self, event: Option<&[u8]>) -> Result<(PackageId, &EventPackage, Event), Rejection> {
+        let value = event.map(<[u8]>::trim_ascii).filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| self.bad_event())?;
+        let event = Event::parse(value).ok_or(Rejection::bad_request("Malformed Event"))?;
+        let id = self.registry.serving(&event).ok_or_else(|| self.bad_event())?;
+        let package = self.registry.get(id).ok_or_else(|| self.bad_event())?;
+        Ok((id, package, event))
+    }
+
+    /// 489 with the packages there are (RFC 6665 8.3.2).
+    fn bad_event(&self) -> Rejection {
+        let mut headers = b"Allow-Events: ".to_vec();
+        headers.extend(self.registry.allow_events());
+        headers.extend_from_slice(b"\r\n");
+        Rejection { code: 489, reason: "Bad Event", headers }
+    }
+}
+
+/// What a script function returns: the request was served, or an error reply
+/// was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Served {
+    /// Success.
+    Yes,
+    /// Refused; the reply has said why.
+    No,
+}
+
+/// Answers a request that is refused, and says so in the log once.
+pub fn refuse(
+    host: &mut dyn Host,
+    incoming: &mut dyn Incoming,
+    method: &str,
+    call_id: &[u8],
+    rejection: Rejection,
+) -> Served {
+    // What a client did wrong is no fault of the server's.
+    let level = match rejection.code {
+        500.. => Level::Error,
+        412 | 481 | 423 => Level::Debug,
+        _ => Level::Info,
+    };
+    let reply = Reply { code: rejection.code, reason: rejection.reason, headers: rejection.headers };
+    let sent = incoming.reply(&reply).is_ok();
+    if host.logs(level) || !sent {
+        host.log(
+            if sent { level } else { Level::Error },
+            format_args!(
+                "{method} refused: {} {}{} (Call-ID {})",
+                reply.code,
+                reply.reason,
+                if sent { "" } else { ", and the reply could not be sent" },
+                call_id.escape_ascii()
+            ),
+        );
+    }
+    Served::No
+}
+
+/// A request that may be a retransmission (A9). Inside a transaction the host
+/// absorbs those itself.
+struct Attempt {
+    key: Option<RequestKey>,
+}
+
+/// How to go on with a request.
+enum FirstSight {
+    /// It is new.
+    Handle(Attempt),
+    /// Another process is at it and will answer.
+    Leave,
+    /// It was answered: the same answer again.
+    Repeat(Answer),
+}
+
+impl Attempt {
+    fn begin<M: Memory>(
+        server: &Server<M>,
+        incoming: &mut dyn Incoming,
+        method: &[u8],
+        id: RequestId<'_>,
+        now: i64,
+    ) -> FirstSight {
+        if incoming.in_transaction() {
+            return FirstSight::Handle(Attempt { key: None });
+        }
+        let table = server.store.retransmissions();
+        let key = table.key(method, id);
+        match table.claim(key, now) {
+            Seen::New => FirstSight::Handle(Attempt { key: Some(key) }),
+            Seen::InProgress => FirstSight::Leave,
+            Seen::Answered(answer) => FirstSight::Repeat(answer),
+        }
+    }
+
+    fn answered<M: Memory>(&self, server: &Server<M>, answer: &Answer) {
+        if let Some(key) = self.key {
+            server.store.retransmissions().answered(key, answer);
+        }
+    }
+
+    fn refused<M: Memory>(&self, server: &Server<M>) {
+        if let Some(key) = self.key {
+            server.store.retransmissions().forget(key);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Sends what a presentity's lane has to send.
+
+use crate::error::Fault;
+use crate::ports::{Host, Level, Notify, NotifyOutcome};
+use crate::presence::event_package::EventPackage;
+use crate::presence::notify_headers::{self, SubscriptionState};
+use crate::presence::subscription::{Ending, Snapshot, Status, Text};
+use crate::service::compose::{Composition, compose, for_watcher};
+use crate::service::{Server, subscribe};
+use crate::shm::Memory;
+use crate::store::LaneRef;
+use crate::store::lanes::{Composed, Document, Send};
+use crate::store::shard::PresentityKey;
+
+/// NOTIFYs taken from the store in one go.
+const PORTION: usize = 32;
+
+/// How much a process does for a lane before it leaves the rest to the sender
+/// processes.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    notifies: usize,
+    rounds: usize,
+}
+
+impl Budget {
+    /// A process that has SIP requests waiting.
+    pub const WORKER: Budget = Budget { notifies: 128, rounds: 4 };
+    /// A sender process: it lets other lanes have their turn.
+    pub const SENDER: Budget = Budget { notifies: 1024, rounds: 16 };
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// Everything was sent, or the rest was handed over.
+    Done,
+    /// The state could not be composed; the lane was handed over, to be tried
+    /// again after a pause.
+    Failed,
+}
+
+/// Gives the lane on to the senders when its owner cannot finish, also when a
+/// callback panics.
+struct Owned<'a, M: Memory> {
+    server: &'a Server<M>,
+    lane: Option<LaneRef<M>>,
+}
+
+impl<M: Memory> Drop for Owned<'_, M> {
+    fn drop(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            self.server.store.hand_over(lane);
+        }
+    }
+}
+
+/// Sends for a lane that the caller owns, until there is no more to send or
+/// the budget is used.
+pub fn run<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    lane: LaneRef<M>,
+    budget: Budget,
+) -> Run {
+    let mut owned = Owned { server, lane: Some(lane) };
+    let mut sent = 0;
+    let mut outcome = Run::Done;
+    for _ in 0..budget.rounds {
+        match round(server, host, lane, budget, &mut sent) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(fault) => {
+                host.log(Level::Error, format_args!("NOTIFY postponed: {fault}"));
+                outcome = Run::Failed;
+                break;
+            }
+        }
+        if !server.store.finish(lane) {
+            owned.lane = None;
+            return Run::Done;
+        }
+    }
+    drop(owned);
+    server.wake_senders(host);
+    outcome
+}
+
+/// Composes the state once and sends it to whoever lacks it. False when the
+/// budget is used.
+fn round<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    lane: LaneRef<M>,
+    budget: Budget,
+    sent: &mut usize,
+) -> Result<bool, Fault> {
+    let Some(state) = server.store.lane_state(lane) else { return Ok(true) };
+    let Some(package) = server.registry.get(state.key.package) else { return Ok(true) };
+    let composition = compose(server, host, package, state)?;
+    let composed = Composed {
+        round: composition.round,
+        farewells: &composition.farewells,
+        skip_first: !server.config.send_fast_notify
+            && package.peer.is_none()
+            && composition.is_empty(),
+    };
+    loop {
+        let sends = server.store.take(lane, composed, host.now(), PORTION);
+        if sends.is_empty() {
+            return Ok(true);
+        }
+        for send in &sends {
+            deliver(host, package, &composition, send);
+        }
+        *sent += sends.len();
+        if *sent >= budget.notifies {
+            return Ok(false);
+        }
+    }
+}
+
+/// Sends one NOTIFY outside any dialog's order: to a watcher that fetches, or
+/// whose subscription is refused, and of whom nothing is stored.
+pub fn send_once<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    package: &EventPackage,
+    subscription: Snapshot,
+    ending: Ending,
+) -> Result<(), Fault> {
+    let composition = compose(server, host, package, server.store.state(key))?;
+    let sees = ending.shows_state()
+        && subscribe::may_see(subscription.status, subscription.text(Text::Reason));
+    let document = if sees { Document::Newest } else { Document::None };
+    let send = Send { subscription, token: None, document, ending: Some(ending) };
+    deliver(host, package, &composition, &send);
+    Ok(())
+}
+
+/// Builds and sends one NOTIFY. Whatever goes wrong concerns this watcher only
+/// (A10).
+fn deliver(
+    host: &mut dyn Host,
+    package: &EventPackage,
+    composition: &Composition,
+    send: &Send,
+) {
+    let subscription = &send.subscription;
+    let body = for_watcher(host, package, composition, send.document, subscription)
+        .unwrap_or_else(|fault| {
+            // Rather no document than one that the rules forbid.
+            failed(host, subscription, format_args!("document left out: {fault}"));
+            Vec::new()
+        });
+    let state = state_of(send);
+    let mut headers = Vec::with_capacity(256);
+    let contact = notify_headers::contact_uri(
+        subscription.text(Text::LocalContact),
+        subscription.text(Text::Socket),
+    );
+    notify_headers::headers(
+        &mut headers,
+        &package.name,
+        subscription.text(Text::EventId),
+        &contact,
+        &state,
+        (!body.is_empty()).then_some(&package.content_type),
+    );
+    let notify = Notify {
+        subscription,
+        cseq: subscription.local_cseq,
+        headers: &headers,
+        body: &body,
+        token: send.token.map_or(0, |token| token.number()),
+    };
+    match host.notify(&notify) {
+        NotifyOutcome::Sent | NotifyOutcome::Dropped => {}
+        NotifyOutcome::Failed => failed(host, subscription, format_args!("cannot be sent")),
+    }
+}
+
+fn state_of(send: &Send) -> SubscriptionState {
+    let subscription = &send.subscription;
+    let expires = subscription.expires;
+    match (send.ending, subscription.status) {
+        (Some(why), _) => SubscriptionState::Terminated { reason: why.reason().to_vec() },
+        (None, Status::Active) => SubscriptionState::Active { expires },
+        (None, Status::Pending | Status::Waiting) => SubscriptionState::Pending { expires },
+        (None, Status::Terminated) => {
+            SubscriptionState::Terminated { reason: subscription.text(Text::Reason).to_vec() }
+        }
+    }
+}
+
+fn failed(host: &mut dyn Host, subscription: &Snapshot, what: std::fmt::Arguments<'_>) {
+    host.log(
+        Level::Error,
+        format_args!(
+            "NOTIFY to {}: {what} (Call-ID {})",
+            subscription.text(Text::Contact).escape_ascii(),
+            subscription.text(Text::CallId).escape_ascii()
+        ),
+    );
+}

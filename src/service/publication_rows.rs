@@ -1,0 +1,178 @@
+//! Publications as database rows (`publ_cache=1`): the index in memory has
+//! judged the change, here it becomes durable before anybody is told.
+
+use crate::error::{Fault, Rejection};
+use crate::ports::{Assignment, Database, Host, Value};
+use crate::presence::publication::{Step, unknown_entity_tag};
+use crate::service::Server;
+use crate::service::publish::Publishing;
+use crate::shm::Memory;
+use crate::store::lanes::PublicationCopy;
+use crate::store::publications::{Change, Pending};
+use crate::store::rows::{
+    PUBLICATION_COLUMNS, presentity_conditions, publication_conditions, read_publication,
+};
+use crate::store::shard::PresentityKey;
+
+/// Attempts for one change before the client is told to try again.
+const ATTEMPTS: u32 = 4;
+
+/// Writes a claimed change. For a removal that watchers have to see, gives the
+/// document that is closed.
+pub fn write<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+    pending: &Pending<M>,
+) -> Result<Option<Vec<u8>>, Rejection> {
+    let table = table(server)?;
+    let event = &publishing.package.name;
+    let database = host.database().ok_or(Fault::Database)?;
+    let row = publication_conditions(&publishing.key, event, &pending.stored.entity_tag);
+    match publishing.step {
+        Step::Create => {
+            let new = new_row(&publishing.key, event, change, publishing.body);
+            let replaced = pending.replaced_row.as_ref().map(|stored| {
+                publication_conditions(&publishing.key, event, &stored.entity_tag)
+            });
+            durable(database, |database| {
+                if let Some(conditions) = &replaced {
+                    database.delete(table, conditions)?;
+                }
+                database.insert(table, &new)
+            })?;
+            Ok(None)
+        }
+        Step::Refresh | Step::Modify => {
+            let set = changes(change, publishing.body);
+            let mut met = None;
+            durable(database, |database| {
+                database.update(table, &row, &set)?;
+                met = database.affected_rows();
+                Ok(())
+            })?;
+            // Somebody has deleted the row behind the index.
+            if met == Some(0) {
+                return Err(unknown_entity_tag());
+            }
+            Ok(None)
+        }
+        Step::Remove => {
+            let closed = if publishing.package.aggregates && pending.has_watchers {
+                body(database, table, &row)?
+            } else {
+                None
+            };
+            durable(database, |database| database.delete(table, &row))?;
+            Ok(closed)
+        }
+    }
+}
+
+/// Deletes the row of an expired publication; gives its document if wanted.
+pub fn remove<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+    tag: &[u8],
+    with_body: bool,
+) -> Result<Option<Vec<u8>>, Fault> {
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    let row = publication_conditions(key, event, tag);
+    let closed = if with_body { body(database, table, &row)? } else { None };
+    durable(database, |database| database.delete(table, &row))?;
+    Ok(closed)
+}
+
+/// The presentity's publications as the database has them, oldest first.
+pub fn read<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+) -> Result<Vec<PublicationCopy>, Fault> {
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    let mut found = Vec::new();
+    database.query(
+        table,
+        &presentity_conditions(key, event),
+        PUBLICATION_COLUMNS,
+        Some("received_time, id"),
+        &mut |row| found.extend(read_publication(row).map(|row| row.publication)),
+    )?;
+    Ok(found)
+}
+
+/// Runs a change in a transaction. The host's API does not say why a statement
+/// failed (a lock, a lost connection, a bad value), so any failure repeats the
+/// whole a few times.
+pub fn durable(
+    database: &mut dyn Database,
+    mut work: impl FnMut(&mut dyn Database) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut last = Fault::Database;
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(5 << attempt));
+        }
+        match database.begin().and_then(|()| work(database)).and_then(|()| database.commit()) {
+            Ok(()) => return Ok(()),
+            Err(fault) => {
+                let _ = database.rollback();
+                last = fault;
+            }
+        }
+    }
+    Err(last)
+}
+
+fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
+    std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)
+}
+
+fn body(
+    database: &mut dyn Database,
+    table: &str,
+    row: &[crate::ports::Condition],
+) -> Result<Option<Vec<u8>>, Fault> {
+    let mut found = None;
+    database.query(table, row, &["body"], None, &mut |columns| {
+        found = columns.first().map(|value| value.as_bytes().to_vec());
+    })?;
+    Ok(found)
+}
+
+fn new_row(key: &PresentityKey, event: &[u8], change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
+    vec![
+        ("domain", Value::text(&key.host)),
+        ("username", Value::text(&key.user)),
+        ("event", Value::text(event)),
+        ("etag", Value::text(change.entity_tag)),
+        ("sender", Value::text(change.sender.unwrap_or_default())),
+        ("body", Value::Blob(body.to_vec())),
+        ("received_time", Value::Int(change.now)),
+        ("priority", Value::Int(i64::from(change.priority))),
+        ("ruid", Value::text(change.ruid)),
+        ("expires", Value::Int(change.expires_at.unwrap_or(-1))),
+    ]
+}
+
+fn changes(change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
+    let mut set = vec![
+        ("etag", Value::text(change.entity_tag)),
+        ("expires", Value::Int(change.expires_at.unwrap_or(-1))),
+        ("received_time", Value::Int(change.now)),
+        ("priority", Value::Int(i64::from(change.priority))),
+    ];
+    if !body.is_empty() {
+        set.push(("body", Value::Blob(body.to_vec())));
+    }
+    if let Some(sender) = change.sender {
+        set.push(("sender", Value::text(sender)));
+    }
+    set
+}

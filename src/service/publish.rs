@@ -1,0 +1,248 @@
+//! PUBLISH (RFC 3903): judge, store, answer, notify.
+
+use crate::error::{Fault, Rejection};
+use crate::ports::{Host, Incoming, PackageVerdict, Reply};
+use crate::presence::content_type;
+use crate::presence::dialog_info;
+use crate::presence::entity_tag::EntityTag;
+use crate::presence::event_package::{EventPackage, Kind, PackageId};
+use crate::presence::expires::{self, PublicationKind};
+use crate::presence::publication::{Facts, Step, step};
+use crate::presence::request::PublishRequest;
+use crate::service::notifier::{self, Budget};
+use crate::service::publication_rows;
+use crate::service::{Attempt, FirstSight, Served, Server, refuse};
+use crate::shm::Memory;
+use crate::store::LaneRef;
+use crate::store::publications::{Begun, Change};
+use crate::store::retransmissions::Answer;
+use crate::store::shard::PresentityKey;
+
+/// What a PUBLISH led to.
+struct Accepted<M: Memory> {
+    answer: Answer,
+    lane: Option<LaneRef<M>>,
+}
+
+/// A publication to be made or changed, from a request or from a sibling.
+#[derive(Debug)]
+pub struct Publishing<'a> {
+    /// The package's id.
+    pub package_id: PackageId,
+    /// The package.
+    pub package: &'a EventPackage,
+    /// The presentity.
+    pub key: PresentityKey,
+    /// Create, refresh, modify or remove.
+    pub step: Step,
+    /// The entity-tag it refers to.
+    pub if_match: Option<&'a [u8]>,
+    /// The entity-tag of a new publication if the caller brings its own.
+    pub own_tag: Option<&'a [u8]>,
+    /// Seconds granted.
+    pub expires: u32,
+    /// The publisher's watcher URI.
+    pub sender: Option<&'a [u8]>,
+    /// The document; empty for none.
+    pub body: &'a [u8],
+}
+
+/// Serves a PUBLISH.
+pub fn handle<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    incoming: &mut dyn Incoming,
+    request: &PublishRequest<'_>,
+) -> Served {
+    let attempt = match Attempt::begin(server, incoming, b"PUBLISH", request.id, host.now()) {
+        FirstSight::Handle(attempt) => attempt,
+        FirstSight::Leave => return Served::Yes,
+        FirstSight::Repeat(answer) => return reply_ok(server, incoming, &answer),
+    };
+    match accept(server, host, incoming, request) {
+        Ok(Some(accepted)) => {
+            attempt.answered(server, &accepted.answer);
+            let served = reply_ok(server, incoming, &accepted.answer);
+            if let Some(lane) = accepted.lane {
+                notifier::run(server, host, lane, Budget::WORKER);
+            }
+            served
+        }
+        // The package has answered itself.
+        Ok(None) => {
+            attempt.refused(server);
+            Served::No
+        }
+        Err(rejection) => {
+            attempt.refused(server);
+            refuse(host, incoming, "PUBLISH", request.id.call_id, rejection)
+        }
+    }
+}
+
+fn accept<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    incoming: &mut dyn Incoming,
+    request: &PublishRequest<'_>,
+) -> Result<Option<Accepted<M>>, Rejection> {
+    let (package_id, package, _) = server.package(request.event)?;
+    if package.kind == Kind::WatcherInfo {
+        return Err(server.bad_event());
+    }
+    let has_body = !request.body.is_empty();
+    let kind = match (request.if_match, has_body) {
+        (None, _) => PublicationKind::Initial,
+        (Some(_), false) => PublicationKind::BodylessRefresh,
+        (Some(_), true) => PublicationKind::Modification,
+    };
+    let requested = expires::parse(request.expires)?;
+    let granted =
+        server.config.expires_policy().publication(requested, package.default_expires, kind)?;
+    let step = step(request.if_match, has_body, granted)?;
+    if has_body && !content_type::acceptable(request.content_type, &package.content_type) {
+        return Err(unsupported_media(package));
+    }
+    match incoming.check_publication(package_id) {
+        PackageVerdict::Accepted => {}
+        PackageVerdict::Refused { replied: true } => return Ok(None),
+        PackageVerdict::Refused { replied: false } => return Err(unsupported_media(package)),
+    }
+    let publishing = Publishing {
+        package_id,
+        package,
+        key: server.store.key(request.presentity.user, request.presentity.host, package_id),
+        step,
+        if_match: request.if_match,
+        own_tag: None,
+        expires: granted,
+        sender: request.sender,
+        body: request.body,
+    };
+    publish(server, host, &publishing).map(Some)
+}
+
+/// 415 with what the package takes (RFC 3903 6 step 6).
+fn unsupported_media(package: &EventPackage) -> Rejection {
+    let mut headers = b"Accept: ".to_vec();
+    headers.extend_from_slice(&package.content_type);
+    headers.extend_from_slice(b"\r\n");
+    Rejection { code: 415, reason: "Unsupported Media Type", headers }
+}
+
+/// Makes or changes a publication for a sibling and tells the watchers.
+pub fn publish_for_sibling<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+) -> Result<(), Rejection> {
+    let accepted = publish(server, host, publishing)?;
+    if let Some(lane) = accepted.lane {
+        notifier::run(server, host, lane, Budget::WORKER);
+    }
+    Ok(())
+}
+
+fn publish<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+) -> Result<Accepted<M>, Rejection> {
+    let now = host.now();
+    let has_body = !publishing.body.is_empty() && publishing.step != Step::Remove;
+    let dialogs = (publishing.package.is_dialog() && has_body)
+        .then(|| dialog_info::summary(publishing.body))
+        .flatten();
+    if publishing.package.is_shared_line() && has_body && dialogs.is_none() {
+        return Err(unsupported_media(publishing.package));
+    }
+    let tag = next_tag(host, publishing);
+    let ruid = ruid(host);
+    let facts = dialogs.as_ref().map(|info| Facts {
+        dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
+        is_final: info.dialogs > 0 && info.all_terminated,
+    });
+    let dialog_id = dialogs.and_then(|info| info.first_id).unwrap_or_default();
+    let in_memory = !server.publications_in_database();
+    let change = Change {
+        step: publishing.step,
+        if_match: publishing.if_match,
+        entity_tag: &tag,
+        ruid: &ruid,
+        sender: publishing.sender,
+        body: (has_body && in_memory).then_some(publishing.body),
+        facts: if has_body { Some(facts.unwrap_or_default()) } else { None },
+        dialog_id: &dialog_id,
+        expires_at: Some(now + i64::from(publishing.expires)),
+        now,
+        priority: 0,
+    };
+    let told = server.config.expires_policy().told(publishing.expires);
+    let pending = match server.store.begin_publication(&publishing.key, publishing.package, &change)? {
+        Begun::Pending(pending) => pending,
+        Begun::Refused(rejection) => return Err(rejection),
+        Begun::Unchanged => {
+            let answer = Answer {
+                code: 200,
+                expires: told,
+                entity_tag: publishing.if_match.unwrap_or_default().to_vec(),
+            };
+            return Ok(Accepted { answer, lane: None });
+        }
+    };
+    let farewell = if in_memory {
+        None
+    } else {
+        match publication_rows::write(server, host, publishing, &change, &pending) {
+            Ok(farewell) => farewell,
+            Err(rejection) => {
+                server.store.abort_publication(pending);
+                return Err(rejection);
+            }
+        }
+    };
+    // A removal answers with the tag that has just died, as stock does.
+    let entity_tag = match publishing.step {
+        Step::Remove => publishing.if_match.unwrap_or_default().to_vec(),
+        _ => tag,
+    };
+    let lane = server.store.commit_publication(
+        pending,
+        publishing.package.aggregates,
+        farewell.as_deref(),
+    );
+    Ok(Accepted { answer: Answer { code: 200, expires: told, entity_tag }, lane })
+}
+
+fn next_tag(host: &mut dyn Host, publishing: &Publishing<'_>) -> Vec<u8> {
+    match (publishing.if_match, publishing.own_tag) {
+        (_, Some(own)) => own.to_vec(),
+        (Some(tag), None) if publishing.package.keeps_entity_tag => tag.to_vec(),
+        (Some(tag), None) => match EntityTag::received(tag) {
+            Some(known) => known.successor(host.random()).into_bytes(),
+            None => tag.to_vec(),
+        },
+        (None, None) => EntityTag::mint(host.random(), 0).into_bytes(),
+    }
+}
+
+/// A `ruid`: unique among all servers on one database.
+fn ruid(host: &mut dyn Host) -> Vec<u8> {
+    format!("pres-{:032x}", u128::from_be_bytes(host.random())).into_bytes()
+}
+
+fn reply_ok<M: Memory>(server: &Server<M>, incoming: &mut dyn Incoming, answer: &Answer) -> Served {
+    let mut headers = format!("Expires: {}\r\nSIP-ETag: ", answer.expires).into_bytes();
+    headers.extend_from_slice(&answer.entity_tag);
+    headers.extend_from_slice(b"\r\n");
+    if let Some(address) = &server.config.server_address {
+        headers.extend_from_slice(b"Contact: <");
+        headers.extend_from_slice(address);
+        headers.extend_from_slice(b">\r\n");
+    }
+    let reply = Reply { code: answer.code, reason: "OK", headers };
+    match incoming.reply(&reply) {
+        Ok(()) => Served::Yes,
+        Err(Fault::SharedMemory | Fault::Database | Fault::Package | Fault::Host) => Served::No,
+    }
+}

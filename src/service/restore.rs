@@ -1,0 +1,165 @@
+//! Takes over what the database has kept from the last run, ours or the stock
+//! module's.
+
+use crate::error::Fault;
+use crate::ports::{Compare, Host, Level, Value};
+use crate::presence::dialog_info;
+use crate::presence::event_package::EventPackage;
+use crate::presence::publication::{Facts, Step};
+use crate::presence::registry::EventPackageRegistry;
+use crate::presence::event_package::Event;
+use crate::presence::event_package::PackageId;
+use crate::service::{Server, publication_rows};
+use crate::shm::Memory;
+use crate::store::publications::Change;
+use crate::store::rows::{
+    PUBLICATION_COLUMNS, PublicationRow, SUBSCRIPTION_COLUMNS, publication_conditions,
+    read_publication, read_subscription,
+};
+
+/// What was taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Restored {
+    /// Records in memory.
+    pub taken: usize,
+    /// Rows that could not be read or kept.
+    pub skipped: usize,
+}
+
+/// The package of a row; a placeholder if its module is not loaded.
+fn package_of(registry: &mut EventPackageRegistry, event: &[u8]) -> Option<PackageId> {
+    registry
+        .exact(&Event::parse(event)?)
+        .or_else(|| registry.add(EventPackage::named(event)?).ok())
+}
+
+/// Loads the living subscriptions into memory.
+pub fn subscriptions<M: Memory>(
+    server: &mut Server<M>,
+    host: &mut dyn Host,
+) -> Result<Restored, Fault> {
+    let now = host.now();
+    let table = table(&server.config.active_watchers_table)?;
+    let mut restored = Restored::default();
+    let Server { registry, store, .. } = server;
+    let mut out_of_memory = false;
+    let conditions = [("expires", Compare::Greater, Value::Int(now - 1))];
+    let database = host.database().ok_or(Fault::Database)?;
+    database.query(&table, &conditions, SUBSCRIPTION_COLUMNS, None, &mut |row| {
+        let taken = read_subscription(row, now).and_then(|mut row| {
+            let package = package_of(registry, &row.event)?;
+            row.snapshot.package = package;
+            use crate::presence::subscription::Text;
+            let key = store.key(
+                row.snapshot.text(Text::PresentityUser),
+                row.snapshot.text(Text::PresentityHost),
+                package,
+            );
+            match store.restore_subscription(&key, &row.snapshot, now) {
+                Ok(_) => Some(()),
+                Err(fault) => {
+                    out_of_memory |= fault == Fault::SharedMemory;
+                    None
+                }
+            }
+        });
+        match taken {
+            Some(()) => restored.taken += 1,
+            None => restored.skipped += 1,
+        }
+    })?;
+    if out_of_memory {
+        return Err(Fault::SharedMemory);
+    }
+    report(host, "subscriptions", restored);
+    Ok(restored)
+}
+
+/// Indexes the publications of the database (`publ_cache=1`). Spellings of a
+/// domain that differ from ours are made the same.
+pub fn publications<M: Memory>(
+    server: &mut Server<M>,
+    host: &mut dyn Host,
+) -> Result<Restored, Fault> {
+    let now = host.now();
+    let table = table(&server.config.presentity_table)?;
+    let mut restored = Restored::default();
+    let mut respelled = Vec::new();
+    let mut out_of_memory = false;
+    let Server { registry, store, .. } = server;
+    let database = host.database().ok_or(Fault::Database)?;
+    let order = Some("received_time, id");
+    database.query(&table, &[], PUBLICATION_COLUMNS, order, &mut |row| {
+        let taken = read_publication(row).and_then(|row| {
+            let package_id = package_of(registry, &row.event)?;
+            let package = registry.get(package_id)?;
+            let key = store.key(&row.user, &row.host, package_id);
+            let (facts, dialog_id) = facts(package, &row);
+            let change = Change {
+                step: Step::Create,
+                if_match: None,
+                entity_tag: &row.publication.entity_tag,
+                ruid: &row.publication.ruid,
+                sender: Some(&row.publication.sender),
+                body: None,
+                facts: Some(facts),
+                dialog_id: &dialog_id,
+                expires_at: row.publication.expires_at,
+                now: row.publication.received,
+                priority: row.publication.priority,
+            };
+            match store.restore_publication(&key, &change) {
+                Ok(()) => {
+                    if key.host != row.host || key.user != row.user {
+                        respelled.push((row, key));
+                    }
+                    Some(())
+                }
+                Err(fault) => {
+                    out_of_memory |= fault == Fault::SharedMemory;
+                    None
+                }
+            }
+        });
+        match taken {
+            Some(()) => restored.taken += 1,
+            None => restored.skipped += 1,
+        }
+    })?;
+    if out_of_memory {
+        return Err(Fault::SharedMemory);
+    }
+    for (row, key) in respelled {
+        let old = crate::store::shard::PresentityKey { user: row.user, host: row.host, ..key.clone() };
+        let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
+        let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
+        publication_rows::durable(database, |database| database.update(&table, &conditions, &set))?;
+    }
+    let _ = now;
+    report(host, "publications", restored);
+    Ok(restored)
+}
+
+fn facts(package: &EventPackage, row: &PublicationRow) -> (Facts, Vec<u8>) {
+    if !package.is_dialog() {
+        return Default::default();
+    }
+    let Some(info) = dialog_info::summary(&row.publication.body) else { return Default::default() };
+    let facts = Facts {
+        dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
+        is_final: info.dialogs > 0 && info.all_terminated,
+    };
+    (facts, info.first_id.unwrap_or_default())
+}
+
+fn table(name: &[u8]) -> Result<String, Fault> {
+    String::from_utf8(name.to_vec()).map_err(|_| Fault::Database)
+}
+
+fn report(host: &mut dyn Host, what: &str, restored: Restored) {
+    let level = if restored.skipped > 0 { Level::Warning } else { Level::Info };
+    host.log(
+        level,
+        format_args!("{} {what} taken over, {} rows skipped", restored.taken, restored.skipped),
+    );
+}

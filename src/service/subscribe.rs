@@ -1,0 +1,245 @@
+//! SUBSCRIBE (RFC 6665): judge, store, answer, notify.
+
+use crate::error::{Fault, Rejection};
+use crate::ports::{Host, Incoming, PackageVerdict, Reply};
+use crate::presence::event_package::{EventPackage, Kind, PackageId};
+use crate::presence::expires;
+use crate::presence::request::SubscribeRequest;
+use crate::presence::subscription::{
+    Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
+};
+use crate::presence::text;
+use crate::service::authorization::authorize;
+use crate::service::notifier::{self, Budget};
+use crate::service::{Attempt, FirstSight, Served, Server, refuse};
+use crate::shm::Memory;
+use crate::store::Token;
+use crate::store::retransmissions::Answer;
+use crate::store::shard::PresentityKey;
+use crate::store::subscriptions::Renewal;
+
+pub use crate::store::subscriptions::may_see;
+
+/// What is to be done once the 2xx has left.
+enum Afterwards {
+    /// Notify the stored subscription.
+    Release(Token),
+    /// Send one NOTIFY to a watcher of whom nothing is stored.
+    Once { key: PresentityKey, subscription: Box<Snapshot>, ending: Ending },
+}
+
+/// A SUBSCRIBE that is in order.
+struct Accepted {
+    package: PackageId,
+    expires: u32,
+    afterwards: Afterwards,
+}
+
+/// Serves a SUBSCRIBE.
+pub fn handle<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    incoming: &mut dyn Incoming,
+    request: &SubscribeRequest<'_>,
+) -> Served {
+    let attempt = match Attempt::begin(server, incoming, b"SUBSCRIBE", request.id, host.now()) {
+        FirstSight::Handle(attempt) => attempt,
+        FirstSight::Leave => return Served::Yes,
+        FirstSight::Repeat(answer) => {
+            return reply_ok(incoming, answer.code, answer.expires, &request.local_contact);
+        }
+    };
+    match accept(server, host, incoming, request) {
+        Ok(accepted) => {
+            let code = success_code(server, accepted.package);
+            let answer = Answer { code, expires: accepted.expires, entity_tag: Vec::new() };
+            attempt.answered(server, &answer);
+            let served = reply_ok(incoming, code, accepted.expires, &request.local_contact);
+            afterwards(server, host, accepted);
+            served
+        }
+        Err(rejection) => {
+            attempt.refused(server);
+            refuse(host, incoming, "SUBSCRIBE", request.id.call_id, rejection)
+        }
+    }
+}
+
+fn accept<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    incoming: &mut dyn Incoming,
+    request: &SubscribeRequest<'_>,
+) -> Result<Accepted, Rejection> {
+    let (package_id, package, event) = server.package(request.event)?;
+    let requested = expires::parse(request.expires)?;
+    let policy = server.config.expires_policy();
+    let expires = policy.subscription(requested, package.default_expires)?;
+    let afterwards = match request.to_tag {
+        Some(to_tag) => {
+            check(incoming, package_id)?;
+            let event_id = event.parameter(b"id");
+            renew(server, host, request, to_tag, package_id, event_id, expires)?
+        }
+        None => initial(server, host, incoming, request, (package_id, package), event.id(), expires)?,
+    };
+    Ok(Accepted { package: package_id, expires, afterwards })
+}
+
+fn check(incoming: &mut dyn Incoming, package: PackageId) -> Result<(), Rejection> {
+    match incoming.check_subscription(package) {
+        PackageVerdict::Accepted => Ok(()),
+        PackageVerdict::Refused { .. } => Err(Fault::Package.into()),
+    }
+}
+
+fn renew<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    request: &SubscribeRequest<'_>,
+    to_tag: &[u8],
+    package: PackageId,
+    event_id: Option<&[u8]>,
+    expires: u32,
+) -> Result<Afterwards, Rejection> {
+    let dialog =
+        DialogId { call_id: request.id.call_id, from_tag: request.id.from_tag, to_tag };
+    let renewal = Renewal {
+        package,
+        event_id,
+        cseq: request.id.cseq,
+        cseq_offset: server.config.cseq_offset,
+        expires,
+        now: host.now(),
+        contact: request.contact,
+        socket: request.socket,
+        local_contact: &request.local_contact,
+        flags: request.flags,
+    };
+    match server.store.renew_subscription(dialog, &renewal)? {
+        (InDialog::Refresh | InDialog::End, Some(token)) => Ok(Afterwards::Release(token)),
+        (InDialog::OutOfOrder, _) => Err(Rejection::new(500, "Server Internal Error")),
+        (InDialog::Unknown | InDialog::Refresh | InDialog::End, _) => {
+            Err(Rejection::new(481, "Subscription Does Not Exist"))
+        }
+    }
+}
+
+fn initial<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    incoming: &mut dyn Incoming,
+    request: &SubscribeRequest<'_>,
+    (package_id, package): (PackageId, &EventPackage),
+    event_id: &[u8],
+    expires: u32,
+) -> Result<Afterwards, Rejection> {
+    let to_tag = incoming.reply_to_tag()?;
+    let (user, presentity_host) = if package.is_shared_line() {
+        (request.contact_user, request.from.host)
+    } else {
+        (request.request_uri.user, request.request_uri.host)
+    };
+    let key = server.store.key(user, presentity_host, package_id);
+    let mut subscription = snapshot(request, package_id, &to_tag, &key, event_id, expires)?;
+    check(incoming, package_id)?;
+    let Authorization { status, reason } = authorize(server, host, package, &subscription)?;
+    subscription.status = status;
+    subscription.set_text(Text::Reason, &reason).map_err(|_| too_long())?;
+    let once = |subscription, ending| {
+        let subscription = Box::new(subscription);
+        Ok(Afterwards::Once { key: key.clone(), subscription, ending })
+    };
+    if status == Status::Terminated {
+        return once(subscription, Ending::Rejected);
+    }
+    if expires == 0 {
+        return once(subscription, Ending::Unsubscribed);
+    }
+    let token = server.store.insert_subscription(&key, &subscription, host.now())?;
+    Ok(Afterwards::Release(token))
+}
+
+fn too_long() -> Rejection {
+    Rejection::new(400, "Header Fields Too Long")
+}
+
+fn snapshot(
+    request: &SubscribeRequest<'_>,
+    package: PackageId,
+    to_tag: &[u8],
+    key: &PresentityKey,
+    event_id: &[u8],
+    expires: u32,
+) -> Result<Snapshot, Rejection> {
+    let block = text::pack::<Text>(|n| {
+        match Text::ALL[n] {
+            Text::CallId => request.id.call_id,
+            Text::FromTag => request.id.from_tag,
+            Text::ToTag => to_tag,
+            Text::PresentityUser => &key.user,
+            Text::PresentityHost => &key.host,
+            Text::ToUser => request.to.user,
+            Text::ToHost => request.to.host,
+            Text::FromUser => request.from.user,
+            Text::FromHost => request.from.host,
+            Text::WatcherUser => request.watcher.user,
+            Text::WatcherHost => request.watcher.host,
+            Text::Contact => request.contact,
+            Text::LocalContact => &request.local_contact,
+            Text::RecordRoute => &request.record_route,
+            Text::Socket => request.socket,
+            Text::EventId => event_id,
+            Text::UserAgent => request.user_agent,
+            Text::Reason => b"",
+        }
+        .to_vec()
+    })
+    .map_err(|_| too_long())?;
+    let mut snapshot = Snapshot::new(package, block);
+    snapshot.remote_cseq = request.id.cseq;
+    snapshot.local_cseq = 1;
+    snapshot.expires = expires;
+    snapshot.flags = request.flags;
+    Ok(snapshot)
+}
+
+fn afterwards<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Accepted) {
+    match accepted.afterwards {
+        Afterwards::Release(token) => {
+            if let Some(lane) = server.store.release_subscription(token) {
+                notifier::run(server, host, lane, Budget::WORKER);
+            }
+        }
+        Afterwards::Once { key, subscription, ending } => {
+            let Some(package) = server.registry.get(accepted.package) else { return };
+            let call_id = subscription.text(Text::CallId).to_vec();
+            if let Err(fault) =
+                notifier::send_once(server, host, &key, package, *subscription, ending)
+            {
+                host.log(
+                    crate::ports::Level::Error,
+                    format_args!("NOTIFY not sent: {fault} (Call-ID {})", call_id.escape_ascii()),
+                );
+            }
+        }
+    }
+    server.wake_senders(host);
+}
+
+/// 200, or as the older manuals have it 202 for published state (B1).
+fn success_code<M: Memory>(server: &Server<M>, package: PackageId) -> u16 {
+    let publishes = server.registry.get(package).is_some_and(|p| p.kind == Kind::Publication);
+    if publishes && !server.config.subs_respond_200 { 202 } else { 200 }
+}
+
+fn reply_ok(incoming: &mut dyn Incoming, code: u16, expires: u32, contact: &[u8]) -> Served {
+    let mut headers = format!("Expires: {expires}\r\nContact: <").into_bytes();
+    headers.extend_from_slice(contact);
+    headers.extend_from_slice(b">\r\n");
+    let reason = if code == 202 { "Accepted" } else { "OK" };
+    match incoming.reply(&Reply { code, reason, headers }) {
+        Ok(()) => Served::Yes,
+        Err(_) => Served::No,
+    }
+}

@@ -1,0 +1,103 @@
+//! Writes subscriptions back to the database (`subs_db_mode=2`).
+
+use crate::error::Fault;
+use crate::ports::{Database, Host, Level};
+use crate::service::Server;
+use crate::service::publication_rows::durable;
+use crate::shm::Memory;
+use crate::store::rows::{
+    dialog_conditions, dialog_of, subscription_changes, subscription_row,
+};
+use crate::store::write_back::{Dirty, RowChange};
+
+/// Rows in one transaction.
+const BATCH: usize = 200;
+
+/// Writes all rows that lag behind. At shutdown (`last`) the rows are exact.
+/// Gives the number of rows that could not be written.
+pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> usize {
+    let mut failed = 0;
+    for shard in 0..server.store.shards() {
+        if last {
+            server.store.mark_all_dirty(shard);
+        }
+        // Rows that fail are put back: they wait for the next flush, so that
+        // a database that is away does not hold this one up.
+        loop {
+            let rows = server.store.take_dirty(shard, BATCH, host.now(), last);
+            if rows.is_empty() {
+                break;
+            }
+            let bad = write(server, host, &rows);
+            failed += bad;
+            if bad > 0 {
+                break;
+            }
+        }
+    }
+    if failed > 0 {
+        host.log(
+            Level::Error,
+            format_args!("{failed} subscriptions could not be written and are tried again"),
+        );
+    }
+    failed
+}
+
+/// Writes a batch; gives the number of rows that failed.
+fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty]) -> usize {
+    let whole = match host.database() {
+        Some(database) => durable(database, |database| {
+            rows.iter().try_for_each(|row| write_row(server, database, row))
+        }),
+        None => Err(Fault::Database),
+    };
+    if whole.is_ok() {
+        rows.iter().for_each(|row| server.store.row_written(row));
+        return 0;
+    }
+    // One bad row must not hold up the others.
+    let mut failed = 0;
+    for row in rows {
+        let written = match host.database() {
+            Some(database) if failed < MAX_FAILURES => {
+                durable(database, |database| write_row(server, database, row))
+            }
+            _ => Err(Fault::Database),
+        };
+        match written {
+            Ok(()) => server.store.row_written(row),
+            Err(_) => {
+                server.store.row_failed(row);
+                failed += 1;
+            }
+        }
+    }
+    failed
+}
+
+/// After so many bad rows in a batch the database itself is taken to be away.
+const MAX_FAILURES: usize = 3;
+
+fn write_row<M: Memory>(
+    server: &Server<M>,
+    database: &mut dyn Database,
+    row: &Dirty,
+) -> Result<(), Fault> {
+    let table =
+        std::str::from_utf8(&server.config.active_watchers_table).map_err(|_| Fault::Database)?;
+    let key = dialog_conditions(dialog_of(&row.subscription));
+    match row.change {
+        RowChange::Delete => database.delete(table, &key),
+        RowChange::Update => {
+            database.update(table, &key, &subscription_changes(&row.subscription, row.expires_at))
+        }
+        RowChange::Insert => {
+            let event = server.registry.get(row.subscription.package).ok_or(Fault::Database)?;
+            let new = subscription_row(&row.subscription, &event.name, row.expires_at);
+            // A row left by a crash may be in the way.
+            database.delete(table, &key)?;
+            database.insert(table, &new)
+        }
+    }
+}

@@ -1,0 +1,98 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::shm::KeyedHash;
+use crate::shm::testing::{Rig, TestMemory};
+
+type Index = HashIndex<u32, TestMemory>;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn behaves_as_a_multimap(
+        ops in prop::collection::vec((0u8..6, 0u64..40, 0u32..4), 1..600),
+        same_bits in any::<bool>(),
+        failing in prop_oneof![Just(usize::MAX), 0usize..8],
+    ) {
+        let rig = Rig::new(0);
+        let mut index = Index::new(rig.heap);
+        let mut model = Vec::<(u64, u32)>::new();
+        rig.heap.faults.fail_after(failing);
+        for (op, hash, value) in ops {
+            // Equal low or high bits are what confuses a table.
+            let hash = if same_bits { hash << 50 } else { hash };
+            let at = model.iter().position(|&entry| entry == (hash, value));
+            match op {
+                0..=2 => match index.insert(hash, value) {
+                    Ok(()) => model.push((hash, value)),
+                    Err(OutOfMemory) => prop_assert!(failing != usize::MAX),
+                },
+                3 => prop_assert_eq!(index.find(hash, |v| v == value), at.map(|_| value)),
+                4 => {
+                    prop_assert_eq!(index.remove(hash, |v| v == value), at.map(|_| value));
+                    at.map(|at| model.swap_remove(at));
+                }
+                _ => {
+                    prop_assert_eq!(index.replace(hash, value + 1, |v| v == value), at.map(|_| value));
+                    if let Some(at) = at {
+                        model[at].1 += 1;
+                    }
+                }
+            }
+            prop_assert_eq!(index.len(), model.len());
+        }
+        let mut values: Vec<_> = index.iter().collect();
+        let mut expected: Vec<_> = model.iter().map(|entry| entry.1).collect();
+        values.sort_unstable();
+        expected.sort_unstable();
+        prop_assert_eq!(values, expected);
+        // Removing needs no memory, and in the end there is none in use.
+        rig.heap.faults.fail_after(0);
+        for (hash, value) in model {
+            prop_assert_eq!(index.remove(hash, |v| v == value), Some(value));
+        }
+        prop_assert!(index.is_empty());
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn memory_follows_the_number_of_values() {
+    let rig = Rig::new(0);
+    let hash = KeyedHash::new(*b"0123456789abcdef");
+    let hash = |n: u32| hash.hash(&n.to_be_bytes());
+    let mut index = Index::new(rig.heap);
+    rig.assert_empty();
+    for n in 0..100_000 {
+        index.insert(hash(n), n).unwrap();
+    }
+    assert!(rig.pool.usage().large_bytes > 1_000_000);
+    for n in 0..100_000 {
+        assert_eq!(index.find(hash(n), |v| v == n), Some(n));
+        assert_eq!(index.find(hash(n), |v| v != n), None);
+    }
+    for n in 10..100_000 {
+        assert_eq!(index.remove(hash(n), |v| v == n), Some(n));
+    }
+    assert_eq!((rig.pool.usage().large_bytes, rig.pool.usage().pages), (0, 1));
+    assert!((0..10).all(|n| index.find(hash(n), |v| v == n) == Some(n)));
+    index.clear();
+    rig.assert_empty();
+}
+
+#[test]
+fn coming_and_going_does_not_grow_the_table() {
+    let rig = Rig::new(0);
+    let mut index = Index::new(rig.heap);
+    let hash = KeyedHash::new([3; 16]);
+    let hash = |n: u32| hash.hash(&n.to_be_bytes());
+    for n in 0..300_000 {
+        index.insert(hash(n), n).unwrap();
+        if let Some(old) = n.checked_sub(100) {
+            index.remove(hash(old), |v| v == old).unwrap();
+        }
+    }
+    assert_eq!(index.len(), 100);
+    assert!(rig.pool.usage().pages <= 4);
+}

@@ -1,0 +1,414 @@
+//! Notification lanes: who sends a presentity's NOTIFYs, and in which order.
+//!
+//! One process at a time owns a presentity's lane. It copies the state
+//! (`state`), composes documents without any lock, takes subscriptions that
+//! have not been told of that state, with the CSeq of their next NOTIFY
+//! (`take`), sends, and asks whether there is more (`finish`). Work that
+//! arrives meanwhile is only marked, so a document is never older than one
+//! sent before in the same dialog, and CSeqs leave in rising order.
+
+use crate::presence::event_package::PackageId;
+use crate::presence::publication;
+use crate::presence::subscription::{Ending, Snapshot, Text};
+use crate::shm::{Id, Memory};
+use crate::store::records::{
+    Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase, Subscription,
+};
+use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::subscriptions::{dialog_of_record, snapshot};
+use crate::store::{LaneRef, Store, Token};
+use std::sync::atomic::Ordering;
+
+/// CSeqs that a row reserves ahead of use (A7): after a crash the next NOTIFY
+/// is higher than any sent. Renewed when half is used.
+pub const CSEQ_RESERVE: u32 = 10_000;
+
+/// A publication copied out of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicationCopy {
+    /// Its entity-tag.
+    pub entity_tag: Vec<u8>,
+    /// Its sender, or empty.
+    pub sender: Vec<u8>,
+    /// The document; empty where the database keeps it.
+    pub body: Vec<u8>,
+    /// Unix time of its end.
+    pub expires_at: Option<i64>,
+    /// Unix time of its latest change.
+    pub received: i64,
+    /// Its `priority`.
+    pub priority: i32,
+    /// Stable id.
+    pub ruid: Vec<u8>,
+}
+
+/// An ended publication that some watchers have yet to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Farewell {
+    /// The round in which it ended.
+    pub round: u32,
+    /// It is to be shown closed; else as it is, for a last time.
+    pub closing: bool,
+    /// The publication.
+    pub publication: PublicationCopy,
+}
+
+/// A presentity's state at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Whose.
+    pub key: PresentityKey,
+    /// It counts the changes.
+    pub round: u32,
+    /// Living publications, oldest first.
+    pub publications: Vec<PublicationCopy>,
+    /// Ended ones, by round.
+    pub farewells: Vec<Farewell>,
+}
+
+/// Which document a NOTIFY carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Document {
+    /// None: the watcher may not see the state.
+    None,
+    /// The state itself.
+    Newest,
+    /// The state with this farewell.
+    Farewell(usize),
+}
+
+/// One NOTIFY to be sent.
+#[derive(Debug)]
+pub struct Send {
+    /// The subscription, with this NOTIFY's CSeq and version.
+    pub subscription: Snapshot,
+    /// Names it when the reply comes; `None` after the last NOTIFY.
+    pub token: Option<Token>,
+    /// What it carries.
+    pub document: Document,
+    /// It is the last one.
+    pub ending: Option<Ending>,
+}
+
+/// What the owner of a lane has composed.
+#[derive(Debug, Clone, Copy)]
+pub struct Composed<'a> {
+    /// Round of the state.
+    pub round: u32,
+    /// The farewells that go with it.
+    pub farewells: &'a [Farewell],
+    /// The newest document is empty, and such are not sent to those who have
+    /// just subscribed (`send_fast_notify=0`).
+    pub skip_first: bool,
+}
+
+impl<M: Memory> Store<M> {
+    /// Copies the state of the presentity whose lane the caller owns.
+    pub fn lane_state(&self, lane: LaneRef<M>) -> Option<State> {
+        self.with(usize::from(lane.shard), |records| copy_state(records, lane.presentity)).ok()?
+    }
+
+    /// Copies the state of any presentity; empty if there is none.
+    pub fn state(&self, key: &PresentityKey) -> State {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            records.find(key, hash).and_then(|id| copy_state(records, id))
+        })
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| State {
+            key: key.clone(),
+            round: 0,
+            publications: Vec::new(),
+            farewells: Vec::new(),
+        })
+    }
+
+    /// Takes subscriptions that have not been told of what was composed, up
+    /// to `limit` NOTIFYs or a few times as many that need none.
+    pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Vec<Send> {
+        let mut ended = Vec::new();
+        let sends = self.with(usize::from(lane.shard), |records| {
+            let mut sends = Vec::new();
+            let mut visits = limit.saturating_mul(4);
+            self.take_due(records, lane, composed, now, limit, &mut sends, &mut ended);
+            start_pass(records, lane.presentity, composed.round);
+            while sends.len() < limit && visits > 0 {
+                let Some(id) = next_in_pass(records, lane.presentity, composed.round) else { break };
+                visits -= 1;
+                if wants_change(records, id, composed.round, now) {
+                    self.take_one(records, lane, id, composed, now, &mut sends);
+                }
+                if let Some(record) = records.subscriptions.get_mut(id)
+                    && later(composed.round, record.told)
+                {
+                    record.told = composed.round;
+                }
+            }
+            sends
+        });
+        for (dialog, token) in ended {
+            self.forget_dialog(dialog, token);
+        }
+        sends.unwrap_or_default()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of `take`, under its lock")]
+    fn take_due(
+        &self,
+        records: &mut Shard<M>,
+        lane: LaneRef<M>,
+        composed: Composed<'_>,
+        now: i64,
+        limit: usize,
+        sends: &mut Vec<Send>,
+        ended: &mut Vec<(u64, Token)>,
+    ) {
+        while sends.len() < limit {
+            let owner = records.presentities.get_mut(lane.presentity);
+            let Some(id) = owner.and_then(|owner| owner.due.pop_front(&mut records.subscriptions))
+            else {
+                break;
+            };
+            let Some(record) = records.subscriptions.get_mut(id) else { continue };
+            record.is_due = false;
+            match record.phase {
+                Phase::Held | Phase::Gone => {}
+                Phase::Live => {
+                    let first = record.local_cseq <= 1;
+                    let sees = crate::store::subscriptions::may_see(
+                        record.status,
+                        record.text(Text::Reason),
+                    );
+                    if !(composed.skip_first && first && sees) {
+                        self.take_one(records, lane, id, composed, now, sends);
+                    }
+                    if let Some(record) = records.subscriptions.get_mut(id)
+                        && later(composed.round, record.told)
+                    {
+                        record.told = composed.round;
+                    }
+                }
+                Phase::Ending(_) => {
+                    let dialog = self.dialog_hash(dialog_of_record(record));
+                    let token = self.token(usize::from(lane.shard), records, id);
+                    self.take_one(records, lane, id, composed, now, sends);
+                    records.retire_subscription(id);
+                    if let Some(token) = token {
+                        ended.push((dialog, token));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The NOTIFYs that bring one subscription up to what was composed.
+    fn take_one(
+        &self,
+        records: &mut Shard<M>,
+        lane: LaneRef<M>,
+        id: Id<Subscription<M>>,
+        composed: Composed<'_>,
+        now: i64,
+        sends: &mut Vec<Send>,
+    ) {
+        let token = self.token(usize::from(lane.shard), records, id);
+        let Some(package) = records.presentities.get(lane.presentity).map(|p| p.package) else {
+            return;
+        };
+        let Some(record) = records.subscriptions.get_mut(id) else { return };
+        let ending = match record.phase {
+            Phase::Ending(why) => Some(why),
+            _ => None,
+        };
+        let sees = crate::store::subscriptions::may_see(record.status, record.text(Text::Reason))
+            && ending.is_none_or(Ending::shows_state);
+        if sees && ending.is_none() {
+            for (n, farewell) in composed.farewells.iter().enumerate() {
+                if later(farewell.round, record.told) {
+                    let document = Document::Farewell(n);
+                    sends.push(next_notify(record, package, token, document, None, now));
+                }
+            }
+            // The farewell of the newest round is the newest state.
+            let covered = composed.farewells.iter().any(|f| f.round == composed.round)
+                && later(composed.round, record.told);
+            if !covered {
+                sends.push(next_notify(record, package, token, Document::Newest, None, now));
+            }
+        } else {
+            let document = if sees { Document::Newest } else { Document::None };
+            let token = token.filter(|_| ending.is_none());
+            sends.push(next_notify(record, package, token, document, ending, now));
+        }
+        if self.policy.writes_back
+            && record.has_row
+            && record.reserved_cseq < record.local_cseq.saturating_add(CSEQ_RESERVE / 2)
+        {
+            records.mark_dirty(id);
+        }
+    }
+
+    /// Everything taken has been sent. True: there is more, and the caller
+    /// still owns the lane. False: the lane is free.
+    pub fn finish(&self, lane: LaneRef<M>) -> bool {
+        self.with(usize::from(lane.shard), |records| {
+            close_pass(records, lane.presentity);
+            if records.has_work(lane.presentity) {
+                return true;
+            }
+            if let Some(record) = records.presentities.get_mut(lane.presentity) {
+                record.lane = Lane::Free;
+            }
+            self.drop_if_idle(records, lane.presentity);
+            false
+        })
+        .unwrap_or(false)
+    }
+
+    /// The owner leaves the rest to the sender processes, which have to be
+    /// woken.
+    pub fn hand_over(&self, lane: LaneRef<M>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            if let Some(record) = records.presentities.get_mut(lane.presentity)
+                && record.lane == Lane::Owned
+            {
+                record.lane = Lane::Queued;
+                records.queued.push_back(&mut records.presentities, lane.presentity);
+                self.shared.wake.store(true, Ordering::Release);
+            }
+        });
+    }
+
+    /// Takes a lane that was handed over, from one shard.
+    pub fn take_over(&self, shard: usize) -> Option<LaneRef<M>> {
+        self.with(shard, |records| {
+            let presentity = records.queued.pop_front(&mut records.presentities)?;
+            records.presentities.get_mut(presentity)?.lane = Lane::Owned;
+            Some(LaneRef { shard: shard as u16, presentity })
+        })
+        .ok()
+        .flatten()
+    }
+}
+
+fn next_notify<M: Memory>(
+    record: &mut Subscription<M>,
+    package: PackageId,
+    token: Option<Token>,
+    document: Document,
+    ending: Option<Ending>,
+    now: i64,
+) -> Send {
+    record.local_cseq = record.local_cseq.wrapping_add(1);
+    record.version = record.version.wrapping_add(1);
+    Send { subscription: snapshot(record, package, now), token, document, ending }
+}
+
+/// The watcher has to be told of a change: it has not been, may see it, and
+/// did not make it itself.
+fn wants_change<M: Memory>(
+    records: &Shard<M>,
+    id: Id<Subscription<M>>,
+    round: u32,
+    now: i64,
+) -> bool {
+    let Some(record) = records.subscriptions.get(id) else { return false };
+    let Some(owner) = records.presentities.get(record.presentity) else { return false };
+    let spared = !owner.sender.is_empty()
+        && record.text(Text::Contact) == &*owner.sender
+        && !later(owner.sender_since, record.told.wrapping_add(1));
+    later(round, record.told) && record.sees_changes(now) && !spared
+}
+
+/// Begins a walk over all watchers unless one is under way or all are told.
+fn start_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>, round: u32) {
+    if let Some(record) = records.presentities.get_mut(id)
+        && record.unvisited == 0
+        && later(round, record.completed)
+    {
+        record.pass = record.pass.wrapping_add(1);
+        record.unvisited = record.watchers.len() as u32;
+        record.pass_round = round;
+    }
+}
+
+/// The next watcher of the walk; it goes to the end of the list.
+fn next_in_pass<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Presentity<M>>,
+    round: u32,
+) -> Option<Id<Subscription<M>>> {
+    let owner = records.presentities.get_mut(id)?;
+    if owner.unvisited == 0 || later(owner.pass_round, round) {
+        return None;
+    }
+    let first = owner.watchers.pop_front(&mut records.subscriptions)?;
+    owner.watchers.push_back(&mut records.subscriptions, first);
+    owner.unvisited -= 1;
+    if let Some(record) = records.subscriptions.get_mut(first) {
+        record.pass = owner.pass;
+    }
+    Some(first)
+}
+
+/// A walk that has reached everybody: its round is complete.
+fn close_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
+    let Some(record) = records.presentities.get_mut(id) else { return };
+    if record.watchers.is_empty() {
+        records.everybody_told(id);
+        return;
+    }
+    if record.unvisited == 0 && later(record.pass_round, record.completed) {
+        let round = record.pass_round;
+        record.completed = round;
+        records.drop_farewells(id, Some(round));
+    }
+}
+
+fn copy_state<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<State> {
+    let owner = records.presentities.get(id)?;
+    let copies = |phase: fn(PublicationPhase) -> bool| {
+        owner
+            .publications
+            .iter(&records.publications)
+            .filter(move |(_, record)| phase(record.phase))
+            .map(|(_, record)| copy_publication(record))
+            .collect::<Vec<_>>()
+    };
+    let mut farewells: Vec<Farewell> = owner
+        .farewells
+        .iter(&records.publications)
+        .map(|(_, record)| Farewell {
+            round: record.round,
+            closing: record.phase == PublicationPhase::Closing,
+            publication: copy_publication(record),
+        })
+        .collect();
+    farewells.sort_by_key(|farewell| farewell.round.wrapping_sub(owner.completed));
+    Some(State {
+        key: PresentityKey {
+            identity: owner.text(PresentityText::Identity).to_vec(),
+            user: owner.text(PresentityText::User).to_vec(),
+            host: owner.text(PresentityText::Host).to_vec(),
+            package: owner.package,
+        },
+        round: owner.round,
+        publications: copies(|phase| {
+            matches!(phase, PublicationPhase::Live | PublicationPhase::Changing)
+        }),
+        farewells,
+    })
+}
+
+fn copy_publication<M: Memory>(record: &Publication<M>) -> PublicationCopy {
+    PublicationCopy {
+        entity_tag: record.text(publication::Text::EntityTag).to_vec(),
+        sender: record.text(publication::Text::Sender).to_vec(),
+        body: record.body.to_vec(),
+        expires_at: record.expires_at,
+        received: record.received,
+        priority: record.priority,
+        ruid: record.text(publication::Text::Ruid).to_vec(),
+    }
+}

@@ -1,0 +1,188 @@
+//! What is stored and in which order it changes: presentities, publications,
+//! subscriptions and the notification lanes. Safe code over the containers of
+//! `shm`; every function takes one shard's lock, does bounded work on records
+//! and returns copies. No I/O happens here.
+
+pub mod lanes;
+pub mod publications;
+pub mod records;
+pub mod retransmissions;
+pub mod rows;
+pub mod shard;
+pub mod subscriptions;
+pub mod write_back;
+
+use crate::error::Fault;
+use crate::presence::event_package::PackageId;
+use crate::presence::uri::{UserCase, identity};
+use crate::shm::{self, HashIndex, Id, Key, KeyedHash, Memory, Slab};
+use crate::store::records::{Presentity, Subscription};
+use crate::store::retransmissions::Retransmissions;
+use crate::store::shard::{PresentityKey, Shard};
+use lock_api::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What the store has to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// How users are compared.
+    pub user_case: UserCase,
+    /// Subscriptions are written back to the database.
+    pub writes_back: bool,
+    /// A new subscription replaces those of the same presentity and Call-ID.
+    pub replaces_same_call: bool,
+    /// For each package the one that reports on its watchers.
+    pub watcher_info: Vec<Option<PackageId>>,
+}
+
+/// Where a presentity is while its lane is held: its record cannot go away.
+#[derive(Debug)]
+pub struct LaneRef<M: Memory> {
+    shard: u16,
+    presentity: Id<Presentity<M>>,
+}
+
+impl<M: Memory> Clone for LaneRef<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Memory> Copy for LaneRef<M> {}
+
+/// Names a subscription across processes and time; a stale one finds nothing.
+/// Fits the one pointer that a NOTIFY's transaction carries; 0 names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(u64);
+
+const GENERATION_BITS: u32 = 20;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+
+impl Token {
+    /// As a number that is never 0.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// From the number of a token.
+    pub fn from_number(number: u64) -> Option<Token> {
+        (number != 0).then_some(Token(number))
+    }
+
+    /// The key with its shard; of the generation only the low bits fit.
+    fn new<T>(shard: usize, key: Key<T>) -> Token {
+        let generation = key.to_u64() as u32 & GENERATION_MASK;
+        Token(
+            (shard as u64) << (32 + GENERATION_BITS)
+                | u64::from(generation) << 32
+                | u64::from(key.id().index() + 1),
+        )
+    }
+
+    /// The id of the record that the token names, if it is still that one.
+    fn resolve<T, M: Memory>(self, records: &Slab<T, M>) -> Option<Id<T>> {
+        let id = Id::from_index((self.0 as u32).checked_sub(1)?)?;
+        let generation = records.key(id)?.to_u64() as u32 & GENERATION_MASK;
+        (generation == (self.0 >> 32) as u32 & GENERATION_MASK).then_some(id)
+    }
+
+    fn shard(self) -> usize {
+        (self.0 >> (32 + GENERATION_BITS)) as usize
+    }
+}
+
+/// The parts of the store that lie in shared memory.
+pub struct Shared<M: Memory> {
+    /// Records by the hash of their presentity's identity.
+    pub shards: &'static [Mutex<M::Lock, Shard<M>>],
+    /// Tokens of subscriptions by the hash of their dialog.
+    pub dialogs: &'static [Mutex<M::Lock, HashIndex<u64, M>>],
+    /// The hash, the same in all processes.
+    pub hash: &'static KeyedHash,
+    /// Answers given lately.
+    pub retransmissions: &'static Retransmissions<M>,
+    /// Lanes were handed over and the sender processes not woken yet.
+    pub wake: &'static AtomicBool,
+}
+
+/// All state of the server.
+pub struct Store<M: Memory> {
+    shared: Shared<M>,
+    /// What it has to know of the configuration.
+    pub policy: Policy,
+}
+
+impl<M: Memory> Store<M> {
+    /// A store over what lies in shared memory. The number of shards is a
+    /// power of two up to 4096.
+    pub fn new(shared: Shared<M>, policy: Policy) -> Store<M> {
+        Store { shared, policy }
+    }
+
+    /// Answers given lately.
+    pub fn retransmissions(&self) -> &Retransmissions<M> {
+        self.shared.retransmissions
+    }
+
+    /// The keyed hash that all processes share.
+    pub fn hash(&self) -> &KeyedHash {
+        self.shared.hash
+    }
+
+    /// The key of a presentity.
+    pub fn key(&self, user: &[u8], host: &[u8], package: PackageId) -> PresentityKey {
+        PresentityKey {
+            identity: identity(user, host, self.policy.user_case),
+            user: user.to_vec(),
+            host: host.to_ascii_lowercase(),
+            package,
+        }
+    }
+
+    /// Lanes were handed over since the last call: the caller wakes the
+    /// sender processes.
+    pub fn take_wake(&self) -> bool {
+        self.shared.wake.load(Ordering::Relaxed) && self.shared.wake.swap(false, Ordering::AcqRel)
+    }
+
+    /// Opens locks that nobody will open any more. Only for the last process
+    /// of a server that stops: the others may have been killed while they
+    /// held one.
+    pub fn seize_locks(&self) {
+        for shard in self.shared.shards {
+            shm::seize(shard);
+        }
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.shared.shards.len()
+    }
+
+    /// Works on one shard under its lock.
+    fn with<R>(&self, shard: usize, work: impl FnOnce(&mut Shard<M>) -> R) -> Result<R, Fault> {
+        let shard = self.shared.shards.get(shard).ok_or(Fault::Host)?;
+        Ok(work(&mut shard.lock()))
+    }
+
+    /// The shard of an identity. A package and its watcher information share
+    /// it, so that both change under one lock.
+    fn shard_of(&self, identity: &[u8]) -> usize {
+        self.shared.hash.hash(identity) as usize & self.shared.shards.len().saturating_sub(1)
+    }
+
+    fn presentity_hash(&self, identity: &[u8], package: PackageId) -> u64 {
+        self.shared.hash.hash_parts(&[&package.0.to_le_bytes(), identity])
+    }
+
+    fn drop_if_idle(&self, shard: &mut Shard<M>, id: Id<Presentity<M>>) {
+        shard.drop_if_idle(id, |identity, package| self.presentity_hash(identity, package));
+    }
+
+    fn token(&self, shard: usize, records: &Shard<M>, id: Id<Subscription<M>>) -> Option<Token> {
+        Some(Token::new(shard, records.subscriptions.key(id)?))
+    }
+
+    fn resolve(records: &Shard<M>, token: Token) -> Option<Id<Subscription<M>>> {
+        token.resolve(&records.subscriptions)
+    }
+}

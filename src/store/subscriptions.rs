@@ -1,0 +1,492 @@
+//! Subscriptions: found by dialog in one probe, kept with their presentity.
+
+use crate::error::Fault;
+use crate::presence::event_package::PackageId;
+use crate::presence::subscription::{
+    Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog, with_text,
+};
+use crate::shm::{HashIndex, Id, Links, Memory, Timer};
+use crate::store::records::{Lane, Phase, Presentity, PresentityText, Subscription};
+use crate::store::shard::{PresentityKey, Shard};
+use crate::store::{LaneRef, Store, Token};
+use std::sync::atomic::Ordering;
+
+/// CSeq of a dialog before its first NOTIFY, as the stock module counts.
+const FIRST_CSEQ: u32 = 1;
+
+/// What an in-dialog SUBSCRIBE brings.
+#[derive(Debug, Clone, Copy)]
+pub struct Renewal<'a> {
+    /// The package it names.
+    pub package: PackageId,
+    /// The `id` it names; `None` if it names none.
+    pub event_id: Option<&'a [u8]>,
+    /// Its CSeq.
+    pub cseq: u32,
+    /// How much too low that may be (`cseq_offset`).
+    pub cseq_offset: u32,
+    /// Seconds granted; 0 ends the subscription.
+    pub expires: u32,
+    /// Unix time now.
+    pub now: i64,
+    /// Its Contact URI.
+    pub contact: &'a [u8],
+    /// The socket it came in on, and our Contact there.
+    pub socket: &'a [u8],
+    /// Our Contact.
+    pub local_contact: &'a [u8],
+    /// Branch flags.
+    pub flags: u32,
+}
+
+impl<M: Memory> Store<M> {
+    /// Stores a new subscription, held back until `release`: its 2xx has to
+    /// leave before its first NOTIFY.
+    pub fn insert_subscription(
+        &self,
+        key: &PresentityKey,
+        snapshot: &Snapshot,
+        now: i64,
+    ) -> Result<Token, Fault> {
+        let token = self.add(key, snapshot, now, Phase::Held, false)?;
+        if self.policy.replaces_same_call {
+            self.remove_same_call(key, snapshot, token);
+        }
+        Ok(token)
+    }
+
+    /// Takes over a subscription that the database has kept.
+    pub fn restore_subscription(
+        &self,
+        key: &PresentityKey,
+        snapshot: &Snapshot,
+        now: i64,
+    ) -> Result<Token, Fault> {
+        self.add(key, snapshot, now, Phase::Live, true)
+    }
+
+    fn add(
+        &self,
+        key: &PresentityKey,
+        snapshot: &Snapshot,
+        now: i64,
+        phase: Phase,
+        has_row: bool,
+    ) -> Result<Token, Fault> {
+        let shard = self.shard_of(&key.identity);
+        let hash = self.presentity_hash(&key.identity, key.package);
+        let dialog = self.dialog_hash(dialog_of(snapshot));
+        let dialogs = self.dialogs(dialog)?;
+        self.with(shard, |records| {
+            let presentity = records.find_or_create(key, hash)?;
+            let added = add_record(records, presentity, snapshot, now, phase, has_row);
+            let token = added.and_then(|id| {
+                let token = self.token(shard, records, id).ok_or(Fault::Host)?;
+                match dialogs.lock().insert(dialog, token.number()) {
+                    Ok(()) => Ok(token),
+                    Err(full) => {
+                        records.retire_subscription(id);
+                        Err(full.into())
+                    }
+                }
+            });
+            match token {
+                Ok(token) => {
+                    if self.policy.writes_back && !has_row
+                        && let Some(id) = Self::resolve(records, token)
+                    {
+                        records.mark_dirty(id);
+                    }
+                    Ok(token)
+                }
+                Err(fault) => {
+                    self.drop_if_idle(records, presentity);
+                    Err(fault)
+                }
+            }
+        })?
+    }
+
+    /// Judges an in-dialog SUBSCRIBE and, if it is in order, applies it. The
+    /// token is that of the subscription it found.
+    pub fn renew_subscription(
+        &self,
+        dialog: DialogId<'_>,
+        renewal: &Renewal<'_>,
+    ) -> Result<(InDialog, Option<Token>), Fault> {
+        let Some(token) = self.find_dialog(dialog)? else {
+            return Ok((InDialog::Unknown, None));
+        };
+        self.with(token.shard(), |records| {
+            let id = Self::resolve(records, token);
+            let verdict = in_dialog(
+                id.and_then(|id| current(records, id, renewal.event_id)),
+                renewal.package,
+                renewal.cseq,
+                renewal.cseq_offset,
+                renewal.expires,
+            );
+            let Some(id) = id else { return Ok((verdict, None)) };
+            match verdict {
+                InDialog::Refresh => refresh(records, id, renewal)?,
+                InDialog::End => {
+                    // Its target may have moved: the last NOTIFY goes there.
+                    refresh(records, id, renewal)?;
+                    end(records, id, Ending::Unsubscribed);
+                    if let Some(presentity) = records.subscriptions.get(id).map(|r| r.presentity) {
+                        self.watchers_changed(records, presentity);
+                    }
+                }
+                InDialog::Unknown | InDialog::OutOfOrder => return Ok((verdict, None)),
+            }
+            if self.policy.writes_back {
+                records.mark_dirty(id);
+            }
+            Ok((verdict, Some(token)))
+        })?
+    }
+
+    /// The subscription's 2xx has left: it is to be sent a NOTIFY of its own.
+    /// Gives the lane when the caller is the one to send it.
+    pub fn release_subscription(&self, token: Token) -> Option<LaneRef<M>> {
+        self.with(token.shard(), |records| {
+            let id = Self::resolve(records, token)?;
+            let record = records.subscriptions.get_mut(id)?;
+            let begins = record.phase == Phase::Held;
+            if begins {
+                record.phase = Phase::Live;
+            }
+            let presentity = record.presentity;
+            if begins {
+                self.watchers_changed(records, presentity);
+            }
+            records.mark_due(id);
+            records
+                .take_lane(presentity)
+                .then_some(LaneRef { shard: token.shard() as u16, presentity })
+        })
+        .ok()
+        .flatten()
+    }
+
+    /// A copy of a subscription.
+    pub fn subscription(&self, token: Token, now: i64) -> Option<Snapshot> {
+        self.with(token.shard(), |records| {
+            let record = records.subscriptions.get(Self::resolve(records, token)?)?;
+            let package = records.presentities.get(record.presentity)?.package;
+            Some(snapshot(record, package, now))
+        })
+        .ok()
+        .flatten()
+    }
+
+    /// Removes a subscription without another NOTIFY (its watcher is gone).
+    /// False if it was gone already.
+    pub fn remove_subscription(&self, token: Token) -> bool {
+        let removed = self.with(token.shard(), |records| {
+            let id = Self::resolve(records, token)?;
+            let record = records.subscriptions.get(id)?;
+            if record.phase == Phase::Gone {
+                return None;
+            }
+            let presentity = record.presentity;
+            let dialog = self.dialog_hash(dialog_of_record(record));
+            records.retire_subscription(id);
+            self.watchers_changed(records, presentity);
+            if records.presentities.get(presentity).is_some_and(|p| p.watchers.is_empty()) {
+                records.everybody_told(presentity);
+            }
+            self.drop_if_idle(records, presentity);
+            Some(dialog)
+        });
+        match removed {
+            Ok(Some(dialog)) => {
+                self.forget_dialog(dialog, token);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Copies of all subscriptions to a presentity that are not over.
+    pub fn watchers(&self, key: &PresentityKey, now: i64) -> Vec<Snapshot> {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
+            owner.map(|owner| {
+                owner
+                    .watchers
+                    .iter(&records.subscriptions)
+                    .filter(|(_, record)| matches!(record.phase, Phase::Held | Phase::Live))
+                    .map(|(_, record)| snapshot(record, key.package, now))
+                    .collect()
+            })
+        })
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+    }
+
+    /// The watchers of a presentity are others now: those who watch that are
+    /// to be told.
+    pub(super) fn watchers_changed(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
+        let Some(record) = records.presentities.get(id) else { return };
+        let reporting = self.policy.watcher_info.get(usize::from(record.package.0));
+        let Some(package) = reporting.copied().flatten() else { return };
+        let key = PresentityKey {
+            identity: record.text(PresentityText::Identity).to_vec(),
+            user: Vec::new(),
+            host: Vec::new(),
+            package,
+        };
+        let hash = self.presentity_hash(&key.identity, package);
+        if let Some(peer) = records.find(&key, hash) {
+            records.state_changed(peer, b"");
+            self.queue_lane(records, peer);
+        }
+    }
+
+    /// Ends up to `budget` subscriptions of one shard that expired `offset`
+    /// seconds ago or earlier; their last NOTIFY is left to the sender
+    /// processes. True if there may be more.
+    pub fn expire_subscriptions(&self, shard: usize, now: i64, offset: i64, budget: usize) -> bool {
+        self.with(shard, |records| {
+            let mut looks = budget;
+            while let Some(id) = records.subscription_expiry.pop_due(
+                &mut records.subscriptions,
+                now - offset,
+                &mut looks,
+            ) {
+                let Some(record) = records.subscriptions.get(id) else { continue };
+                let presentity = record.presentity;
+                end(records, id, Ending::Expired);
+                records.mark_due(id);
+                self.watchers_changed(records, presentity);
+                self.queue_lane(records, presentity);
+            }
+            looks == 0
+        })
+        .unwrap_or(false)
+    }
+
+    /// The token of a dialog.
+    pub fn find_dialog(&self, dialog: DialogId<'_>) -> Result<Option<Token>, Fault> {
+        let hash = self.dialog_hash(dialog);
+        // Two dialogs may share a hash: ask the record itself.
+        let mut rejected = Vec::new();
+        loop {
+            let candidate = self
+                .dialogs(hash)?
+                .lock()
+                .find(hash, |number| !rejected.contains(&number))
+                .and_then(Token::from_number);
+            let Some(token) = candidate else { return Ok(None) };
+            let same = self.with(token.shard(), |records| {
+                Self::resolve(records, token)
+                    .and_then(|id| records.subscriptions.get(id))
+                    .is_some_and(|record| dialog_of_record(record) == dialog)
+            })?;
+            if same {
+                return Ok(Some(token));
+            }
+            rejected.push(token.number());
+        }
+    }
+
+    pub(super) fn forget_dialog(&self, hash: u64, token: Token) {
+        if let Ok(dialogs) = self.dialogs(hash) {
+            dialogs.lock().remove(hash, |number| number == token.number());
+        }
+    }
+
+    pub(super) fn dialog_hash(&self, dialog: DialogId<'_>) -> u64 {
+        self.shared.hash.hash_parts(&[dialog.call_id, dialog.from_tag, dialog.to_tag])
+    }
+
+    fn dialogs(
+        &self,
+        hash: u64,
+    ) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
+        let count = self.shared.dialogs.len();
+        self.shared.dialogs.get(hash as usize & count.saturating_sub(1)).ok_or(Fault::Host)
+    }
+
+    /// `delete_same_subs`: earlier subscriptions of the same call go without
+    /// a NOTIFY; the client has forgotten them.
+    fn remove_same_call(&self, key: &PresentityKey, snapshot: &Snapshot, keep: Token) {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        let shard = self.shard_of(&key.identity);
+        let same = self.with(shard, |records| {
+            let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
+            let Some(owner) = owner else { return Vec::new() };
+            owner
+                .watchers
+                .iter(&records.subscriptions)
+                .filter(|(_, record)| record.text(Text::CallId) == snapshot.text(Text::CallId))
+                .filter_map(|(id, _)| self.token(shard, records, id))
+                .filter(|token| *token != keep)
+                .collect()
+        });
+        for token in same.unwrap_or_default() {
+            self.remove_subscription(token);
+        }
+    }
+}
+
+fn add_record<M: Memory>(
+    records: &mut Shard<M>,
+    presentity: Id<Presentity<M>>,
+    snapshot: &Snapshot,
+    now: i64,
+    phase: Phase,
+    has_row: bool,
+) -> Result<Id<Subscription<M>>, Fault> {
+    let (round, pass) = records
+        .presentities
+        .get(presentity)
+        .map(|owner| (owner.round, owner.pass))
+        .unwrap_or_default();
+    let record = Subscription {
+        presentity,
+        text: records.blob(snapshot.block())?,
+        expires_at: now + i64::from(snapshot.expires),
+        remote_cseq: snapshot.remote_cseq,
+        local_cseq: snapshot.local_cseq.max(FIRST_CSEQ),
+        reserved_cseq: snapshot.local_cseq,
+        version: snapshot.version,
+        flags: snapshot.flags,
+        told: round,
+        pass,
+        status: snapshot.status,
+        phase,
+        is_due: false,
+        is_dirty: false,
+        has_row,
+        watching: Links::new(),
+        due: Links::new(),
+        expiring: Timer::new(),
+        dirty: Links::new(),
+    };
+    let expires_at = record.expires_at;
+    let id = records.subscriptions.insert(record).map_err(|_| Fault::SharedMemory)?;
+    records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
+    if let Some(owner) = records.presentities.get_mut(presentity) {
+        owner.watchers.push_back(&mut records.subscriptions, id);
+    }
+    Ok(id)
+}
+
+fn current<M: Memory>(
+    records: &Shard<M>,
+    id: Id<Subscription<M>>,
+    event_id: Option<&[u8]>,
+) -> Option<Current> {
+    let record = records.subscriptions.get(id)?;
+    Some(Current {
+        package: records.presentities.get(record.presentity)?.package,
+        same_event_id: event_id.is_none_or(|id| id == record.text(Text::EventId)),
+        remote_cseq: record.remote_cseq,
+        ending: match record.phase {
+            Phase::Held | Phase::Live => false,
+            // It ran out, but the watcher has not been told: it may go on.
+            Phase::Ending(Ending::Expired) => false,
+            Phase::Ending(_) | Phase::Gone => true,
+        },
+    })
+}
+
+fn refresh<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Subscription<M>>,
+    renewal: &Renewal<'_>,
+) -> Result<(), Fault> {
+    let Some(record) = records.subscriptions.get(id) else { return Ok(()) };
+    let mut changed: Option<Vec<u8>> = None;
+    for (field, value) in [
+        (Text::Contact, renewal.contact),
+        (Text::Socket, renewal.socket),
+        (Text::LocalContact, renewal.local_contact),
+    ] {
+        if record.text(field) != value {
+            let block = changed.as_deref().unwrap_or(&record.text);
+            changed = Some(with_text(block, field, value).map_err(|_| Fault::Host)?);
+        }
+    }
+    let text = changed.map(|block| records.blob(&block)).transpose()?;
+    let expires_at = renewal.now + i64::from(renewal.expires);
+    if let Some(record) = records.subscriptions.get_mut(id) {
+        if let Some(text) = text {
+            record.text = text;
+        }
+        record.remote_cseq = renewal.cseq.max(record.remote_cseq);
+        record.flags = renewal.flags;
+        record.expires_at = expires_at;
+        if record.phase == Phase::Ending(Ending::Expired) {
+            record.phase = Phase::Live;
+        }
+    }
+    records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
+    Ok(())
+}
+
+/// The subscription is over; only its last NOTIFY is to be sent.
+fn end<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, why: Ending) {
+    if let Some(record) = records.subscriptions.get_mut(id)
+        && record.phase != Phase::Gone
+    {
+        record.phase = Phase::Ending(why);
+    }
+    records.subscription_expiry.cancel(&mut records.subscriptions, id);
+}
+
+/// A copy of a record. `expires` counts from `now`.
+pub(super) fn snapshot<M: Memory>(
+    record: &Subscription<M>,
+    package: PackageId,
+    now: i64,
+) -> Snapshot {
+    let mut copy = Snapshot::new(package, record.text.to_vec());
+    copy.remote_cseq = record.remote_cseq;
+    copy.local_cseq = record.local_cseq;
+    copy.version = record.version;
+    copy.expires = u32::try_from((record.expires_at - now).max(0)).unwrap_or(u32::MAX);
+    copy.status = record.status;
+    copy.flags = record.flags;
+    copy
+}
+
+pub(super) fn dialog_of_record<M: Memory>(record: &Subscription<M>) -> DialogId<'_> {
+    DialogId {
+        call_id: record.text(Text::CallId),
+        from_tag: record.text(Text::FromTag),
+        to_tag: record.text(Text::ToTag),
+    }
+}
+
+fn dialog_of(snapshot: &Snapshot) -> DialogId<'_> {
+    DialogId {
+        call_id: snapshot.text(Text::CallId),
+        from_tag: snapshot.text(Text::FromTag),
+        to_tag: snapshot.text(Text::ToTag),
+    }
+}
+
+/// A watcher that may not see the state gets NOTIFYs without a document.
+pub fn may_see(status: Status, reason: &[u8]) -> bool {
+    status == Status::Active && reason != b"polite-block"
+}
+
+impl<M: Memory> Store<M> {
+    /// Leaves a presentity's work to the sender processes.
+    pub(super) fn queue_lane(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
+        if !records.has_work(id) {
+            return;
+        }
+        match records.presentities.get_mut(id) {
+            Some(record) if record.lane == Lane::Free => record.lane = Lane::Queued,
+            _ => return,
+        }
+        records.queued.push_back(&mut records.presentities, id);
+        self.shared.wake.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,116 @@
+//! Subscriptions whose database row lags behind: taken in batches, written by
+//! the service without a lock, then confirmed or put back.
+
+use crate::presence::subscription::Snapshot;
+use crate::shm::Memory;
+use crate::store::Store;
+use crate::store::lanes::CSEQ_RESERVE;
+use crate::store::records::Phase;
+use crate::store::shard::Shard;
+use crate::store::subscriptions::snapshot;
+use crate::store::Token;
+
+/// What has to be done to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChange {
+    /// There is none yet.
+    Insert,
+    /// It is out of date.
+    Update,
+    /// Its subscription is over.
+    Delete,
+}
+
+/// A subscription whose row is being written.
+#[derive(Debug)]
+pub struct Dirty {
+    token: Token,
+    /// What to do.
+    pub change: RowChange,
+    /// The subscription as the row is to say; CSeq and version are those that
+    /// the row reserves.
+    pub subscription: Snapshot,
+    /// Unix time of its end.
+    pub expires_at: i64,
+}
+
+impl<M: Memory> Store<M> {
+    /// Takes up to `budget` rows of one shard. At shutdown (`last`) no CSeqs
+    /// are reserved: none will be used.
+    pub fn take_dirty(&self, shard: usize, budget: usize, now: i64, last: bool) -> Vec<Dirty> {
+        let reserve = if last { 0 } else { CSEQ_RESERVE };
+        self.with(shard, |records| {
+            let mut taken = Vec::new();
+            while taken.len() < budget {
+                let Some(id) = records.dirty.pop_front(&mut records.subscriptions) else { break };
+                let Some(token) = self.token(shard, records, id) else { continue };
+                let Some(record) = records.subscriptions.get_mut(id) else { continue };
+                record.is_dirty = false;
+                let package = records.presentities.get(record.presentity).map(|p| p.package);
+                let change = match (record.phase, record.has_row) {
+                    (Phase::Gone, _) => RowChange::Delete,
+                    (_, true) => RowChange::Update,
+                    (_, false) => RowChange::Insert,
+                };
+                // Without its presentity only the row's key matters.
+                let mut subscription = snapshot(record, package.unwrap_or_default(), now);
+                subscription.local_cseq = subscription.local_cseq.wrapping_add(reserve);
+                subscription.version = subscription.version.wrapping_add(reserve);
+                if change != RowChange::Delete {
+                    record.reserved_cseq = subscription.local_cseq;
+                    // From here on a removal has to delete the row, also
+                    // while the INSERT is under way.
+                    record.has_row = true;
+                }
+                let expires_at = record.expires_at;
+                taken.push(Dirty { token, change, subscription, expires_at });
+            }
+            taken
+        })
+        .unwrap_or_default()
+    }
+
+    /// The row has been written.
+    pub fn row_written(&self, row: &Dirty) {
+        if row.change == RowChange::Delete {
+            let _ = self.with(row.token.shard(), |records| {
+                if let Some(id) = gone(records, row.token) {
+                    records.subscriptions.remove(id);
+                }
+            });
+        }
+    }
+
+    /// The row could not be written: it is taken again next time.
+    pub fn row_failed(&self, row: &Dirty) {
+        let _ = self.with(row.token.shard(), |records| {
+            let Some(id) = Self::resolve(records, row.token) else { return };
+            if row.change == RowChange::Insert
+                && let Some(record) = records.subscriptions.get_mut(id)
+                && record.phase != Phase::Gone
+            {
+                record.has_row = false;
+            }
+            records.mark_dirty(id);
+        });
+    }
+
+    /// Marks everything for writing (the clean shutdown: exact values).
+    pub fn mark_all_dirty(&self, shard: usize) {
+        let _ = self.with(shard, |records| {
+            let all: Vec<_> = records.subscriptions.iter().map(|(id, _)| id).collect();
+            for id in all {
+                records.mark_dirty(id);
+            }
+        });
+    }
+}
+
+fn gone<M: Memory>(
+    records: &Shard<M>,
+    token: Token,
+) -> Option<crate::shm::Id<crate::store::records::Subscription<M>>> {
+    let id = Store::resolve(records, token)?;
+    records.subscriptions.get(id).filter(|record| record.phase == Phase::Gone && !record.is_dirty)?;
+    Some(id)
+}

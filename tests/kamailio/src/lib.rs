@@ -1,0 +1,74 @@
+//! Support library of the behaviour tests: each test runs a real Kamailio with
+//! either the stock `presence.so` or ours, speaks raw SIP to it over loopback
+//! and looks at the replies, the NOTIFYs, the log and the database.
+//!
+//! ```text
+//! PRESENCE_UNDER_TEST=upstream cargo test     # the stock module of the distribution
+//! PRESENCE_UNDER_TEST=ours     cargo test     # target/kamailio/presence.so (default)
+//! ```
+//!
+//! A typical test:
+//!
+//! ```no_run
+//! use presence_kamailio_tests::prelude::*;
+//!
+//! let kamailio = Kamailio::start(Config::new(Storage::Memory));
+//! let mut watcher = Watcher::udp(&kamailio, "alice");
+//! watcher.subscribe(600);
+//! let mut phone = Publisher::udp(&kamailio, "alice");
+//! phone.publish(bodies::pidf("alice", "phone", "open", ""));
+//! watcher.wait_notify("alice online", |n| n.body().contains("open"));
+//! kamailio.finish();
+//! ```
+//!
+//! When a test panics, the [`kamailio::Kamailio`] it started prints the tail of
+//! its log and of the SIP trace, and keeps its folder.
+
+pub mod agents;
+pub mod bodies;
+pub mod config;
+pub mod database;
+pub mod endpoint;
+pub mod kamailio;
+pub mod sip;
+pub mod target;
+pub mod trace;
+
+/// Everything that a test file usually needs.
+pub mod prelude {
+    pub use crate::agents::{Notify, Publisher, Watcher};
+    pub use crate::bodies;
+    pub use crate::both_storages;
+    pub use crate::config::{Config, Storage};
+    pub use crate::database::Row;
+    pub use crate::endpoint::{Answer, Endpoint};
+    pub use crate::kamailio::{Kamailio, eventually};
+    pub use crate::sip::{DOMAIN, Message, aor};
+    pub use crate::target::{Target, differs, ours_only, target};
+    pub use std::time::{Duration, Instant};
+}
+
+/// Makes two tests of one scenario: `name::memory` (`subs_db_mode` 0,
+/// `publ_cache` 2, no database) and `name::default_mode` (`subs_db_mode` 2,
+/// `publ_cache` 1, SQLite).
+///
+/// ```ignore
+/// both_storages! {
+///     fn publish_is_answered(storage) { ... }
+/// }
+/// ```
+#[macro_export]
+macro_rules! both_storages {
+    ($($(#[$meta:meta])* fn $name:ident($storage:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            fn scenario($storage: $crate::config::Storage) $body
+            #[test]
+            fn memory() { scenario($crate::config::Storage::Memory) }
+            #[test]
+            fn default_mode() { scenario($crate::config::Storage::Default) }
+        }
+    )*};
+}
