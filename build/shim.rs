@@ -42,15 +42,16 @@ fn link_srdb1() -> Result<(), String> {
     println!("cargo:rerun-if-env-changed=KAMAILIO_LIB_DIR");
     let folders: Vec<PathBuf> = match std::env::var_os("KAMAILIO_LIB_DIR") {
         Some(given) => vec![given.into()],
-        None => ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
-            .iter()
-            .map(|folder| Path::new(folder).join("kamailio"))
-            .collect(),
+        None => {
+            ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
+                .iter()
+                .map(|folder| Path::new(folder).join("kamailio"))
+                .collect()
+        }
     };
-    let folder = folders
-        .iter()
-        .find(|folder| folder.join("libsrdb1.so.1").exists())
-        .ok_or("no libsrdb1.so.1: apt-get install kamailio, or set KAMAILIO_LIB_DIR to its folder")?;
+    let folder = folders.iter().find(|folder| folder.join("libsrdb1.so.1").exists()).ok_or(
+        "no libsrdb1.so.1: apt-get install kamailio, or set KAMAILIO_LIB_DIR to its folder",
+    )?;
     for argument in [
         "-Wl,--no-as-needed".to_owned(),
         format!("-L{}", folder.display()),

@@ -8,8 +8,7 @@ use std::process::Command;
 use crate::words;
 
 /// How to get a source tree; ends the error messages.
-const MEND: &str =
-    "run scripts/fetch-kamailio-source, or set KAMAILIO_SRC to the unpacked source of the Kamailio you run";
+const MEND: &str = "run scripts/fetch-kamailio-source, or set KAMAILIO_SRC to the unpacked source of the Kamailio you run";
 
 /// A source tree and how it was configured.
 pub struct Kamailio {
@@ -42,7 +41,9 @@ impl Kamailio {
         let major = definitions
             .iter()
             .find_map(|d| d.strip_prefix("-DVERSION=\"")?.split('.').next()?.parse().ok())
-            .ok_or_else(|| format!("no VERSION among the definitions of {}: {MEND}", tree.display()))?;
+            .ok_or_else(|| {
+                format!("no VERSION among the definitions of {}: {MEND}", tree.display())
+            })?;
         Ok(Kamailio { src, definitions, major })
     }
 
@@ -106,7 +107,8 @@ fn definitions_of_make(src: &Path, out: &Path) -> Result<Vec<String>, String> {
     // Cargo's variables (TARGET, PROFILE, DEBUG …) mean something else there.
     run(Command::new("make").args(["cfg", "FLAVOUR=kamailio"]).current_dir(&copy), "make gcc")?;
     let config = copy.join("config.mak");
-    let text = std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
+    let text =
+        std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
     Ok(text
         .lines()
         .filter_map(|line| {

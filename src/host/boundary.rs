@@ -34,7 +34,7 @@ pub fn enter<R>(name: &'static str, fallback: R, body: impl FnOnce() -> R) -> R 
             Level::Critical,
             file!(),
             line!(),
-            format_args!("{name}: {what}; this call failed, the server goes on"),
+            format_args!("{name}: {what}; the call failed"),
         );
         fallback
     })

@@ -4,113 +4,17 @@
 //! why. Transactions are the driver's; SQLite's driver has none, so they are
 //! sent to it as statements.
 
+mod driver;
+
 use std::ffi::{CStr, c_int};
 use std::ptr;
 
 use crate::error::Fault;
 use crate::host::database_value::{self as value, Keys};
-use crate::host::log::{Shown, log_error};
 use crate::host::{sys, text};
 use crate::ports::{Assignment, Compare, Condition, Database, Value};
 
-/// How long SQLite waits for another process's transaction.
-const SQLITE_BUSY_TIMEOUT: &[u8] = b"PRAGMA busy_timeout=5000";
-
-/// A database module that is bound; opens connections.
-#[derive(Clone)]
-pub struct Driver {
-    functions: sys::db_func_t,
-    url: Vec<u8>,
-    fetch_rows: c_int,
-}
-
-impl Driver {
-    /// Binds the module that the URL names and checks that it can do what we
-    /// need. `fetch_rows` is the page size of long results.
-    pub fn bind(url: &[u8], fetch_rows: i64) -> Result<Driver, String> {
-        let mut terminated = url.to_vec();
-        terminated.push(0);
-        let mut driver = Driver {
-            functions: sys::db_func_t::default(),
-            url: terminated,
-            fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
-        };
-        let name = driver.url();
-        // SAFETY: reads the URL and fills the structure.
-        if unsafe { sys::db_bind_mod(&raw const name, &raw mut driver.functions) } != 0 {
-            return Err(format!(
-                "no database module for db_url {}: load the driver's module before presence",
-                Shown(scheme(url))
-            ));
-        }
-        let needed = sys::db_cap_DB_CAP_QUERY
-            | sys::db_cap_DB_CAP_INSERT
-            | sys::db_cap_DB_CAP_DELETE
-            | sys::db_cap_DB_CAP_UPDATE;
-        if driver.functions.cap & needed != needed {
-            return Err(format!(
-                "the database module for {} cannot query, insert, update and delete",
-                Shown(scheme(url))
-            ));
-        }
-        Ok(driver)
-    }
-
-    /// Whether an update or delete tells how many rows it met.
-    pub fn counts_rows(&self) -> bool {
-        self.has(sys::db_cap_DB_CAP_AFFECTED_ROWS) || self.is_sqlite()
-    }
-
-    /// SQLite: one writer at a time, no column widths.
-    pub fn is_sqlite(&self) -> bool {
-        scheme(&self.url) == b"sqlite"
-    }
-
-    /// Name of the driver, such as `mysql` or `postgres`.
-    pub fn name(&self) -> &[u8] {
-        scheme(&self.url)
-    }
-
-    /// Opens a connection. To be closed (dropped) before a fork. `own` asks
-    /// for one that no other module of this process shares, where the driver
-    /// can do that.
-    pub fn open(&self, own: bool) -> Result<Connection, Fault> {
-        let url = self.url();
-        let handle = match (self.functions.init2, self.functions.init) {
-            // SAFETY: reads the URL; the driver keeps a copy of its own.
-            (Some(init2), _) if own => unsafe {
-                init2(&raw const url, sys::db_pooling_t_DB_POOLING_NONE)
-            },
-            // SAFETY: as above.
-            (_, Some(init)) => unsafe { init(&raw const url) },
-            _ => ptr::null_mut(),
-        };
-        if handle.is_null() {
-            log_error!("cannot connect to the database ({})", Shown(self.name()));
-            return Err(Fault::Database);
-        }
-        let mut connection =
-            Connection { driver: self.clone(), handle, tables: Vec::new(), current: None };
-        if self.is_sqlite() {
-            connection.raw(SQLITE_BUSY_TIMEOUT)?;
-        }
-        Ok(connection)
-    }
-
-    fn url(&self) -> sys::_str {
-        text::lend(self.url.strip_suffix(b"\0").unwrap_or(&self.url))
-    }
-
-    fn has(&self, capability: sys::db_cap) -> bool {
-        self.functions.cap & capability != 0
-    }
-}
-
-/// What stands before the first `:` of a URL, without the `db_` of a module name.
-fn scheme(url: &[u8]) -> &[u8] {
-    let name = url.split(|byte| *byte == b':').next().unwrap_or_default();
-    name.strip_prefix(b"db_").unwrap_or(name)
-}
+pub use driver::Driver;
 
 /// A table's name where the driver may keep a pointer to it.
 struct Table {

@@ -24,15 +24,6 @@ unsafe impl crate::shm::Arena for ShmArena {
     }
 }
 
-/// Shared memory and its locks, as the containers of `shm/` want them.
-#[derive(Debug)]
-pub struct HostMemory;
-
-impl crate::shm::Memory for HostMemory {
-    type Arena = ShmArena;
-    type Lock = crate::host::lock::KamLock;
-}
-
 /// A block of shared memory, aligned to 8 bytes.
 pub fn shm_allocate(size: usize) -> Option<NonNull<u8>> {
     // SAFETY: the shared heap exists before modules are initialised.

@@ -3,6 +3,8 @@
 //! A header that every request must have and that is missing or malformed is
 //! refused here with a 400 that names it.
 
+mod dialog;
+
 use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -83,7 +85,9 @@ impl<'a> Message<'a> {
         }
         let from_uri = parts(from.uri).ok_or(Rejection::bad_request("Malformed From"))?;
         let watcher = match watcher {
-            Some(uri) => parts(text::lend(uri)).ok_or(Rejection::bad_request("Malformed Watcher URI"))?,
+            Some(uri) => {
+                parts(text::lend(uri)).ok_or(Rejection::bad_request("Malformed Watcher URI"))?
+            }
             None => from_uri,
         };
         // SAFETY: the tag lies in the request's text.
@@ -114,7 +118,7 @@ impl<'a> Message<'a> {
                 .filled(self.fields().user_agent)
                 .filter(|agent| agent.len() <= MAX_USER_AGENT)
                 .unwrap_or_default(),
-            flags: branch_flags(),
+            flags: dialog::branch_flags(),
         })
     }
 
@@ -173,7 +177,10 @@ impl<'a> Message<'a> {
             if sys::parse_from_header(self.as_ptr()) != 0 {
                 None
             } else {
-                self.fields().from.as_ref().and_then(|field| field.parsed.cast::<sys::to_body>().as_ref())
+                self.fields()
+                    .from
+                    .as_ref()
+                    .and_then(|field| field.parsed.cast::<sys::to_body>().as_ref())
             }
         };
         from.filter(|from| from.uri.len > 0).ok_or(Rejection::bad_request("Malformed From"))
@@ -188,8 +195,10 @@ impl<'a> Message<'a> {
         // SAFETY: CSeq is parsed when it is found, into a `cseq_body` that
         // lives as long as the message, as does the first Via with its branch.
         let (number, branch) = unsafe {
-            let field = self.fields().cseq.as_ref().ok_or(Rejection::bad_request("Missing CSeq"))?;
-            let number = field.parsed.cast::<sys::cseq_body>().as_ref().map(|cseq| text::bytes(cseq.number));
+            let field =
+                self.fields().cseq.as_ref().ok_or(Rejection::bad_request("Missing CSeq"))?;
+            let number =
+                field.parsed.cast::<sys::cseq_body>().as_ref().map(|cseq| text::bytes(cseq.number));
             let via = self.fields().via1.as_ref().ok_or(Rejection::bad_request("Missing Via"))?;
             (number, via.branch.as_ref().map_or(&b""[..], |branch| text::bytes(branch.value)))
         };
@@ -227,58 +236,6 @@ impl<'a> Message<'a> {
         None
     }
 
-    fn contact(self) -> Result<&'a [u8], Rejection> {
-        let field = self.fields().contact;
-        if self.filled(field).is_none() {
-            return Err(Rejection::bad_request("Missing Contact"));
-        }
-        // SAFETY: the field is not NULL; a parsed Contact lives as long as the
-        // message, its URI points into the request's text.
-        let uri = unsafe {
-            if sys::parse_contact(field) < 0 {
-                None
-            } else {
-                (*field)
-                    .parsed
-                    .cast::<sys::contact_body>()
-                    .as_ref()
-                    .filter(|body| body.star == 0)
-                    .and_then(|body| body.contacts.as_ref())
-                    .map(|contact| text::bytes(contact.uri))
-            }
-        };
-        uri.filter(|uri| !uri.is_empty()).ok_or(Rejection::bad_request("Malformed Contact"))
-    }
-
-    /// All Record-Route values in received order. As in stock, one that
-    /// cannot be parsed leaves the dialog without a route set.
-    fn record_route(self) -> Vec<u8> {
-        let mut route = Vec::new();
-        let mut field = self.fields().record_route;
-        // SAFETY: header fields live as long as the message; `sibling` leads
-        // to the next one of the same type. Parsed routes point into the text.
-        while let Some(header) = unsafe { field.as_mut() } {
-            // SAFETY: as above.
-            if unsafe { sys::parse_rr(header) } < 0 {
-                return Vec::new();
-            }
-            let mut value = header.parsed.cast::<sys::rr_t>();
-            // SAFETY: as above; `len` covers the address and its parameters.
-            while let Some(one) = unsafe { value.as_ref() } {
-                let content = sys::_str { s: one.nameaddr.name.s, len: one.len };
-                if !route.is_empty() {
-                    route.extend_from_slice(b", ");
-                }
-                // SAFETY: as above.
-                route.extend(text::unfolded(unsafe { text::bytes(content) }));
-                value = one.next;
-            }
-            // SAFETY: as above.
-            field = unsafe { next_sibling(header) };
-        }
-        route
-    }
-
     fn body(self) -> Result<&'a [u8], Rejection> {
         let message = self.fields();
         // SAFETY: all headers are parsed, so the body's start is known; it
@@ -302,38 +259,6 @@ impl<'a> Message<'a> {
             }
         }
     }
-
-    /// `sip:` address and port of the receiving socket, as advertised.
-    fn local_contact(self) -> Vec<u8> {
-        let received = &self.fields().rcv;
-        // SAFETY: every received request has the socket it came in on, which
-        // stays while the server runs.
-        let (name, port) = unsafe {
-            let socket = &*received.bind_address;
-            let name = match text::bytes(socket.useinfo.name) {
-                b"" => text::bytes(socket.address_str),
-                advertised => advertised,
-            };
-            let advertised = u32::try_from(socket.useinfo.port_no).unwrap_or(0);
-            (name, if advertised > 0 { advertised } else { u32::from(socket.port_no) })
-        };
-        let transport = match u32::try_from(received.proto).unwrap_or(0) {
-            sys::sip_protos_PROTO_TCP => "tcp",
-            sys::sip_protos_PROTO_TLS => "tls",
-            sys::sip_protos_PROTO_SCTP => "sctp",
-            sys::sip_protos_PROTO_WS | sys::sip_protos_PROTO_WSS => "ws",
-            _ => "udp",
-        };
-        let scheme: &[u8] = if name.starts_with(b"sip:") { b"" } else { b"sip:" };
-        let (open, close): (&[u8], &[u8]) =
-            if name.contains(&b':') && !name.starts_with(b"[") && !scheme.is_empty() {
-                (b"[", b"]")
-            } else {
-                (b"", b"")
-            };
-        let rest = format!(":{port};transport={transport}");
-        [scheme, open, name, close, rest.as_bytes()].concat()
-    }
 }
 
 /// Which header the unparsed rest of a message begins with.
@@ -355,22 +280,6 @@ fn malformed(rest: &[u8]) -> &'static str {
     "Malformed Header"
 }
 
-/// The next header of the same type (Kamailio's `next_sibling_hdr`).
-///
-/// # Safety
-/// `field` belongs to a message's list of headers.
-unsafe fn next_sibling(field: &sys::hdr_field) -> *mut sys::hdr_field {
-    let mut next = field.next;
-    // SAFETY: the caller's promise.
-    while let Some(header) = unsafe { next.as_ref() } {
-        if header.type_ == field.type_ {
-            break;
-        }
-        next = header.next;
-    }
-    next
-}
-
 fn parse_uri(uri: &[u8]) -> Option<sys::sip_uri> {
     let mut parsed = sys::sip_uri::default();
     let lent = text::lend(uri);
@@ -387,13 +296,4 @@ fn parts<'a>(uri: sys::_str) -> Option<UriParts<'a>> {
         let parsed = parse_uri(text::bytes(uri))?;
         Some(UriParts { user: text::bytes(parsed.user), host: text::bytes(parsed.host) })
     }
-}
-
-fn branch_flags() -> u32 {
-    let mut flags: sys::flag_t = 0;
-    // SAFETY: writes one integer.
-    if unsafe { sys::getbflagsval(0, &raw mut flags) } < 0 {
-        return 0;
-    }
-    flags
 }

@@ -20,7 +20,7 @@ use crate::host::{log, packages, process, reply, sys, timers, tm};
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
 use crate::service::{Server, restore, write_back};
-use crate::shm::{Heap, KeyedHash, Memory, OutOfMemory, PagePool, place, place_slice};
+use crate::shm::{Heap, KeyedHash, Memory, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::{Policy, Shared, Store, shard::Shard};
 
@@ -55,6 +55,7 @@ static CONFIG: OnceCell<Config> = OnceCell::new();
 static DRIVER: OnceCell<Option<Driver>> = OnceCell::new();
 static SHARED: OnceCell<Mutex<Option<Shared<Kamailio>>>> = OnceCell::new();
 static SERVER: OnceCell<KamailioServer> = OnceCell::new();
+static SHARDS: OnceCell<&[lock_api::Mutex<KamLock, Shard<Kamailio>>]> = OnceCell::new();
 static WAKE: OnceCell<Wake> = OnceCell::new();
 
 /// The server; `None` in library mode and before all modules are initialised.
@@ -148,6 +149,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
         let heap = free.next().ok_or(OutOfMemory)?;
         Ok(lock_api::Mutex::new(Shard::new(heap, now)?))
     })?;
+    let _ = SHARDS.set(records);
     let dialogs = place_slice(arena, shards, |_| {
         Ok(lock_api::Mutex::new(crate::shm::HashIndex::new(index_heap)))
     })?;
@@ -253,8 +255,11 @@ fn on_notify_completed(completion: &tm::Completion<'_>) {
 /// The server stops: what is only in memory is written, if it is kept at all.
 pub fn destroy() {
     let Some(server) = server().filter(|server| server.store.policy.writes_back) else { return };
-    // The other processes are gone; one may have died with a lock in hand.
-    server.store.seize_locks();
+    for shard in SHARDS.get().copied().unwrap_or_default() {
+        // SAFETY: Kamailio calls destroy in its main process after all others
+        // have ended; one may have been killed with the lock in hand.
+        unsafe { seize(shard) };
+    }
     if let Err(reason) = connect() {
         log_error!("subscriptions could not be written at the end: {reason}");
         return;

@@ -140,13 +140,8 @@ impl Packages for SiblingPackages {
         // SAFETY: all strings and the array outlive the call; the result is a
         // `str` in pkg memory whose bytes the package's free_body frees.
         let document = unsafe {
-            let composed = aggregate(
-                &raw mut user.text,
-                &raw mut domain.text,
-                pointer,
-                count,
-                off_index,
-            );
+            let composed =
+                aggregate(&raw mut user.text, &raw mut domain.text, pointer, count, off_index);
             Received::take(composed, Release::With(event.free_body))
         }?;
         filled(document.bytes())

@@ -3,8 +3,8 @@
 
 use std::ffi::{CStr, c_char};
 
-use crate::host::log::log_error;
 use crate::config::ParameterValue;
+use crate::host::log::log_error;
 use crate::host::{module, sys, text};
 
 /// Takes one parameter from the shim: `content` for text, else `number`.

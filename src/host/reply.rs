@@ -80,7 +80,10 @@ impl<'a> Request<'a> {
         tm::transaction_answered() || REPLIED.get() == Some(id)
     }
 
-    fn check(&mut self, handler: Option<unsafe extern "C" fn(*mut sys::sip_msg) -> i32>) -> PackageVerdict {
+    fn check(
+        &mut self,
+        handler: Option<unsafe extern "C" fn(*mut sys::sip_msg) -> i32>,
+    ) -> PackageVerdict {
         let Some(handler) = handler else { return PackageVerdict::Accepted };
         let verdict = with_content_length(self.message, |msg| {
             // SAFETY: the handler was registered for this and gets a message
@@ -107,9 +110,8 @@ impl Incoming for Request<'_> {
             let headers = text::lend(&reply.headers);
             // SAFETY: the message is valid; the headers are copied (flags
             // without a NODUP one).
-            let added = unsafe {
-                sys::add_lump_rpl2(msg, headers.s, headers.len, sys::LUMP_RPL_HDR as _)
-            };
+            let added =
+                unsafe { sys::add_lump_rpl2(msg, headers.s, headers.len, sys::LUMP_RPL_HDR as _) };
             if added.is_null() {
                 return Err(Fault::Host);
             }

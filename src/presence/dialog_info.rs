@@ -1,7 +1,10 @@
 //! Dialog information documents (RFC 4235): as much as the server itself has
 //! to know of them. Merging them is the package's business.
 
+mod ended;
 pub(in crate::presence) mod xml;
+
+pub use ended::ended;
 
 use xml::Node;
 

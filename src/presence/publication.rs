@@ -44,7 +44,7 @@ pub fn step(if_match: Option<&[u8]>, has_body: bool, expires: u32) -> Result<Ste
 /// The entity-tag is not that of a living publication, or another request is
 /// changing it right now (RFC 3903 6 step 5).
 pub fn unknown_entity_tag() -> Rejection {
-    Rejection::new(412, "Conditional Request Failed")
+    Rejection::new(412, "Conditional request failed")
 }
 
 /// Facts of a published document that later decisions need.

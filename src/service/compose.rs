@@ -137,8 +137,12 @@ fn document(
     }
     // What ends comes first, as the oldest: where it says the same thing as a
     // living publication, that one counts.
+    let over = farewell
+        .filter(|f| f.closing && package.is_dialog())
+        .and_then(|f| dialog_info::ended(&f.publication.body));
+    let ending = over.as_deref().or(farewell.map(|f| f.publication.body.as_slice()));
     let mut bodies: Vec<&[u8]> = Vec::with_capacity(state.publications.len() + 1);
-    bodies.extend(farewell.map(|f| f.publication.body.as_slice()));
+    bodies.extend(ending);
     bodies.extend(state.publications.iter().map(|p| p.body.as_slice()));
     let closing = farewell.filter(|f| f.closing).map(|_| 0);
     aggregate(host, package, state, &bodies, closing)
@@ -251,7 +255,10 @@ fn watcher_info(package: &EventPackage, composition: &Composition, of: &Snapshot
             id,
             uri,
             status: watcher.status,
-            event: winfo::WatcherEvent::from_reason(watcher.text(Text::Reason)),
+            event: match watcher.text(Text::Reason) {
+                b"" => winfo::WatcherEvent::Subscribe,
+                reason => winfo::WatcherEvent::from_reason(reason),
+            },
             display_name: None,
             expiration: None,
             duration_subscribed: None,

@@ -114,6 +114,10 @@ pub fn refuse(
     Served::No
 }
 
+/// Looks, 2 ms apart, at a request that another process is handling before it
+/// is left to that process alone.
+const PATIENCE: u32 = 25;
+
 /// A request that may be a retransmission (A9). Inside a transaction the host
 /// absorbs those itself.
 struct Attempt {
@@ -143,11 +147,14 @@ impl Attempt {
         }
         let table = server.store.retransmissions();
         let key = table.key(method, id);
-        match table.claim(key, now) {
-            Seen::New => FirstSight::Handle(Attempt { key: Some(key) }),
-            Seen::InProgress => FirstSight::Leave,
-            Seen::Answered(answer) => FirstSight::Repeat(answer),
+        for _ in 0..PATIENCE {
+            match table.claim(key, now) {
+                Seen::New => return FirstSight::Handle(Attempt { key: Some(key) }),
+                Seen::InProgress => std::thread::sleep(std::time::Duration::from_millis(2)),
+                Seen::Answered(answer) => return FirstSight::Repeat(answer),
+            }
         }
+        FirstSight::Leave
     }
 
     fn answered<M: Memory>(&self, server: &Server<M>, answer: &Answer) {

@@ -120,7 +120,7 @@ fn renew<M: Memory>(
         (InDialog::Refresh | InDialog::End, Some(token)) => Ok(Afterwards::Release(token)),
         (InDialog::OutOfOrder, _) => Err(Rejection::new(500, "Server Internal Error")),
         (InDialog::Unknown | InDialog::Refresh | InDialog::End, _) => {
-            Err(Rejection::new(481, "Subscription Does Not Exist"))
+            Err(Rejection::new(481, "Subscription does not exist"))
         }
     }
 }
@@ -237,8 +237,7 @@ fn reply_ok(incoming: &mut dyn Incoming, code: u16, expires: u32, contact: &[u8]
     let mut headers = format!("Expires: {expires}\r\nContact: <").into_bytes();
     headers.extend_from_slice(contact);
     headers.extend_from_slice(b">\r\n");
-    let reason = if code == 202 { "Accepted" } else { "OK" };
-    match incoming.reply(&Reply { code, reason, headers }) {
+    match incoming.reply(&Reply { code, reason: "OK", headers }) {
         Ok(()) => Served::Yes,
         Err(_) => Served::No,
     }

@@ -28,7 +28,7 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
             if rows.is_empty() {
                 break;
             }
-            let bad = write(server, host, &rows);
+            let bad = write(server, host, &rows, last);
             failed += bad;
             if bad > 0 {
                 break;
@@ -45,7 +45,12 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
 }
 
 /// Writes a batch; gives the number of rows that failed.
-fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty]) -> usize {
+fn write<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    rows: &[Dirty],
+    last: bool,
+) -> usize {
     let whole = match host.database() {
         Some(database) => durable(database, |database| {
             rows.iter().try_for_each(|row| write_row(server, database, row))
@@ -53,7 +58,11 @@ fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty]) -> 
         None => Err(Fault::Database),
     };
     if whole.is_ok() {
-        rows.iter().for_each(|row| server.store.row_written(row));
+        // At the end nothing is freed any more: a process may have died with
+        // the allocator's lock in hand.
+        if !last {
+            rows.iter().for_each(|row| server.store.row_written(row));
+        }
         return 0;
     }
     // One bad row must not hold up the others.

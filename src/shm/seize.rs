@@ -5,18 +5,19 @@ use lock_api::{Mutex, RawMutex};
 /// How often a lock is tried before its holder is taken to be dead.
 const TRIES: u32 = 1000;
 
-/// Opens a lock, by force if it does not open by itself.
+/// Opens a lock, by force if it does not open by itself. What it protects may
+/// be half changed.
 ///
-/// Only for the last process of a server that stops: nobody else is left who
-/// could hold the lock or take it.
-pub fn seize<R: RawMutex, T>(mutex: &Mutex<R, T>) {
+/// # Safety
+/// No other thread or process is left that could hold the lock or take it.
+pub unsafe fn seize<R: RawMutex, T>(mutex: &Mutex<R, T>) {
     for _ in 0..TRIES {
         if mutex.try_lock().is_some() {
             return;
         }
-        std::hint::spin_loop();
+        core::hint::spin_loop();
     }
     // SAFETY: the lock is held, for it could not be taken, and its holder is
-    // gone: the caller is the only process left.
+    // gone (the caller's promise).
     unsafe { mutex.force_unlock() };
 }

@@ -15,7 +15,7 @@ pub mod write_back;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::uri::{UserCase, identity};
-use crate::shm::{self, HashIndex, Id, Key, KeyedHash, Memory, Slab};
+use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, Slab};
 use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::{PresentityKey, Shard};
@@ -142,15 +142,6 @@ impl<M: Memory> Store<M> {
     /// sender processes.
     pub fn take_wake(&self) -> bool {
         self.shared.wake.load(Ordering::Relaxed) && self.shared.wake.swap(false, Ordering::AcqRel)
-    }
-
-    /// Opens locks that nobody will open any more. Only for the last process
-    /// of a server that stops: the others may have been killed while they
-    /// held one.
-    pub fn seize_locks(&self) {
-        for shard in self.shared.shards {
-            shm::seize(shard);
-        }
     }
 
     /// Number of shards.

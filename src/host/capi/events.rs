@@ -264,7 +264,8 @@ unsafe fn event_of(event: &sys::event_t) -> Event {
     // SAFETY: as above.
     while let Some(one) = unsafe { parameter.as_ref() } {
         // SAFETY: as above.
-        parameters.push(unsafe { (text::bytes(one.name).to_vec(), text::bytes(one.body).to_vec()) });
+        parameters
+            .push(unsafe { (text::bytes(one.name).to_vec(), text::bytes(one.body).to_vec()) });
         parameter = one.next;
     }
     Event { name, parameters }

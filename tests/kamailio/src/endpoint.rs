@@ -214,7 +214,13 @@ impl Endpoint {
 
     /// Sends a request and waits for its final reply; panics when none comes.
     pub fn request(&self, request: &Message) -> Message {
+        let t0 = Instant::now();
         self.try_request(request, REPLY_TIMEOUT).unwrap_or_else(|| {
+            let l = self.shared.lock();
+            let late = l.received.iter().filter(|e| e.at > t0).count();
+            eprintln!("DEBUG received {} late {} retrans {} last {:?} ago", l.received.len(), late, l.received.iter().filter(|e| e.retransmission).count(), l.received.last().map(|e| e.at.elapsed()));
+            drop(l);
+            let _ = std::process::Command::new("sh").arg("-c").arg("ss -unap | grep 127.0.0.1 1>&2; ps aux | grep -a [k]amailio 1>&2").status();
             panic!(
                 "{}: no final reply within {REPLY_TIMEOUT:?} to\n{}\n---- SIP trace ----\n{}",
                 self.shared.name,
@@ -281,6 +287,15 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
+        // Wakes the reader.
+        match &self.shared.transport {
+            Transport::Udp { socket, .. } => {
+                let _ = socket.send_to(&[], self.shared.local);
+            }
+            Transport::Tcp { stream } => {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

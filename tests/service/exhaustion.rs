@@ -1,0 +1,161 @@
+//! Shared memory runs out (A4): requests are refused with 503, what is stored
+//! stays whole, and everything goes on when there is memory again.
+
+use crate::fakes::{DIALOG, MWI, PRESENCE, Publish, Setup, Subscribe, WINFO, World, dialog};
+use presence::shm::{Blob, Heap, place};
+
+/// Everything that requests can see.
+fn visible(world: &World) -> String {
+    let mut all = String::new();
+    for package in [PRESENCE, WINFO, MWI, DIALOG] {
+        for user in ["alice", "bob"] {
+            let key = world.key(user, package);
+            let state = world.server.store.state(&key);
+            all += &format!("{:?} {:?}", state.publications, state.farewells);
+            all += &format!("{:?}", world.server.store.watchers(&key, world.now()));
+        }
+    }
+    all
+}
+
+/// Tries a request with room for no, one, two ... pages until it succeeds. A
+/// new kind of allocation takes a page, so each of them fails in turn.
+fn exhaust(prepare: impl Fn(&mut World), request: impl Fn(&mut World) -> u16) {
+    let mut refused = 0;
+    for pages in 0..40 {
+        let mut world = World::new(Setup { shards: 1, ..Setup::default() });
+        prepare(&mut world);
+        world.send();
+        world.events();
+        let before = visible(&world);
+        let usage = world.usage();
+        // Fill the chunks that there are, then make room for a few pages.
+        let filler = place(world.arena, Heap::new(world.pool)).unwrap();
+        world.arena.fail_after(0);
+        let page = vec![0; Heap::<crate::fakes::FakeMemory>::ONE_PAGE];
+        let mut filling: Vec<_> = std::iter::from_fn(|| Blob::new(filler, &page).ok()).collect();
+        let spare = pages.min(filling.len());
+        filling.drain(..spare);
+        // Without a chunk yet nothing can be filled: give it one or none.
+        if filling.is_empty() && pages > 0 {
+            world.arena.fail_after(pages - 1);
+        }
+        let code = request(&mut world);
+        world.arena.never_fail();
+        drop(filling);
+        if code == 200 {
+            assert!(refused > 0, "nothing was ever refused");
+            return;
+        }
+        refused += 1;
+        assert_eq!(code, 503, "with {pages} pages");
+        assert_eq!(visible(&world), before, "with {pages} pages");
+        assert_eq!(world.usage(), usage, "with {pages} pages");
+        assert_eq!(world.seen(), [""; 0]);
+        assert_eq!(request(&mut world), 200);
+    }
+    panic!("never enough");
+}
+
+fn nothing(_: &mut World) {}
+
+/// Fills a page's worth of records' text, so that the next needs a page.
+fn crowd(world: &mut World) {
+    for n in 0..60 {
+        world.subscribe(Subscribe { user: "bob", ..Subscribe::new(&format!("w{n}")) });
+    }
+}
+
+#[test]
+fn a_new_subscription_is_refused() {
+    exhaust(nothing, |world| world.subscribe(Subscribe::new("w")).code);
+    exhaust(crowd, |world| {
+        let call = "c".repeat(300);
+        world.subscribe(Subscribe::new(&call)).code
+    });
+}
+
+#[test]
+fn a_refresh_with_another_contact_is_refused() {
+    let refresh = |world: &mut World| {
+        let contact = "n".repeat(700);
+        world.subscribe(Subscribe { contact_host: &contact, ..Subscribe::refresh("w") }).code
+    };
+    exhaust(|world| world.watch("w", "presence"), refresh);
+}
+
+#[test]
+fn a_refresh_as_before_needs_no_memory() {
+    let mut world = World::default();
+    world.watch("w", "presence");
+    world.arena.fail_after(0);
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200);
+    assert_eq!(world.subscribe(Subscribe::end("w")).code, 200);
+    assert_eq!(world.seen().len(), 3);
+    world.assert_empty();
+}
+
+#[test]
+fn a_new_publication_is_refused() {
+    for watched in [false, true] {
+        let prepare = |world: &mut World| {
+            if watched {
+                world.watch("w", "presence");
+            }
+        };
+        let body = "b".repeat(900);
+        exhaust(prepare, |world| world.publish(Publish { body: &body, ..Publish::default() }).code);
+    }
+}
+
+#[test]
+fn a_replaced_dialog_stays_if_the_new_one_is_refused() {
+    let prepare = |world: &mut World| {
+        world.watch("w", "dialog");
+        world.create("dialog", &dialog("x", "early"));
+    };
+    let new = dialog("x", "confirmed") + &" ".repeat(1500);
+    exhaust(prepare, |world| {
+        world.publish(Publish { event: Some("dialog"), body: &new, ..Publish::default() }).code
+    });
+}
+
+#[test]
+fn a_modification_is_refused_and_can_be_repeated() {
+    let prepare = |world: &mut World| {
+        world.watch("w", "presence");
+        world.publish(Publish { body: "a", ..Publish::default() });
+    };
+    let body = "b".repeat(1500);
+    exhaust(prepare, |world| {
+        let state = world.server.store.state(&world.key("alice", PRESENCE));
+        let tag = String::from_utf8(state.publications[0].entity_tag.clone()).unwrap();
+        world.publish(Publish { tag: Some(&tag), body: &body, ..Publish::default() }).code
+    });
+}
+
+#[test]
+fn what_ends_needs_no_memory() {
+    let mut world = World::default();
+    world.watch("w", "presence");
+    world.publish(Publish { body: "a", expires: Some("10"), ..Publish::default() });
+    let b = world.create("presence", "b");
+    world.seen();
+    // Not a single slot is left.
+    let filler = place(world.arena, Heap::new(world.pool)).unwrap();
+    world.arena.fail_after(0);
+    let page = [0; Heap::<crate::fakes::FakeMemory>::ONE_PAGE];
+    let filling: Vec<_> = std::iter::from_fn(|| Blob::new(filler, &page).ok()).collect();
+    world.remove("presence", &b);
+    world.pass(10);
+    world.expire();
+    world.pass(4000);
+    world.expire();
+    let expected = [
+        "w 5 active closed(b)+a",
+        "w 6 active closed(a)",
+        "w 7 terminated;reason=timeout",
+    ];
+    assert_eq!(world.seen(), expected);
+    drop(filling);
+}

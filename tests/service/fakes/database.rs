@@ -1,0 +1,193 @@
+//! Tables in memory, with transactions and failures on demand.
+
+use presence::error::Fault;
+use presence::ports::{Assignment, Compare, Condition, Database, Value};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+type Row = BTreeMap<&'static str, Value>;
+
+/// A statement about to be executed, for those who decide whether it fails.
+pub struct Statement<'a> {
+    pub verb: &'static str,
+    /// The text values in its conditions and assignments.
+    pub texts: Vec<&'a [u8]>,
+}
+
+type Judge = Box<dyn FnMut(&Statement<'_>) -> bool + Send>;
+
+#[derive(Default)]
+struct Inner {
+    tables: HashMap<String, Vec<Row>>,
+    next_id: i64,
+    /// Says which statements fail.
+    fails: Option<Judge>,
+    statements: usize,
+}
+
+/// One process's connection; clones share the tables.
+#[derive(Clone, Default)]
+pub struct FakeDatabase {
+    inner: Arc<Mutex<Inner>>,
+    /// Some process is in a transaction: the others wait.
+    busy: Arc<AtomicBool>,
+    /// As in the transaction that is under way here: undone by a rollback.
+    undo: Vec<(String, Vec<Row>)>,
+    affected: u64,
+}
+
+impl FakeDatabase {
+    /// Lets the statements fail for which `judge` says so.
+    pub fn fail_if(&self, judge: impl FnMut(&Statement<'_>) -> bool + Send + 'static) {
+        self.lock().fails = Some(Box::new(judge));
+    }
+
+    pub fn work_again(&self) {
+        self.lock().fails = None;
+    }
+
+    /// One column of all rows of a table, as text.
+    pub fn column(&self, table: &str, column: &str) -> Vec<String> {
+        let inner = self.lock();
+        let rows = inner.tables.get(table).map_or(&[][..], Vec::as_slice);
+        rows.iter().map(|row| show(row.get(column).unwrap_or(&Value::Null))).collect()
+    }
+
+    /// How many statements were executed.
+    pub fn statements(&self) -> usize {
+        self.lock().statements
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// Runs a statement on its table unless it is to fail.
+    fn execute<R>(
+        &mut self,
+        verb: &'static str,
+        table: &str,
+        values: &[&Value],
+        work: impl FnOnce(&mut Vec<Row>, &mut i64) -> R,
+    ) -> Result<R, Fault> {
+        let inner = self.inner.clone();
+        let mut inner = inner.lock().unwrap();
+        inner.statements += 1;
+        let texts = values.iter().map(|value| value.as_bytes()).collect();
+        if inner.fails.as_mut().is_some_and(|fails| fails(&Statement { verb, texts })) {
+            return Err(Fault::Database);
+        }
+        let Inner { tables, next_id, .. } = &mut *inner;
+        let rows = tables.entry(table.to_owned()).or_default();
+        self.undo.push((table.to_owned(), rows.clone()));
+        Ok(work(rows, next_id))
+    }
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Int(n) => n.to_string(),
+        Value::Text(text) | Value::Blob(text) => String::from_utf8_lossy(text).into_owned(),
+    }
+}
+
+fn meets(row: &Row, conditions: &[Condition]) -> bool {
+    conditions.iter().all(|(column, compare, value)| {
+        let stored = row.get(column).unwrap_or(&Value::Null);
+        match (compare, stored.as_int(), value.as_int()) {
+            (Compare::Less, Some(a), Some(b)) => a < b,
+            (Compare::Greater, Some(a), Some(b)) => a > b,
+            (Compare::Less | Compare::Greater, ..) => false,
+            (Compare::Eq, ..) => show(stored) == show(value),
+            (Compare::Not, ..) => show(stored) != show(value),
+        }
+    })
+}
+
+fn values(conditions: &[Condition]) -> Vec<&Value> {
+    conditions.iter().map(|(_, _, value)| value).collect()
+}
+
+impl Database for FakeDatabase {
+    fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault> {
+        let values: Vec<_> = row.iter().map(|(_, value)| value).collect();
+        self.execute("insert", table, &values, |rows, next_id| {
+            *next_id += 1;
+            let mut new: Row = row.iter().cloned().collect();
+            new.insert("id", Value::Int(*next_id));
+            rows.push(new);
+        })
+    }
+
+    fn update(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        set: &[Assignment],
+    ) -> Result<(), Fault> {
+        self.affected = self.execute("update", table, &values(conditions), |rows, _| {
+            let met = rows.iter_mut().filter(|row| meets(row, conditions));
+            met.map(|row| row.extend(set.iter().cloned())).count() as u64
+        })?;
+        Ok(())
+    }
+
+    fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
+        self.execute("delete", table, &values(conditions), |rows, _| {
+            rows.retain(|row| !meets(row, conditions));
+        })
+    }
+
+    fn query(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        order_by: Option<&str>,
+        each: &mut dyn FnMut(&[Value]),
+    ) -> Result<(), Fault> {
+        let found = self.execute("query", table, &values(conditions), |rows, _| {
+            let mut found: Vec<_> =
+                rows.iter().filter(|row| meets(row, conditions)).cloned().collect();
+            if order_by.is_some_and(|order| order.starts_with("received_time")) {
+                found.sort_by_key(|row| row.get("received_time").and_then(Value::as_int));
+            }
+            found
+        })?;
+        for row in found {
+            let of = |column: &&str| row.get(*column).cloned().unwrap_or(Value::Null);
+            each(&columns.iter().map(of).collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Fault> {
+        while self.busy.swap(true, SeqCst) {
+            std::thread::yield_now();
+        }
+        self.undo.clear();
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        self.undo.clear();
+        self.busy.store(false, SeqCst);
+        Ok(())
+    }
+
+    fn rollback(&mut self) -> Result<(), Fault> {
+        let undo: Vec<_> = self.undo.drain(..).rev().collect();
+        let mut inner = self.lock();
+        for (table, rows) in undo {
+            inner.tables.insert(table, rows);
+        }
+        self.busy.store(false, SeqCst);
+        Ok(())
+    }
+
+    fn affected_rows(&mut self) -> Option<u64> {
+        Some(self.affected)
+    }
+}

@@ -1,0 +1,236 @@
+//! A host whose packages make documents that are easily read: publications
+//! are joined by `+`, a closing one is written `closed(...)`.
+
+use super::database::FakeDatabase;
+use super::world::{SLA, WINFO, label};
+use presence::error::Fault;
+use presence::ports::{
+    Database, Host, Incoming, Level, Notify, NotifyOutcome, PackageVerdict, Packages, Reply,
+    Transport,
+};
+use presence::presence::event_package::PackageId;
+use presence::presence::subscription::{Authorization, Snapshot, Status, Text};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+/// What left the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Reply(u16),
+    Notify(Sent),
+}
+
+/// A NOTIFY as its watcher sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    pub call_id: String,
+    pub cseq: u32,
+    /// Value of Subscription-State without `expires`.
+    pub state: String,
+    pub headers: String,
+    pub body: String,
+    pub contact: String,
+    pub token: u64,
+}
+
+impl Sent {
+    /// `call-id cseq state document`.
+    pub fn brief(&self) -> String {
+        let Sent { call_id, cseq, state, body, .. } = self;
+        format!("{call_id} {cseq} {state} {body}").trim_end().to_owned()
+    }
+}
+
+/// What all processes share outside the server.
+#[derive(Default)]
+pub struct Outside {
+    pub now: AtomicI64,
+    pub log: Mutex<Vec<Event>>,
+    /// Log lines of level error and warning.
+    pub complaints: Mutex<Vec<String>>,
+    pub woken: AtomicUsize,
+    /// The packages' rules cannot be read.
+    pub rules_fail: AtomicBool,
+    random: AtomicU64,
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// One process of the host.
+pub struct FakeHost {
+    pub outside: Arc<Outside>,
+    pub database: Option<FakeDatabase>,
+    /// Each runs while a NOTIFY is being sent, the first in the first one.
+    pub during_notify: VecDeque<Hook>,
+    /// Gives other threads a chance now and then.
+    pub yields: bool,
+}
+
+impl FakeHost {
+    pub fn new(outside: Arc<Outside>, database: Option<FakeDatabase>) -> FakeHost {
+        FakeHost { outside, database, during_notify: VecDeque::new(), yields: false }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Transport for FakeHost {
+    fn notify(&mut self, notify: &Notify<'_>) -> NotifyOutcome {
+        if let Some(hook) = self.during_notify.pop_front() {
+            hook();
+        }
+        let random = self.outside.random.fetch_add(1, SeqCst);
+        if self.yields && random.is_multiple_of(3) {
+            std::thread::yield_now();
+        }
+        let of = |field| text(notify.subscription.text(field));
+        let headers = text(notify.headers);
+        let state = headers.split("Subscription-State: ").nth(1).unwrap_or_default();
+        let state = state.lines().next().unwrap_or_default();
+        let sent = Sent {
+            call_id: of(Text::CallId),
+            cseq: notify.cseq,
+            state: state.split(";expires").next().unwrap_or_default().to_owned(),
+            headers: headers.clone(),
+            body: label(notify.body),
+            contact: of(Text::Contact),
+            token: notify.token,
+        };
+        self.outside.log.lock().unwrap().push(Event::Notify(sent));
+        NotifyOutcome::Sent
+    }
+}
+
+impl Packages for FakeHost {
+    fn aggregate(
+        &mut self,
+        package: PackageId,
+        _user: &[u8],
+        _domain: &[u8],
+        bodies: &[&[u8]],
+        closing: Option<usize>,
+    ) -> Option<Vec<u8>> {
+        assert_ne!(package, SLA, "it has no such callback");
+        if bodies.is_empty() {
+            return Some(b"offline".to_vec());
+        }
+        if bodies.iter().any(|body| *body == b"poison" || body.is_empty()) {
+            return None;
+        }
+        let shown = |(n, body): (usize, &&[u8])| match closing == Some(n) {
+            true => format!("closed({})", label(body)),
+            false => label(body),
+        };
+        Some(bodies.iter().enumerate().map(shown).collect::<Vec<_>>().join("+").into_bytes())
+    }
+
+    fn personalise(&mut self, _: PackageId, _: &Snapshot, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn restrict(
+        &mut self,
+        _: PackageId,
+        _: &Snapshot,
+        _: &[u8],
+        _: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(None)
+    }
+
+    fn rules(&mut self, _: PackageId, _: &[u8], _: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        match self.outside.rules_fail.load(SeqCst) {
+            true => Err(Fault::Package),
+            false => Ok(Some(b"rules".to_vec())),
+        }
+    }
+
+    fn authorize(
+        &mut self,
+        package: PackageId,
+        subscription: &Snapshot,
+        _rules: Option<&[u8]>,
+    ) -> Result<Authorization, Fault> {
+        assert_ne!(package, WINFO);
+        let (status, reason) = match subscription.text(Text::WatcherUser) {
+            b"pending" => (Status::Pending, &b""[..]),
+            b"blocked" => (Status::Terminated, b"rejected"),
+            b"polite" => (Status::Active, b"polite-block"),
+            _ => (Status::Active, b""),
+        };
+        Ok(Authorization { status, reason: reason.to_vec() })
+    }
+}
+
+impl Host for FakeHost {
+    fn now(&self) -> i64 {
+        self.outside.now.load(SeqCst)
+    }
+
+    fn random(&mut self) -> [u8; 16] {
+        u128::from(self.outside.random.fetch_add(1, SeqCst)).to_be_bytes()
+    }
+
+    fn database(&mut self) -> Option<&mut dyn Database> {
+        self.database.as_mut().map(|database| database as &mut dyn Database)
+    }
+
+    fn wake_senders(&mut self) {
+        self.outside.woken.fetch_add(1, SeqCst);
+    }
+
+    fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {
+        if level <= Level::Warning {
+            self.outside.complaints.lock().unwrap().push(line.to_string());
+        }
+    }
+
+    fn log_notify(&mut self, _line: fmt::Arguments<'_>) {}
+
+    fn logs(&self, _level: Level) -> bool {
+        true
+    }
+}
+
+/// The request in hand.
+pub struct FakeIncoming {
+    pub outside: Arc<Outside>,
+    pub in_transaction: bool,
+    pub to_tag: Vec<u8>,
+    /// What the sibling's handler says.
+    pub verdict: PackageVerdict,
+    /// Runs just before the reply leaves.
+    pub before_reply: Option<Hook>,
+    pub replies: Vec<Reply>,
+}
+
+impl Incoming for FakeIncoming {
+    fn in_transaction(&mut self) -> bool {
+        self.in_transaction
+    }
+
+    fn reply(&mut self, reply: &Reply) -> Result<(), Fault> {
+        if let Some(hook) = self.before_reply.take() {
+            hook();
+        }
+        self.replies.push(reply.clone());
+        self.outside.log.lock().unwrap().push(Event::Reply(reply.code));
+        Ok(())
+    }
+
+    fn reply_to_tag(&mut self) -> Result<Vec<u8>, Fault> {
+        Ok(self.to_tag.clone())
+    }
+
+    fn check_publication(&mut self, _: PackageId) -> PackageVerdict {
+        self.verdict
+    }
+
+    fn check_subscription(&mut self, _: PackageId) -> PackageVerdict {
+        self.verdict
+    }
+}

@@ -1,0 +1,13 @@
+//! A server on the process's own heap, with a host that records everything it
+//! is asked to do, in order.
+
+mod database;
+mod host;
+mod world;
+
+pub use database::{FakeDatabase, Statement};
+pub use host::{Event, FakeHost, FakeIncoming, Outside, Sent};
+pub use world::{
+    Answered, DIALOG, FakeMemory, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, WINFO, World,
+    dialog,
+};

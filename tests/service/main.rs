@@ -1,0 +1,12 @@
+//! What PUBLISH, SUBSCRIBE and the timers do, seen from outside: replies,
+//! NOTIFYs, rows and memory, with everything below the server faked.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
+
+mod exhaustion;
+mod fakes;
+mod ordering;
+mod publish;
+mod publish_stored;
+mod subscribe;
+mod winfo;
+mod write_back;

@@ -1,0 +1,405 @@
+//! SUBSCRIBE, and how subscriptions end.
+
+use crate::fakes::{Event, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, World};
+use presence::ports::PackageVerdict;
+use presence::service::{Served, notify_reply};
+use presence::store::Token;
+
+#[test]
+fn a_subscription_lives_and_ends() {
+    let mut world = World::default();
+    world.create("presence", "a");
+    let answer = world.subscribe(Subscribe::new("w"));
+    assert_eq!((answer.code, answer.reason, &*answer.expires), (200, "OK", "3600"));
+    assert_eq!(answer.headers, "Expires: 3600\r\nContact: <sip:server>\r\n");
+    let sent = world.notifies();
+    assert_eq!(
+        sent[0].headers,
+        "Max-Forwards: 70\r\nEvent: presence\r\nContact: <sip:server>\r\n\
+         Subscription-State: active;expires=3600\r\nContent-Type: application/pidf+xml\r\n"
+    );
+    assert_eq!((sent.len(), &*sent[0].brief()), (1, "w 2 active a"));
+    let moved = Subscribe { expires: Some("60"), contact_host: "new", ..Subscribe::refresh("w") };
+    assert_eq!(world.subscribe(moved).expires, "60");
+    let sent = world.notifies();
+    assert_eq!((&*sent[0].brief(), &*sent[0].contact), ("w 3 active a", "sip:w@new"));
+    assert!(sent[0].headers.contains("active;expires=60\r\n"));
+    let answer = world.subscribe(Subscribe::end("w"));
+    assert_eq!((answer.code, &*answer.expires), (200, "0"));
+    assert_eq!(world.seen(), ["w 4 terminated;reason=timeout a"], "with the state (B13)");
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 481);
+    assert_eq!(world.watchers("alice", PRESENCE), 0);
+}
+
+#[test]
+fn everything_goes_when_all_is_over() {
+    let mut world = World::default();
+    let tag = world.create("presence", "a");
+    world.watch("w", "presence");
+    world.watch("x", "presence.winfo");
+    world.watch("y", "message-summary");
+    world.subscribe(Subscribe { expires: Some("0"), user: "bob", ..Subscribe::new("fetch") });
+    world.remove("presence", &tag);
+    world.subscribe(Subscribe::end("w"));
+    world.pass(4000);
+    world.expire();
+    world.assert_empty();
+}
+
+#[test]
+fn a_fetch_stores_nothing() {
+    let mut world = World::default();
+    world.create("presence", "a");
+    let fetch = |watcher| Subscribe { watcher, expires: Some("0"), ..Subscribe::new("f") };
+    for (watcher, seen) in [
+        ("w", "f 1 terminated;reason=timeout a"),
+        ("pending", "f 1 terminated;reason=timeout"),
+        ("polite", "f 1 terminated;reason=timeout"),
+        ("blocked", "f 1 terminated;reason=rejected"),
+    ] {
+        assert_eq!(world.subscribe(fetch(watcher)).code, 200);
+        assert_eq!(world.seen(), [seen]);
+    }
+    assert_eq!(world.watchers("alice", PRESENCE), 0);
+}
+
+#[test]
+fn a_subscription_that_runs_out_is_told_so_once() {
+    let mut world =
+        World::new(Setup { config: |config| config.expires_offset = 5, ..Setup::default() });
+    world.create("presence", "a");
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.seen();
+    world.pass(14);
+    world.expire();
+    world.create("presence", "b");
+    assert_eq!(world.seen(), [""; 0], "it has run out, but its end is delayed");
+    world.pass(1);
+    world.expire();
+    world.expire();
+    assert_eq!(world.seen(), ["w 3 terminated;reason=timeout"]);
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 481);
+}
+
+#[test]
+fn a_late_refresh_is_accepted_until_the_watcher_is_told() {
+    let mut world = World::default();
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.watch("winfo", "presence.winfo");
+    world.seen();
+    world.pass(10);
+    // The timer has run, the sender processes have not.
+    presence::service::expiry::subscriptions(&world.server, &mut world.host);
+    assert_eq!(world.watchers("alice", PRESENCE), 0);
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200);
+    world.send();
+    let seen = world.seen();
+    assert!(seen.iter().all(|line| !line.contains("terminated")), "{seen:?}");
+    let winfo = seen.iter().rfind(|line| line.starts_with("winfo")).unwrap();
+    assert!(winfo.contains("sip:w@h"), "its watchers know that it lives: {winfo}");
+    world.create("presence", "a");
+    assert!(world.seen().iter().any(|line| line.ends_with("active a")));
+}
+
+#[test]
+fn requests_that_do_not_fit_are_refused() {
+    let mut world =
+        World::new(Setup { config: |config| config.min_expires = 60, ..Setup::default() });
+    let cseq = Some(10);
+    world.subscribe(Subscribe { cseq, ..Subscribe::new("w") });
+    world.seen();
+    let w = |cseq| Subscribe { cseq: Some(cseq), ..Subscribe::refresh("w") };
+    for (code, request) in [
+        (481, Subscribe::refresh("other")),
+        (481, Subscribe { event: Some("message-summary"), ..w(11) }),
+        (481, Subscribe { event: Some("presence;id=7"), ..w(11) }),
+        (500, w(9)),
+        (500, Subscribe { expires: Some("0"), ..w(9) }),
+        (423, Subscribe { expires: Some("59"), ..w(11) }),
+        (423, Subscribe { expires: Some("59"), ..Subscribe::new("x") }),
+        (400, Subscribe { expires: Some("-1"), ..w(11) }),
+        (400, Subscribe { event: Some("presence;=x"), ..w(11) }),
+        (489, Subscribe { event: Some("x"), ..Subscribe::new("x") }),
+        (489, Subscribe { event: None, ..Subscribe::new("x") }),
+        (489, Subscribe { event: Some("dialog;ma"), ..Subscribe::new("x") }),
+        (500, Subscribe { verdict: PackageVerdict::Refused { replied: false }, ..w(11) }),
+        (0, Subscribe { verdict: PackageVerdict::Refused { replied: true }, ..w(11) }),
+    ] {
+        let answer = world.subscribe(request);
+        assert_eq!((answer.code, answer.served), (code, Served::No), "{answer:?}");
+        assert_eq!(answer.code == 489, answer.headers.contains("Allow-Events: "));
+        assert_eq!(answer.code == 423, answer.headers == "Min-Expires: 60\r\n");
+    }
+    assert_eq!(world.seen(), [""; 0]);
+    assert_eq!(world.subscribe(w(11)).code, 200);
+    assert_eq!(world.seen(), ["w 3 active offline"]);
+}
+
+#[test]
+fn cseq_may_be_as_low_as_the_offset_says() {
+    let mut world =
+        World::new(Setup { config: |config| config.cseq_offset = 2, ..Setup::default() });
+    let w = |cseq| Subscribe { cseq: Some(cseq), ..Subscribe::refresh("w") };
+    world.subscribe(Subscribe { in_dialog: false, ..w(10) });
+    assert_eq!(world.subscribe(w(9)).code, 200);
+    assert_eq!(world.subscribe(w(8)).code, 500, "it counts from the highest");
+}
+
+#[test]
+fn the_event_id_is_echoed() {
+    let mut world = World::default();
+    let event = Some("presence; id=7;x=y");
+    world.subscribe(Subscribe { event, ..Subscribe::new("w") });
+    assert!(world.notifies()[0].headers.contains("\r\nEvent: presence;id=7\r\n"));
+    assert_eq!(world.subscribe(Subscribe { event, ..Subscribe::refresh("w") }).code, 200);
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200, "a missing id is accepted");
+    let other = Some("presence;id=8");
+    assert_eq!(world.subscribe(Subscribe { event: other, ..Subscribe::refresh("w") }).code, 481);
+}
+
+#[test]
+fn the_shared_line_package_is_the_more_specific_one() {
+    let mut world = World::default();
+    world.watch("w", "dialog;id=1;sla");
+    assert!(world.notifies()[0].headers.contains("\r\nEvent: dialog;sla;id=1\r\n"));
+    assert_eq!(world.watchers("alice", SLA), 1);
+}
+
+#[test]
+fn a_blocked_watcher_is_told_and_forgotten() {
+    let mut world = World::default();
+    world.create("presence", "a");
+    let answer = world.subscribe(Subscribe { watcher: "blocked", ..Subscribe::new("w") });
+    assert_eq!(answer.code, 200);
+    assert_eq!(world.seen(), ["w 1 terminated;reason=rejected"]);
+    assert_eq!(world.watchers("alice", PRESENCE), 0);
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 481);
+}
+
+#[test]
+fn a_blocked_watcher_is_told_even_if_nothing_can_be_composed() {
+    let mut world = World::new(Setup::stored());
+    world.create("presence", "a");
+    world.host.database.as_ref().unwrap().fail_if(|statement| {
+        statement.verb == "query" && statement.texts.contains(&&b"presence"[..])
+            && !statement.texts.contains(&&b"blocked"[..])
+    });
+    world.subscribe(Subscribe { watcher: "blocked", ..Subscribe::new("w") });
+    assert_eq!(world.seen(), ["w 1 terminated;reason=rejected"]);
+}
+
+#[test]
+fn who_may_not_see_gets_no_document() {
+    let mut world = World::default();
+    let tag = world.create("presence", "a");
+    world.subscribe(Subscribe { watcher: "pending", ..Subscribe::new("w") });
+    world.subscribe(Subscribe { watcher: "polite", ..Subscribe::new("p") });
+    world.remove("presence", &tag);
+    world.create("presence", "b");
+    for call in ["w", "p"] {
+        world.subscribe(Subscribe::refresh(call));
+        world.subscribe(Subscribe::end(call));
+    }
+    let expected = [
+        "w 2 pending",
+        "p 2 active",
+        "w 3 pending",
+        "w 4 terminated;reason=timeout",
+        "p 3 active",
+        "p 4 terminated;reason=timeout",
+    ];
+    assert_eq!(world.seen(), expected);
+}
+
+#[test]
+fn an_empty_first_notify_can_be_left_out() {
+    let mut world =
+        World::new(Setup { config: |config| config.send_fast_notify = false, ..Setup::default() });
+    world.watch("w", "message-summary");
+    world.watch("p", "presence");
+    assert_eq!(world.seen(), ["p 2 active offline"], "presence has a winfo peer (B28)");
+    world.create("message-summary", "1");
+    world.watch("v", "message-summary");
+    assert_eq!(world.seen(), ["w 2 active 1", "v 2 active 1"]);
+    let mut world =
+        World::new(Setup { config: |config| config.send_fast_notify = false, ..Setup::default() });
+    world.watch("w", "message-summary");
+    let end = Subscribe { event: Some("message-summary"), ..Subscribe::end("w") };
+    world.subscribe(end);
+    assert_eq!(world.seen(), ["w 2 terminated;reason=timeout"], "the last one never is");
+    assert_eq!(world.watchers("alice", MWI), 0);
+}
+
+#[test]
+fn no_notify_leaves_before_the_2xx() {
+    let mut world = World::default();
+    world.watch("v", "presence");
+    world.events();
+    let mut other = world.fork();
+    let before_reply: Box<dyn FnOnce() + Send> = Box::new(move || {
+        let tag = other.create("presence", "a");
+        other.modify("presence", &tag, "b");
+        other.send();
+        // However long the reply takes.
+        other.pass(20);
+        other.expire();
+    });
+    let expires = Some("10");
+    world.subscribe(Subscribe { expires, before_reply: Some(before_reply), ..Subscribe::new("w") });
+    let events = world.events();
+    let of_w = |event: &Event| match event {
+        Event::Notify(sent) => sent.call_id == "w",
+        Event::Reply(_) => false,
+    };
+    let first = events.iter().position(of_w).unwrap();
+    assert!(events[..first].ends_with(&[Event::Reply(200)]), "{events:?}");
+    let Event::Notify(sent) = &events[first] else { unreachable!() };
+    assert_eq!(sent.brief(), "w 2 active b");
+}
+
+#[test]
+fn unsubscribing_waits_for_its_2xx_too() {
+    let mut world = World::default();
+    world.watch("w", "presence");
+    world.events();
+    let mut other = world.fork();
+    let before_reply: Box<dyn FnOnce() + Send> = Box::new(move || {
+        other.create("presence", "a");
+        other.expire();
+    });
+    world.subscribe(Subscribe { before_reply: Some(before_reply), ..Subscribe::end("w") });
+    let events = world.events();
+    assert_eq!(&events[..2], [Event::Reply(200), Event::Reply(200)], "{events:?}");
+    let Event::Notify(sent) = &events[2] else { panic!("{events:?}") };
+    assert_eq!(sent.brief(), "w 3 terminated;reason=timeout a");
+}
+
+#[test]
+fn a_subscription_whose_reply_never_leaves_does_not_stay() {
+    let mut world = World::default();
+    for request in [Subscribe::new("w"), Subscribe::end("v")] {
+        if request.in_dialog {
+            world.watch("v", "presence");
+        }
+        let mut other = world.fork();
+        let before_reply: Box<dyn FnOnce() + Send> = Box::new(|| panic!("as a bug would"));
+        let request = Subscribe { before_reply: Some(before_reply), ..request };
+        let doomed = std::panic::AssertUnwindSafe(move || drop(other.subscribe(request)));
+        std::panic::catch_unwind(doomed).unwrap_err();
+    }
+    world.pass(4000);
+    world.expire();
+    world.assert_empty();
+}
+
+#[test]
+fn a_retransmission_gets_the_same_answer_and_changes_nothing() {
+    let mut world = World::default();
+    for request in [Subscribe::new, Subscribe::refresh, Subscribe::end] {
+        world.pass(1);
+        let first = world.subscribe(Subscribe { cseq: Some(world.now() as u32), ..request("w") });
+        let seen = world.seen();
+        assert_eq!((first.code, seen.len()), (200, 1));
+        let again = world.subscribe(Subscribe { cseq: Some(world.now() as u32), ..request("w") });
+        assert_eq!((again, world.seen().len()), (first, 0));
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn a_dialog_is_stored_once_even_if_its_first_request_comes_again_late() {
+    let mut world = World::default();
+    let first = || Subscribe { cseq: Some(1), ..Subscribe::new("w") };
+    world.subscribe(first());
+    world.pass(40);
+    assert_eq!(world.subscribe(first()).code, 200);
+    assert_eq!(world.watchers("alice", PRESENCE), 1);
+    world.create("presence", "a");
+    assert_eq!(world.seen(), ["w 2 active offline", "w 3 active offline", "w 4 active a"]);
+    world.subscribe(Subscribe { cseq: Some(2), ..Subscribe::end("w") });
+    assert_eq!(world.watchers("alice", PRESENCE), 0);
+}
+
+#[test]
+fn a_call_can_have_one_subscription() {
+    let mut world = World::new(Setup { same_call: true, ..Setup::default() });
+    world.watch("v", "presence");
+    for from_tag in ["1", "2", "3"] {
+        world.subscribe(Subscribe { from_tag, ..Subscribe::new("w") });
+    }
+    assert_eq!(world.watchers("alice", PRESENCE), 2);
+    world.seen();
+    world.create("presence", "a");
+    assert_eq!(world.seen(), ["v 3 active a", "w 3 active a"]);
+    assert_eq!(world.subscribe(Subscribe { from_tag: "2", ..Subscribe::refresh("w") }).code, 481);
+}
+
+#[test]
+fn an_answer_can_end_a_subscription() {
+    let mut world = World::default();
+    world.watch("winfo", "presence.winfo");
+    for (code, left) in [(200, 1), (500, 1), (408, 0), (481, 0)] {
+        let call = format!("w{code}");
+        world.watch(&call, "presence");
+        world.send();
+        let sent = world.notifies();
+        let sent = sent.iter().find(|sent| sent.call_id == call).unwrap();
+        let token = Token::from_number(sent.token).unwrap();
+        for _ in 0..2 {
+            notify_reply::handle(&world.server, &mut world.host, token, code, false);
+        }
+        assert_eq!(world.watchers("alice", PRESENCE), left);
+        world.send();
+        let winfo = world.seen().concat();
+        assert_eq!(winfo.contains(&call), false);
+        assert_eq!(winfo.is_empty(), left == 1);
+        world.subscribe(Subscribe::end(&call));
+        world.events();
+    }
+}
+
+#[test]
+fn a_stale_token_ends_nothing() {
+    let mut world = World::default();
+    world.watch("w", "presence");
+    let token = Token::from_number(world.notifies()[0].token).unwrap();
+    world.subscribe(Subscribe::end("w"));
+    world.watch("v", "presence");
+    world.seen();
+    notify_reply::handle(&world.server, &mut world.host, token, 481, false);
+    assert_eq!(world.watchers("alice", PRESENCE), 1);
+    assert!(world.server.store.release_subscription(token).is_none());
+}
+
+#[test]
+fn a_failing_package_is_tried_again_by_the_senders() {
+    let mut world =
+        World::new(Setup { database: Some(Default::default()), ..Setup::stored() });
+    world.create("presence", "a");
+    let database = world.host.database.clone().unwrap();
+    world.watch("w", "presence");
+    world.seen();
+    database.fail_if(|statement| statement.verb == "query");
+    assert_eq!(world.publish(Publish { body: "b", ..Publish::default() }).code, 200);
+    world.send_step();
+    assert_eq!(world.seen(), [""; 0]);
+    database.work_again();
+    world.send();
+    assert_eq!(world.seen(), ["w 3 active a+b"]);
+}
+
+#[test]
+fn a_large_audience_is_served_by_the_senders() {
+    let mut world = World::default();
+    let watchers = 700;
+    for n in 0..watchers {
+        let watcher = if n % 2 == 0 { "pending" } else { "w" };
+        world.subscribe(Subscribe { watcher, ..Subscribe::new(&format!("w{n}")) });
+    }
+    world.seen();
+    world.create("presence", "a");
+    let at_once = world.seen().len();
+    assert!(at_once <= 160, "a worker is kept from its requests: {at_once}");
+    world.send();
+    assert_eq!(at_once + world.seen().len(), watchers / 2);
+}

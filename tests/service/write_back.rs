@@ -1,0 +1,281 @@
+//! Subscriptions written back to the database (`subs_db_mode=2`).
+
+use crate::fakes::{MWI, PRESENCE, Setup, Subscribe, World};
+use presence::config::PublicationCache;
+use presence::ports::{Assignment, Value};
+use presence::presence::subscription::{Snapshot, Status, Text};
+use presence::service::{restore, write_back};
+use presence::store::rows;
+use proptest::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+fn setup() -> Setup {
+    Setup { cache: PublicationCache::Record, shards: 1, authorizes: false, ..Setup::stored() }
+}
+
+fn flush(world: &mut World) -> usize {
+    write_back::flush(&world.server, &mut world.host, false)
+}
+
+/// Call-IDs in the table.
+fn stored(world: &World) -> Vec<String> {
+    let mut calls = world.host.database.as_ref().unwrap().column("active_watchers", "callid");
+    calls.sort();
+    calls
+}
+
+fn column(world: &World, column: &str) -> Vec<String> {
+    world.host.database.as_ref().unwrap().column("active_watchers", column)
+}
+
+#[test]
+fn rows_follow_subscriptions() {
+    let mut world = World::new(setup());
+    world.watch("a", "presence");
+    world.watch("b", "presence");
+    assert_eq!(stored(&world), [""; 0]);
+    assert_eq!(flush(&mut world), 0);
+    assert_eq!(stored(&world), ["a", "b"]);
+    assert_eq!(column(&world, "event"), ["presence", "presence"]);
+    assert_eq!(column(&world, "presentity_uri"), ["sip:alice@h", "sip:alice@h"]);
+    // CSeqs are reserved ahead of use (A7).
+    assert_eq!(column(&world, "local_cseq"), ["10002", "10002"]);
+    world.pass(10);
+    world.subscribe(Subscribe { contact_host: "new", cseq: Some(99), ..Subscribe::refresh("b") });
+    world.subscribe(Subscribe::end("a"));
+    // Neither stored nor deleted: it was over before.
+    world.watch("c", "presence");
+    world.subscribe(Subscribe::end("c"));
+    flush(&mut world);
+    assert_eq!(stored(&world), ["b"]);
+    assert_eq!((column(&world, "contact"), column(&world, "remote_cseq")), (vec!["sip:b@new".into()], vec!["99".into()]));
+    assert_eq!(column(&world, "expires"), [(world.now() + 3600).to_string()]);
+    let before = world.host.database.as_ref().unwrap().statements();
+    flush(&mut world);
+    assert_eq!(world.host.database.as_ref().unwrap().statements(), before, "nothing to do");
+    world.subscribe(Subscribe::end("b"));
+    flush(&mut world);
+    assert_eq!(stored(&world), [""; 0]);
+    world.assert_empty();
+}
+
+#[test]
+fn cseqs_are_reserved_again_before_they_run_out() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    flush(&mut world);
+    let mut tag = world.create("presence", "0");
+    for n in 1..6000 {
+        tag = world.modify("presence", &tag, &n.to_string());
+    }
+    flush(&mut world);
+    let reserved: u32 = column(&world, "local_cseq")[0].parse().unwrap();
+    let used = world.notifies().last().unwrap().cseq;
+    assert!(reserved >= used + 9_000, "{reserved} {used}");
+}
+
+#[test]
+fn a_clean_shutdown_writes_exact_values() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    flush(&mut world);
+    world.create("presence", "a");
+    write_back::flush(&world.server, &mut world.host, true);
+    assert_eq!((column(&world, "local_cseq"), column(&world, "version")), (vec!["3".into()], vec!["2".into()]));
+}
+
+#[test]
+fn a_database_that_is_away_loses_nothing() {
+    let mut world = World::new(setup());
+    for n in 0..10 {
+        world.watch(&format!("w{n}"), "presence");
+    }
+    let database = world.host.database.clone().unwrap();
+    database.fail_if(|_| true);
+    assert_eq!(flush(&mut world), 10);
+    assert_eq!(world.complaints().len(), 1);
+    world.subscribe(Subscribe::end("w3"));
+    world.subscribe(Subscribe { contact_host: "new", ..Subscribe::refresh("w4") });
+    flush(&mut world);
+    database.work_again();
+    assert_eq!(flush(&mut world), 0);
+    assert_eq!(stored(&world).len(), 9);
+    assert!(column(&world, "contact").contains(&"sip:w4@new".to_owned()));
+    database.fail_if(|_| true);
+    for n in (0..10).filter(|n| *n != 3) {
+        world.subscribe(Subscribe::end(&format!("w{n}")));
+    }
+    assert_eq!(flush(&mut world), 9);
+    database.work_again();
+    assert_eq!((flush(&mut world), stored(&world).len()), (0, 0));
+    world.send();
+    world.assert_empty();
+}
+
+#[test]
+fn bad_rows_do_not_keep_the_others() {
+    let mut world = World::new(setup());
+    for n in 0..20 {
+        let call = if n < 5 { format!("bad{n}") } else { format!("good{n}") };
+        world.watch(&call, "presence");
+    }
+    let database = world.host.database.clone().unwrap();
+    database.fail_if(|s| s.verb == "insert" && s.texts.iter().any(|text| text.starts_with(b"bad")));
+    for _ in 0..4 {
+        flush(&mut world);
+    }
+    assert_eq!(stored(&world).len(), 15);
+    database.work_again();
+    flush(&mut world);
+    assert_eq!(stored(&world).len(), 20);
+}
+
+#[test]
+fn an_end_while_the_row_is_being_written_removes_the_row() {
+    for fails in [false, true] {
+        let mut world = World::new(setup());
+        world.watch("w", "presence");
+        let mut other = world.fork();
+        let database = world.host.database.clone().unwrap();
+        let mut once = Some(move || drop(other.subscribe(Subscribe::end("w"))));
+        database.fail_if(move |statement| {
+            if statement.verb == "insert" && let Some(once) = once.take() {
+                std::thread::spawn(once).join().unwrap();
+            }
+            fails && statement.verb == "insert"
+        });
+        flush(&mut world);
+        database.work_again();
+        flush(&mut world);
+        assert_eq!(stored(&world), [""; 0]);
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn any_mix_of_ends_and_failures_leaves_exactly_the_living() {
+    for seed in 0..20u64 {
+        let mut world = World::new(Setup { shards: 2, ..setup() });
+        let database = world.host.database.clone().unwrap();
+        let mut count = seed;
+        database.fail_if(move |_| {
+            count = count.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            count >> 33 & 7 == 0
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let flusher = {
+            let (mut world, stop) = (world.fork(), stop.clone());
+            std::thread::spawn(move || {
+                while !stop.load(SeqCst) {
+                    flush(&mut world);
+                }
+            })
+        };
+        let threads: Vec<_> = (0..2)
+            .map(|thread| {
+                let mut world = world.fork();
+                std::thread::spawn(move || {
+                    for n in 0..40 {
+                        let call = format!("{thread}.{n}");
+                        world.watch(&call, "presence");
+                        if n % 3 == 0 {
+                            world.subscribe(Subscribe::refresh(&call));
+                        }
+                        if n % 2 == 0 {
+                            world.subscribe(Subscribe::end(&call));
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        stop.store(true, SeqCst);
+        flusher.join().unwrap();
+        database.work_again();
+        world.send();
+        assert_eq!(flush(&mut world), 0);
+        assert_eq!((stored(&world).len(), world.watchers("alice", PRESENCE)), (40, 40));
+        for call in stored(&world) {
+            world.subscribe(Subscribe::end(&call));
+        }
+        flush(&mut world);
+        assert_eq!(stored(&world), [""; 0]);
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn subscriptions_survive_a_restart() {
+    let mut world = World::new(setup());
+    let event = Some("message-summary;id=5");
+    world.subscribe(Subscribe { event, cseq: Some(7), ..Subscribe::new("w") });
+    world.subscribe(Subscribe { expires: Some("5"), ..Subscribe::new("short") });
+    flush(&mut world);
+    let mut new = World::new(Setup { database: world.host.database.clone(), ..setup() });
+    new.pass(6);
+    let server = Arc::get_mut(&mut new.server).unwrap();
+    let restored = restore::subscriptions(server, &mut new.host).unwrap();
+    assert_eq!((restored.taken, restored.skipped), (1, 0));
+    assert_eq!((new.watchers("alice", MWI), new.watchers("alice", PRESENCE)), (1, 0));
+    let refresh = |cseq| Subscribe { event, cseq: Some(cseq), ..Subscribe::refresh("w") };
+    assert_eq!(new.subscribe(refresh(7)).code, 500);
+    assert_eq!(new.subscribe(refresh(8)).code, 200);
+    let sent = new.notifies();
+    assert!(sent[0].cseq > 10_000 && sent[0].headers.contains("Event: message-summary;id=5\r\n"));
+    new.pass(4000);
+    new.expire();
+    assert_eq!(new.seen().len(), 1);
+    flush(&mut new);
+    new.assert_empty();
+    assert_eq!(stored(&new), ["short"], "a row that was over at the start is the cleaner's");
+}
+
+#[test]
+fn strange_rows_are_skipped() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    flush(&mut world);
+    use presence::ports::Database;
+    let mut database = world.host.database.clone().unwrap();
+    for (column, value) in [("local_cseq", Value::Int(-5)), ("event", Value::text(b";"))] {
+        let set: Assignment = (column, value);
+        let mut new = World::new(Setup { database: Some(database.clone()), ..setup() });
+        database.update("active_watchers", &[], &[set]).unwrap();
+        let server = Arc::get_mut(&mut new.server).unwrap();
+        let restored = restore::subscriptions(server, &mut new.host).unwrap();
+        assert_eq!((restored.taken, restored.skipped), (0, 1));
+        new.assert_empty();
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_row_reads_as_it_was_written(
+        texts in proptest::collection::vec("[a-zA-Z0-9:;.@-]{0,12}", 18),
+        (remote, local, version, flags): (u32, u32, u32, u32),
+        expires in 0..1_000_000u32,
+    ) {
+        let text = |n: usize| texts[n % texts.len()].as_bytes().to_vec();
+        let mut snapshot = Snapshot::new(PRESENCE, Vec::new());
+        for (n, field) in Text::ALL.iter().enumerate() {
+            let value = match field {
+                Text::PresentityHost => b"host.example".to_vec(),
+                Text::PresentityUser => text(n).into_iter().filter(|b| !b":@".contains(b)).collect(),
+                _ => text(n),
+            };
+            snapshot.set_text(*field, &value).unwrap();
+        }
+        snapshot.status = Status::Pending;
+        (snapshot.remote_cseq, snapshot.local_cseq) = (remote, local);
+        (snapshot.version, snapshot.flags, snapshot.expires) = (version, flags, expires);
+        let row = rows::subscription_row(&snapshot, b"presence", 1000 + i64::from(expires));
+        let read: Vec<_> = rows::SUBSCRIPTION_COLUMNS
+            .iter()
+            .map(|name| row.iter().find(|(column, _)| column == name).unwrap().1.clone())
+            .collect();
+        let read = rows::read_subscription(&read, 1000).unwrap();
+        prop_assert_eq!((&read.event[..], read.expires_at), (&b"presence"[..], 1000 + i64::from(expires)));
+        prop_assert_eq!(read.snapshot, Snapshot { package: Default::default(), ..snapshot });
+    }
+}
