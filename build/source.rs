@@ -26,7 +26,7 @@ impl Kamailio {
         let tree = locate(root)?;
         let src = tree.join("src");
         println!("cargo:rerun-if-changed={}", src.join("Makefile.defs").display());
-        let definitions = if tree.join("CMakeLists.txt").is_file() {
+        let definitions = if built_with_cmake(&src) {
             definitions_of_cmake(&tree, out)?
         } else {
             definitions_of_make(&src, out)?
@@ -87,6 +87,18 @@ fn fetched(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// From 6.1 the distributions build with CMake, and the makefiles that are
+/// still there give other definitions. 6.0 can be built with either.
+fn built_with_cmake(src: &Path) -> bool {
+    let text = std::fs::read_to_string(src.join("Makefile.defs")).unwrap_or_default();
+    let number = |name: &str| {
+        text.lines().find_map(|line| {
+            line.strip_prefix(name)?.trim().strip_prefix('=')?.trim().parse::<u32>().ok()
+        })
+    };
+    (number("VERSION"), number("PATCHLEVEL")) >= (Some(6), Some(1))
+}
+
 /// 5.6 and 6.0: `make cfg` writes the definitions to `config.mak`. It needs
 /// the makefiles only, so it runs in a copy and the tree stays untouched.
 fn definitions_of_make(src: &Path, out: &Path) -> Result<Vec<String>, String> {
@@ -119,8 +131,7 @@ fn definitions_of_make(src: &Path, out: &Path) -> Result<Vec<String>, String> {
         .collect())
 }
 
-/// From 6.1 the distributions build with CMake; the makefiles that are still
-/// there give other definitions.
+/// 6.1: CMake lists the command that compiles each file.
 fn definitions_of_cmake(tree: &Path, out: &Path) -> Result<Vec<String>, String> {
     let build = out.join("kamailio-cmake");
     run(

@@ -2,16 +2,14 @@
 //! process, and Kamailio ends all processes when one dies), so the body of
 //! every `extern "C"` function runs inside [`enter`].
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
 use crate::host::log::{self, Level};
 
 thread_local! {
-    /// How many entries deep this process is.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-    /// What the panic hook saw; logged by the entry that catches the panic.
-    static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// The entry point that this process is in, the innermost if they nest.
+    static ENTRY: Cell<&'static str> = const { Cell::new("no entry point") };
 }
 
 /// Runs the body of the entry point `name`. If it panics, the panic is logged
@@ -20,41 +18,33 @@ thread_local! {
 /// What the body was changing may be left half done: code that changes shared
 /// state does so in steps that cannot panic.
 pub fn enter<R>(name: &'static str, fallback: R, body: impl FnOnce() -> R) -> R {
-    DEPTH.with(|depth| depth.set(depth.get() + 1));
+    let outer = ENTRY.replace(name);
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         inject_fault(name);
         body()
     }));
-    DEPTH.with(|depth| depth.set(depth.get().saturating_sub(1)));
+    ENTRY.set(outer);
     result.unwrap_or_else(|payload| {
-        // A payload whose drop panics must not get out of here either.
+        // The hook has logged it. A payload whose drop panics must not get
+        // out of here either.
         std::mem::forget(payload);
-        let what = LAST.with(|last| last.take()).unwrap_or_else(|| "panic".to_owned());
-        log::write(
-            Level::Critical,
-            file!(),
-            line!(),
-            format_args!("{name}: {what}; the call failed"),
-        );
         fallback
     })
 }
 
 /// Replaces the default panic hook, which would write to standard error
 /// without regard to Kamailio's logging. To be called once, at load.
+///
+/// The hook itself writes the line: a panic that cannot unwind (a failed check
+/// of undefined behaviour in a debug build) ends the process right after it.
 pub fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {
-        let text = describe(info);
-        if DEPTH.with(Cell::get) > 0 {
-            LAST.with(|last| {
-                // A second panic while the first unwinds: keep the first.
-                if let Ok(mut last) = last.try_borrow_mut() {
-                    last.get_or_insert(text);
-                }
-            });
-        } else {
-            log::write(Level::Critical, file!(), line!(), format_args!("{text}"));
-        }
+        log::write(
+            Level::Critical,
+            file!(),
+            line!(),
+            format_args!("{}: {}; the call failed", ENTRY.get(), describe(info)),
+        );
     }));
 }
 

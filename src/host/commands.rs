@@ -1,5 +1,6 @@
 //! The script functions, from Kamailio's message to the service.
 
+use crate::error::Rejection;
 use crate::host::log::log_error;
 use crate::host::message::Message;
 use crate::host::module;
@@ -35,6 +36,17 @@ pub fn handle_subscribe(message: Message<'_>, watcher: Option<&[u8]>) -> i32 {
             service::refuse(&mut host, &mut incoming, "SUBSCRIBE", message.call_id(), rejection)
         }
     })
+}
+
+/// Answers a request whose handling broke off, so that its sender need not
+/// wait for a time-out.
+pub fn answer_failure(message: Message<'_>) {
+    let mut incoming = Request::resume(message);
+    if !incoming.answered() {
+        let rejection = Rejection::new(500, "Server Internal Error");
+        let mut host = Worker::default();
+        let _ = service::refuse(&mut host, &mut incoming, "request", message.call_id(), rejection);
+    }
 }
 
 fn result(served: Served) -> i32 {

@@ -65,11 +65,12 @@ pub unsafe extern "C" fn presence_handle_publish(
     msg: *mut sys::sip_msg,
     sender: *const sys::_str,
 ) -> c_int {
-    boundary::enter("handle_publish", -1, || {
-        // SAFETY: the caller's promise; both stay valid during this call.
-        let (message, sender) = unsafe { (Message::new(msg), text::pointed(sender)) };
-        message.map_or(-1, |message| commands::handle_publish(message, sender))
-    })
+    // SAFETY: the caller's promise; both stay valid during this call.
+    unsafe {
+        serve("handle_publish", msg, |message| {
+            commands::handle_publish(message, text::pointed(sender))
+        })
+    }
 }
 
 /// Script function handle_subscribe; `watcher` is NULL without a parameter.
@@ -81,11 +82,12 @@ pub unsafe extern "C" fn presence_handle_subscribe(
     msg: *mut sys::sip_msg,
     watcher: *const sys::_str,
 ) -> c_int {
-    boundary::enter("handle_subscribe", -1, || {
-        // SAFETY: the caller's promise; both stay valid during this call.
-        let (message, watcher) = unsafe { (Message::new(msg), text::pointed(watcher)) };
-        message.map_or(-1, |message| commands::handle_subscribe(message, watcher))
-    })
+    // SAFETY: the caller's promise; both stay valid during this call.
+    unsafe {
+        serve("handle_subscribe", msg, |message| {
+            commands::handle_subscribe(message, text::pointed(watcher))
+        })
+    }
 }
 
 /// Gives a sibling module our functions.
@@ -106,6 +108,25 @@ pub unsafe extern "C" fn presence_bind(api: *mut sys::presence_api) -> c_int {
                 -1
             }
         }
+    })
+}
+
+/// Serves the request in hand. After a panic it is answered with 500, unless
+/// it was answered before.
+///
+/// # Safety
+/// `msg` is NULL or the request being routed.
+unsafe fn serve(
+    name: &'static str,
+    msg: *mut sys::sip_msg,
+    body: impl FnOnce(Message<'_>) -> c_int,
+) -> c_int {
+    // SAFETY: the caller's promise; the request stays during this call.
+    let Some(message) = (unsafe { Message::new(msg) }) else { return -1 };
+    let served = boundary::enter(name, None, || Some(body(message)));
+    served.unwrap_or_else(|| {
+        boundary::enter("answer_failure", (), || commands::answer_failure(message));
+        -1
     })
 }
 

@@ -83,11 +83,9 @@ impl<'a> Message<'a> {
         if id.from_tag.is_empty() {
             return Err(Rejection::bad_request("Missing From Tag"));
         }
-        let from_uri = parts(from.uri).ok_or(Rejection::bad_request("Malformed From"))?;
+        let from_uri = parts(address(from)).ok_or(Rejection::bad_request("Malformed From"))?;
         let watcher = match watcher {
-            Some(uri) => {
-                parts(text::lend(uri)).ok_or(Rejection::bad_request("Malformed Watcher URI"))?
-            }
+            Some(uri) => parts(uri).ok_or(Rejection::bad_request("Malformed Watcher URI"))?,
             None => from_uri,
         };
         // SAFETY: the tag lies in the request's text.
@@ -103,14 +101,14 @@ impl<'a> Message<'a> {
         Ok(SubscribeRequest {
             id,
             request_uri: self.request_uri()?,
-            to: parts(to.uri).ok_or(Rejection::bad_request("Malformed To"))?,
+            to: parts(address(to)).ok_or(Rejection::bad_request("Malformed To"))?,
             to_tag: (!to_tag.is_empty()).then_some(to_tag),
             from: from_uri,
             watcher,
             event: self.filled(self.fields().event),
             expires: self.filled(self.fields().expires),
             contact,
-            contact_user: parts(text::lend(contact)).map_or(b"", |uri| uri.user),
+            contact_user: parts(contact).map_or(b"", |uri| uri.user),
             record_route: self.record_route(),
             socket,
             local_contact,
@@ -289,11 +287,14 @@ fn parse_uri(uri: &[u8]) -> Option<sys::sip_uri> {
 }
 
 /// User and host of a URI in the request's text.
-fn parts<'a>(uri: sys::_str) -> Option<UriParts<'a>> {
-    // SAFETY: called with pieces of the request only, which live for `'a`;
-    // the parsed parts point into them.
-    unsafe {
-        let parsed = parse_uri(text::bytes(uri))?;
-        Some(UriParts { user: text::bytes(parsed.user), host: text::bytes(parsed.host) })
-    }
+fn parts(uri: &[u8]) -> Option<UriParts<'_>> {
+    let parsed = parse_uri(uri)?;
+    // SAFETY: the parsed parts point into `uri`.
+    unsafe { Some(UriParts { user: text::bytes(parsed.user), host: text::bytes(parsed.host) }) }
+}
+
+/// The URI of a From or To, without its brackets.
+fn address(body: &sys::to_body) -> &[u8] {
+    // SAFETY: a parsed header points into the request's text, which outlives it.
+    unsafe { text::bytes(body.uri) }
 }

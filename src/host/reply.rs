@@ -73,6 +73,11 @@ impl<'a> Request<'a> {
         Request { message }
     }
 
+    /// Around a message whose handling broke off.
+    pub fn resume(message: Message<'a>) -> Request<'a> {
+        Request { message }
+    }
+
     /// Whether a final reply has been sent, by us or by a sibling.
     pub fn answered(&self) -> bool {
         // SAFETY: the message is valid while it is being routed.

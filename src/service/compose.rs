@@ -14,7 +14,7 @@ use crate::store::rows::dialog_of;
 use std::cmp::Ordering;
 
 /// A presentity's state, composed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Composition {
     /// Round of the state.
     pub round: u32,
@@ -23,6 +23,8 @@ pub struct Composition {
     newest: Vec<u8>,
     farewell_documents: Vec<Vec<u8>>,
     watchers: Vec<Snapshot>,
+    /// Key of the watchers' ids.
+    id_key: [u8; 16],
     uri: Vec<u8>,
     /// Watcher URI of the newest publication (shared lines).
     newest_sender: Vec<u8>,
@@ -44,20 +46,12 @@ pub fn compose<M: Memory>(
     mut state: State,
 ) -> Result<Composition, Fault> {
     let uri = uri::presentity_uri(&state.key.user, &state.key.host);
-    let mut composition = Composition {
-        round: state.round,
-        farewells: Vec::new(),
-        newest: Vec::new(),
-        farewell_documents: Vec::new(),
-        watchers: Vec::new(),
-        uri,
-        newest_sender: Vec::new(),
-        rules: None,
-    };
+    let mut composition = Composition { round: state.round, uri, ..Composition::default() };
     if package.kind == Kind::WatcherInfo {
         if let Some(base) = package.peer {
             let key = crate::store::shard::PresentityKey { package: base, ..state.key.clone() };
             composition.watchers = server.store.watchers(&key, host.now());
+            composition.id_key = server.store.secret(b"watcher id");
         }
         return Ok(composition);
     }
@@ -241,7 +235,8 @@ fn watcher_info(package: &EventPackage, composition: &Composition, of: &Snapshot
         .iter()
         .map(|watcher| {
             let dialog = dialog_of(watcher);
-            let id = winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, [0; 16]);
+            let (call_id, key) = (dialog.call_id, composition.id_key);
+            let id = winfo::watcher_id(call_id, dialog.from_tag, dialog.to_tag, key);
             let uri = uri::presentity_uri(
                 watcher.text(Text::WatcherUser),
                 watcher.text(Text::WatcherHost),

@@ -1,8 +1,11 @@
 //! What the timers do: end what has run out, purge, flush.
 
+use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::service::{Server, publication_rows, write_back};
 use crate::shm::Memory;
+use crate::store::Store;
+use crate::store::publications::Expired;
 
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
@@ -11,42 +14,88 @@ const RETRY: i64 = 5;
 /// Pending watchers are forgotten after this many seconds (B17).
 const PENDING_WATCHERS: i64 = 24 * 3600;
 
+/// After so many rows that cannot be deleted the others of the shard wait for
+/// the next time.
+const MAX_FAILURES: usize = 3;
+
+/// Publications that were claimed, the next one last. What is not dealt with is
+/// given back, also when a callback panics; those that were not tried come
+/// first the next time.
+struct Claimed<'a, M: Memory> {
+    store: &'a Store<M>,
+    now: i64,
+    expired: Vec<Expired<M>>,
+}
+
+impl<M: Memory> Drop for Claimed<'_, M> {
+    fn drop(&mut self) {
+        if let Some(in_hand) = self.expired.pop() {
+            self.store.keep_expired(in_hand, self.now, RETRY);
+        }
+        for untried in self.expired.drain(..) {
+            self.store.keep_expired(untried, self.now, 0);
+        }
+    }
+}
+
 /// Ends publications that have expired (`clean_period`).
 pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    let quietly = server.config.force_delete;
+    // One time for all: what is to be retried later is not retried now.
+    let now = host.now();
+    let mut failed = false;
     for shard in 0..server.store.shards() {
-        loop {
-            let expired = server.store.claim_expired(shard, host.now(), BATCH);
-            let last = expired.is_empty();
-            for publication in expired {
-                let Some(package) = server.registry.get(publication.key.package) else { continue };
-                let farewell = package.aggregates && !quietly;
-                let body = if server.publications_in_database() {
-                    match publication_rows::remove(
-                        server,
-                        host,
-                        &publication.key,
-                        &package.name,
-                        &publication.stored.entity_tag,
-                        farewell && publication.has_watchers,
-                    ) {
-                        Ok(body) => body,
-                        Err(_) => {
-                            server.store.keep_expired(publication, host.now(), RETRY);
-                            continue;
-                        }
+        let (mut more, mut failures) = (true, 0);
+        while more && failures < MAX_FAILURES {
+            let (expired, rest) = server.store.claim_expired(shard, now, BATCH);
+            more = rest;
+            let mut claimed = Claimed { store: &server.store, now, expired };
+            claimed.expired.reverse();
+            while failures < MAX_FAILURES
+                && let Some(publication) = claimed.expired.last()
+            {
+                let ended = end(server, host, publication);
+                let Some(publication) = claimed.expired.pop() else { break };
+                match ended {
+                    Ok((farewell, document)) => {
+                        let quietly = server.config.force_delete;
+                        let document = document.as_deref();
+                        server.store.remove_expired(publication, farewell, document, quietly);
                     }
-                } else {
-                    None
-                };
-                server.store.remove_expired(publication, farewell, body.as_deref(), quietly);
-            }
-            if last {
-                break;
+                    Err(_) => {
+                        failures += 1;
+                        failed = true;
+                        server.store.keep_expired(publication, now, RETRY);
+                    }
+                }
             }
         }
     }
+    if failed {
+        host.log(
+            Level::Error,
+            format_args!("expired publications cannot be deleted and are tried again"),
+        );
+    }
     server.wake_senders(host);
+}
+
+/// Deletes the row of an expired publication. Gives whether it is shown closed
+/// and the document that the row had.
+fn end<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    expired: &Expired<M>,
+) -> Result<(bool, Option<Vec<u8>>), Fault> {
+    let package = server.registry.get(expired.key.package).ok_or(Fault::Package)?;
+    let farewell = package.aggregates && !server.config.force_delete;
+    if !server.publications_in_database() {
+        return Ok((farewell, None));
+    }
+    let tag = &expired.stored.entity_tag;
+    let shown = expired.has_watchers && (farewell || expired.unseen_final);
+    let document =
+        publication_rows::remove(server, host, &expired.key, &package.name, tag, shown)?;
+    Ok((farewell, document))
 }
 
 /// Ends subscriptions that have expired (`db_update_period`).

@@ -106,14 +106,15 @@ fn round<M: Memory>(
             && composition.is_empty(),
     };
     loop {
-        let sends = server.store.take(lane, composed, host.now(), PORTION);
-        if sends.is_empty() {
-            return Ok(true);
-        }
-        for send in &sends {
+        let taken = server.store.take(lane, composed, host.now(), PORTION);
+        for send in &taken.sends {
             deliver(host, package, &composition, send);
         }
-        *sent += sends.len();
+        if !taken.more {
+            return Ok(true);
+        }
+        // Watchers that need no NOTIFY cost time, too.
+        *sent += taken.sends.len().max(1);
         if *sent >= budget.notifies {
             return Ok(false);
         }
@@ -130,9 +131,12 @@ pub fn send_once<M: Memory>(
     subscription: Snapshot,
     ending: Ending,
 ) -> Result<(), Fault> {
-    let composition = compose(server, host, package, server.store.state(key))?;
     let sees = ending.shows_state()
         && subscribe::may_see(subscription.status, subscription.text(Text::Reason));
+    let composition = match sees {
+        true => compose(server, host, package, server.store.state(key))?,
+        false => Composition::default(),
+    };
     let document = if sees { Document::Newest } else { Document::None };
     let send = Send { subscription, token: None, document, ending: Some(ending) };
     deliver(host, package, &composition, &send);

@@ -17,8 +17,8 @@ use crate::store::shard::PresentityKey;
 /// Attempts for one change before the client is told to try again.
 const ATTEMPTS: u32 = 4;
 
-/// Writes a claimed change. For a removal that watchers have to see, gives the
-/// document that is closed.
+/// Writes a claimed change. Gives the document that the row had, if watchers
+/// have to see it a last time.
 pub fn write<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -29,23 +29,34 @@ pub fn write<M: Memory>(
     let table = table(server)?;
     let event = &publishing.package.name;
     let database = host.database().ok_or(Fault::Database)?;
-    let row = publication_conditions(&publishing.key, event, &pending.stored.entity_tag);
+    let key = &pending.key;
+    let row = publication_conditions(key, event, &pending.stored.entity_tag);
     match publishing.step {
         Step::Create => {
-            let new = new_row(&publishing.key, event, change, publishing.body);
-            let replaced = pending.replaced_row.as_ref().map(|stored| {
-                publication_conditions(&publishing.key, event, &stored.entity_tag)
-            });
+            let new = new_row(key, event, change, publishing.body);
+            let replaced = pending
+                .replaced_row
+                .as_ref()
+                .map(|stored| publication_conditions(key, event, &stored.entity_tag));
+            let ended = match &replaced {
+                Some(conditions) if pending.unseen_final => body(database, table, conditions)?,
+                _ => None,
+            };
             durable(database, |database| {
                 if let Some(conditions) = &replaced {
                     database.delete(table, conditions)?;
                 }
                 database.insert(table, &new)
             })?;
-            Ok(None)
+            Ok(ended)
         }
         Step::Refresh | Step::Modify => {
             let set = changes(change, publishing.body);
+            let modified = publishing.step == Step::Modify;
+            let ended = match modified && pending.unseen_final {
+                true => body(database, table, &row)?,
+                false => None,
+            };
             let mut met = None;
             durable(database, |database| {
                 database.update(table, &row, &set)?;
@@ -56,13 +67,13 @@ pub fn write<M: Memory>(
             if met == Some(0) {
                 return Err(unknown_entity_tag());
             }
-            Ok(None)
+            Ok(ended)
         }
         Step::Remove => {
-            let closed = if publishing.package.aggregates && pending.has_watchers {
-                body(database, table, &row)?
-            } else {
-                None
+            let shown = publishing.package.aggregates && pending.has_watchers;
+            let closed = match shown || pending.unseen_final {
+                true => body(database, table, &row)?,
+                false => None,
             };
             durable(database, |database| database.delete(table, &row))?;
             Ok(closed)
@@ -165,10 +176,11 @@ fn changes(change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
     let mut set = vec![
         ("etag", Value::text(change.entity_tag)),
         ("expires", Value::Int(change.expires_at.unwrap_or(-1))),
-        ("received_time", Value::Int(change.now)),
         ("priority", Value::Int(i64::from(change.priority))),
     ];
     if !body.is_empty() {
+        // A refresh keeps the publication's place among the others.
+        set.push(("received_time", Value::Int(change.now)));
         set.push(("body", Value::Blob(body.to_vec())));
     }
     if let Some(sender) = change.sender {

@@ -13,10 +13,10 @@ use crate::service::notifier::{self, Budget};
 use crate::service::publication_rows;
 use crate::service::{Attempt, FirstSight, Served, Server, refuse};
 use crate::shm::Memory;
-use crate::store::LaneRef;
-use crate::store::publications::{Begun, Change};
+use crate::store::publications::{Begun, Change, Pending};
 use crate::store::retransmissions::Answer;
 use crate::store::shard::PresentityKey;
+use crate::store::{LaneRef, Store};
 
 /// What a PUBLISH led to.
 struct Accepted<M: Memory> {
@@ -143,6 +143,21 @@ pub fn publish_for_sibling<M: Memory>(
     Ok(())
 }
 
+/// A claimed publication. The claim is given up when the change fails, also
+/// when a callback panics: the publication must not stay claimed for ever.
+struct Claim<'a, M: Memory> {
+    store: &'a Store<M>,
+    pending: Option<Pending<M>>,
+}
+
+impl<M: Memory> Drop for Claim<'_, M> {
+    fn drop(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.store.abort_publication(pending);
+        }
+    }
+}
+
 fn publish<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -190,27 +205,22 @@ fn publish<M: Memory>(
             return Ok(Accepted { answer, lane: None });
         }
     };
-    let farewell = if in_memory {
-        None
-    } else {
-        match publication_rows::write(server, host, publishing, &change, &pending) {
-            Ok(farewell) => farewell,
-            Err(rejection) => {
-                server.store.abort_publication(pending);
-                return Err(rejection);
-            }
+    let mut claim = Claim { store: &server.store, pending: Some(pending) };
+    let ended = match &claim.pending {
+        Some(pending) if !in_memory => {
+            publication_rows::write(server, host, publishing, &change, pending)?
         }
+        _ => None,
     };
     // A removal answers with the tag that has just died, as stock does.
     let entity_tag = match publishing.step {
         Step::Remove => publishing.if_match.unwrap_or_default().to_vec(),
         _ => tag,
     };
-    let lane = server.store.commit_publication(
-        pending,
-        publishing.package.aggregates,
-        farewell.as_deref(),
-    );
+    let aggregates = publishing.package.aggregates;
+    let lane = claim.pending.take().and_then(|pending| {
+        server.store.commit_publication(pending, aggregates, ended.as_deref())
+    });
     Ok(Accepted { answer: Answer { code: 200, expires: told, entity_tag }, lane })
 }
 

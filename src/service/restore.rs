@@ -9,7 +9,7 @@ use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::event_package::Event;
 use crate::presence::event_package::PackageId;
-use crate::service::{Server, publication_rows};
+use crate::service::{Server, publication_rows, write_back};
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
@@ -70,6 +70,11 @@ pub fn subscriptions<M: Memory>(
     })?;
     if out_of_memory {
         return Err(Fault::SharedMemory);
+    }
+    // Before the first NOTIFY: the CSeqs that the rows reserve may have been
+    // used (A7).
+    if server.store.policy.writes_back {
+        write_back::flush(server, host, false);
     }
     report(host, "subscriptions", restored);
     Ok(restored)

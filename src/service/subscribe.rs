@@ -50,7 +50,12 @@ pub fn handle<M: Memory>(
         }
     };
     match accept(server, host, incoming, request) {
-        Ok(accepted) => {
+        // The package has answered itself.
+        Ok(None) => {
+            attempt.refused(server);
+            Served::No
+        }
+        Ok(Some(accepted)) => {
             let code = success_code(server, accepted.package);
             let answer = Answer { code, expires: accepted.expires, entity_tag: Vec::new() };
             attempt.answered(server, &answer);
@@ -70,27 +75,24 @@ fn accept<M: Memory>(
     host: &mut dyn Host,
     incoming: &mut dyn Incoming,
     request: &SubscribeRequest<'_>,
-) -> Result<Accepted, Rejection> {
+) -> Result<Option<Accepted>, Rejection> {
     let (package_id, package, event) = server.package(request.event)?;
     let requested = expires::parse(request.expires)?;
     let policy = server.config.expires_policy();
     let expires = policy.subscription(requested, package.default_expires)?;
+    match incoming.check_subscription(package_id) {
+        PackageVerdict::Accepted => {}
+        PackageVerdict::Refused { replied: true } => return Ok(None),
+        PackageVerdict::Refused { replied: false } => return Err(Fault::Package.into()),
+    }
     let afterwards = match request.to_tag {
         Some(to_tag) => {
-            check(incoming, package_id)?;
             let event_id = event.parameter(b"id");
             renew(server, host, request, to_tag, package_id, event_id, expires)?
         }
         None => initial(server, host, incoming, request, (package_id, package), event.id(), expires)?,
     };
-    Ok(Accepted { package: package_id, expires, afterwards })
-}
-
-fn check(incoming: &mut dyn Incoming, package: PackageId) -> Result<(), Rejection> {
-    match incoming.check_subscription(package) {
-        PackageVerdict::Accepted => Ok(()),
-        PackageVerdict::Refused { .. } => Err(Fault::Package.into()),
-    }
+    Ok(Some(Accepted { package: package_id, expires, afterwards }))
 }
 
 fn renew<M: Memory>(
@@ -142,7 +144,6 @@ fn initial<M: Memory>(
     };
     let key = server.store.key(user, presentity_host, package_id);
     let mut subscription = snapshot(request, package_id, &to_tag, &key, event_id, expires)?;
-    check(incoming, package_id)?;
     let Authorization { status, reason } = authorize(server, host, package, &subscription)?;
     subscription.status = status;
     subscription.set_text(Text::Reason, &reason).map_err(|_| too_long())?;

@@ -22,12 +22,15 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
             server.store.mark_all_dirty(shard);
         }
         // Rows that fail are put back: they wait for the next flush, so that
-        // a database that is away does not hold this one up.
-        loop {
-            let rows = server.store.take_dirty(shard, BATCH, host.now(), last);
+        // a database that is away does not hold this one up. So does what
+        // changes meanwhile.
+        let mut left = server.store.count_dirty(shard);
+        while left > 0 {
+            let rows = server.store.take_dirty(shard, BATCH.min(left), host.now(), last);
             if rows.is_empty() {
                 break;
             }
+            left -= rows.len();
             let bad = write(server, host, &rows, last);
             failed += bad;
             if bad > 0 {
@@ -66,23 +69,24 @@ fn write<M: Memory>(
         return 0;
     }
     // One bad row must not hold up the others.
-    let mut failed = 0;
-    for row in rows {
-        let written = match host.database() {
-            Some(database) if failed < MAX_FAILURES => {
-                durable(database, |database| write_row(server, database, row))
-            }
-            _ => Err(Fault::Database),
-        };
+    let mut failed = Vec::new();
+    let mut untried = rows.iter();
+    while failed.len() < MAX_FAILURES
+        && let Some(row) = untried.next()
+    {
+        let written = host.database().ok_or(Fault::Database).and_then(|database| {
+            durable(database, |database| write_row(server, database, row))
+        });
         match written {
+            Ok(()) if last => {}
             Ok(()) => server.store.row_written(row),
-            Err(_) => {
-                server.store.row_failed(row);
-                failed += 1;
-            }
+            Err(_) => failed.push(row),
         }
     }
-    failed
+    // Those that were not tried come first the next time.
+    let lag = failed.len() + untried.len();
+    untried.chain(failed).for_each(|row| server.store.row_failed(row));
+    lag
 }
 
 /// After so many bad rows in a batch the database itself is taken to be away.

@@ -90,6 +90,15 @@ pub struct Send {
     pub ending: Option<Ending>,
 }
 
+/// What `take` found.
+#[derive(Debug)]
+pub struct Taken {
+    /// The NOTIFYs, in the order in which they have to leave.
+    pub sends: Vec<Send>,
+    /// There are watchers that were not looked at yet.
+    pub more: bool,
+}
+
 /// What the owner of a lane has composed.
 #[derive(Debug, Clone, Copy)]
 pub struct Composed<'a> {
@@ -126,15 +135,20 @@ impl<M: Memory> Store<M> {
 
     /// Takes subscriptions that have not been told of what was composed, up
     /// to `limit` NOTIFYs or a few times as many that need none.
-    pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Vec<Send> {
+    pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Taken {
         let mut ended = Vec::new();
-        let sends = self.with(usize::from(lane.shard), |records| {
+        let taken = self.with(usize::from(lane.shard), |records| {
             let mut sends = Vec::new();
             let mut visits = limit.saturating_mul(4);
-            self.take_due(records, lane, composed, now, limit, &mut sends, &mut ended);
+            self.take_due(records, lane, composed, now, limit, &mut visits, &mut sends, &mut ended);
             start_pass(records, lane.presentity, composed.round);
-            while sends.len() < limit && visits > 0 {
-                let Some(id) = next_in_pass(records, lane.presentity, composed.round) else { break };
+            let more = loop {
+                if sends.len() >= limit || visits == 0 {
+                    break true;
+                }
+                let Some(id) = next_in_pass(records, lane.presentity, composed.round) else {
+                    break false;
+                };
                 visits -= 1;
                 if wants_change(records, id, composed.round, now) {
                     self.take_one(records, lane, id, composed, now, &mut sends);
@@ -144,13 +158,13 @@ impl<M: Memory> Store<M> {
                 {
                     record.told = composed.round;
                 }
-            }
-            sends
+            };
+            Taken { sends, more }
         });
         for (dialog, token) in ended {
             self.forget_dialog(dialog, token);
         }
-        sends.unwrap_or_default()
+        taken.unwrap_or(Taken { sends: Vec::new(), more: false })
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `take`, under its lock")]
@@ -161,10 +175,12 @@ impl<M: Memory> Store<M> {
         composed: Composed<'_>,
         now: i64,
         limit: usize,
+        visits: &mut usize,
         sends: &mut Vec<Send>,
         ended: &mut Vec<(u64, Token)>,
     ) {
-        while sends.len() < limit {
+        while sends.len() < limit && *visits > 0 {
+            *visits -= 1;
             let owner = records.presentities.get_mut(lane.presentity);
             let Some(id) = owner.and_then(|owner| owner.due.pop_front(&mut records.subscriptions))
             else {

@@ -128,6 +128,12 @@ impl<M: Memory> Store<M> {
         self.shared.hash
     }
 
+    /// A key for some purpose, the same in all processes until the restart.
+    pub fn secret(&self, purpose: &[u8]) -> [u8; 16] {
+        let half = |n: u8| u128::from(self.shared.hash.hash_parts(&[b"secret", purpose, &[n]]));
+        (half(0) << 64 | half(1)).to_be_bytes()
+    }
+
     /// The key of a presentity.
     pub fn key(&self, user: &[u8], host: &[u8], package: PackageId) -> PresentityKey {
         PresentityKey {

@@ -79,8 +79,13 @@ pub struct Pending<M: Memory> {
     pub stored: Stored,
     /// The publication of the same dialog that the new one replaces.
     pub replaced_row: Option<Stored>,
+    /// Its presentity, as spelled when it became known.
+    pub key: PresentityKey,
     /// There are watchers whom a removal has to be shown to.
     pub has_watchers: bool,
+    /// There are watchers who have not seen that the stored document, or the
+    /// one that is replaced, reports a final state.
+    pub unseen_final: bool,
 }
 
 /// An expired publication that was claimed for removal.
@@ -93,6 +98,8 @@ pub struct Expired<M: Memory> {
     pub stored: Stored,
     /// There are watchers whom the removal has to be shown to.
     pub has_watchers: bool,
+    /// As with `Pending`.
+    pub unseen_final: bool,
 }
 
 impl<M: Memory> Store<M> {
@@ -147,14 +154,17 @@ impl<M: Memory> Store<M> {
             stored: stored(records, publication),
             replaced_row: replaced.map(|id| stored(records, id)),
             replaced,
+            key: key_of(records, presentity).unwrap_or_else(|| key.clone()),
             has_watchers: has_watchers(records, presentity),
+            unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
         }))
     }
 
     /// Second step: the change is part of the state from here on. Gives the
     /// lane when the caller is the one to notify.
     /// `shows_closed`: the package shows a removed publication closed once;
-    /// `document` is what it published, where the database has kept that.
+    /// `document` is what was published before, where the database has kept
+    /// that.
     pub fn commit_publication(
         &self,
         pending: Pending<M>,
@@ -168,7 +178,8 @@ impl<M: Memory> Store<M> {
                 Step::Create => {
                     if let Some(replaced) = pending.replaced {
                         // Its watchers see the new document of the dialog
-                        // instead, so it says no farewell.
+                        // instead, so it is not shown closed.
+                        keep_document(records, replaced, document);
                         records.end_publication(replaced, false, &sender);
                     }
                     enter(records, pending);
@@ -177,7 +188,7 @@ impl<M: Memory> Store<M> {
                 }
                 Step::Refresh => enter(records, pending),
                 Step::Modify => {
-                    supersede_final(records, pending.publication);
+                    supersede_final(records, pending.publication, document);
                     let publication = pending.publication;
                     enter(records, pending);
                     records.state_changed(presentity, &sender);
@@ -189,13 +200,8 @@ impl<M: Memory> Store<M> {
                     }
                 }
                 Step::Remove => {
-                    let publication = pending.publication;
-                    if let Some(body) = document.and_then(|body| records.blob(body).ok())
-                        && let Some(record) = records.publications.get_mut(publication)
-                    {
-                        record.body = body;
-                    }
-                    records.end_publication(publication, shows_closed, &sender);
+                    keep_document(records, pending.publication, document);
+                    records.end_publication(pending.publication, shows_closed, &sender);
                 }
             }
             let lane = records.take_lane(presentity);
@@ -228,8 +234,9 @@ impl<M: Memory> Store<M> {
         });
     }
 
-    /// Claims up to `budget` publications of one shard that have expired.
-    pub fn claim_expired(&self, shard: usize, now: i64, budget: usize) -> Vec<Expired<M>> {
+    /// Claims up to `budget` publications of one shard that have expired. True
+    /// if there may be more.
+    pub fn claim_expired(&self, shard: usize, now: i64, budget: usize) -> (Vec<Expired<M>>, bool) {
         self.with(shard, |records| {
             let mut claimed = Vec::new();
             let mut looks = budget;
@@ -255,9 +262,10 @@ impl<M: Memory> Store<M> {
                     key,
                     stored: stored(records, publication),
                     has_watchers: has_watchers(records, presentity),
+                    unseen_final: unseen_final(records, publication),
                 });
             }
-            claimed
+            (claimed, looks == 0)
         })
         .unwrap_or_default()
     }
@@ -274,11 +282,7 @@ impl<M: Memory> Store<M> {
         let _ = self.with(expired.shard, |records| {
             let Some(record) = records.publications.get_mut(expired.publication) else { return };
             let presentity = record.presentity;
-            if let Some(body) = document.and_then(|body| records.blob(body).ok())
-                && let Some(record) = records.publications.get_mut(expired.publication)
-            {
-                record.body = body;
-            }
+            keep_document(records, expired.publication, document);
             if quietly {
                 let told = records.presentities.get(presentity).map(|p| (p.completed, p.round));
                 records.end_publication(expired.publication, false, b"");
@@ -364,7 +368,11 @@ fn begin_change<M: Memory>(
         Text::DialogId => record.text(Text::DialogId).to_vec(),
     })
     .map_err(|_| Fault::Host)?;
-    let text = Some(records.blob(&packed)?);
+    // A removal needs no memory: it makes room.
+    let text = match change.step {
+        Step::Remove => None,
+        _ => Some(records.blob(&packed)?),
+    };
     let body = change.body.map(|body| records.blob(body)).transpose()?;
     if let Some(record) = records.publications.get_mut(publication) {
         record.phase = PublicationPhase::Changing;
@@ -384,7 +392,9 @@ fn begin_change<M: Memory>(
         replaced: None,
         stored: stored(records, publication),
         replaced_row: None,
+        key: key_of(records, presentity).ok_or(Fault::Host)?,
         has_watchers: has_watchers(records, presentity),
+        unseen_final: unseen_final(records, publication),
     }))
 }
 
@@ -424,7 +434,8 @@ fn reserve<M: Memory>(
     Ok(id)
 }
 
-/// The claimed change takes effect; the publication becomes the newest.
+/// The claimed change takes effect. The publication becomes the newest, unless
+/// it is only refreshed: then nothing changes for the watchers.
 fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
     let id = pending.publication;
     if let Some(record) = records.publications.get_mut(id) {
@@ -438,7 +449,9 @@ fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
             record.facts = facts;
         }
         record.expires_at = pending.expires_at;
-        record.received = pending.now;
+        if pending.step != Step::Refresh {
+            record.received = pending.now;
+        }
         record.priority = pending.priority;
         record.phase = PublicationPhase::Live;
     }
@@ -446,7 +459,9 @@ fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
         Some(at) => records.publication_expiry.schedule(&mut records.publications, id, at),
         None => records.publication_expiry.cancel(&mut records.publications, id),
     };
-    if let Some(owner) = records.presentities.get_mut(pending.presentity) {
+    if pending.step != Step::Refresh
+        && let Some(owner) = records.presentities.get_mut(pending.presentity)
+    {
         owner.publications.unlink(&mut records.publications, id);
         owner.publications.push_back(&mut records.publications, id);
     }
@@ -463,14 +478,18 @@ fn touch<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
 
 /// A final state that not all watchers have seen must not be lost when it is
 /// replaced: a copy of the record says farewell with it.
-fn supersede_final<M: Memory>(records: &mut Shard<M>, id: Id<Publication<M>>) {
+fn supersede_final<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Publication<M>>,
+    document: Option<&[u8]>,
+) {
     let Some(record) = records.publications.get(id) else { return };
-    let Some(owner) = records.presentities.get(record.presentity) else { return };
-    if !record.facts.is_final || owner.watchers.is_empty() || !later(record.round, owner.completed) {
+    let document = document.unwrap_or(&record.body);
+    if document.is_empty() || !unseen_final(records, id) {
         return;
     }
     // Without memory for the copy the watchers see the newer state at once.
-    let (Ok(text), Ok(body)) = (records.blob(&record.text), records.blob(&record.body)) else {
+    let (Ok(text), Ok(body)) = (records.blob(&record.text), records.blob(document)) else {
         return;
     };
     let copy = Publication {
@@ -490,6 +509,29 @@ fn supersede_final<M: Memory>(records: &mut Shard<M>, id: Id<Publication<M>>) {
     let Ok(copy) = records.publications.insert(copy) else { return };
     if let Some(owner) = records.presentities.get_mut(owner) {
         owner.farewells.push_back(&mut records.publications, copy);
+    }
+}
+
+/// The publication reports a final state that not all watchers have seen.
+fn unseen_final<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> bool {
+    let Some(record) = records.publications.get(id) else { return false };
+    record.facts.is_final
+        && records
+            .presentities
+            .get(record.presentity)
+            .is_some_and(|p| !p.watchers.is_empty() && later(record.round, p.completed))
+}
+
+/// Gives a publication that ends the document that the database has kept.
+fn keep_document<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Publication<M>>,
+    document: Option<&[u8]>,
+) {
+    if let Some(body) = document.and_then(|body| records.blob(body).ok())
+        && let Some(record) = records.publications.get_mut(id)
+    {
+        record.body = body;
     }
 }
 

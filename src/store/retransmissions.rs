@@ -100,7 +100,9 @@ impl<M: Memory> Retransmissions<M> {
                     entity_tag: entry.tag.get(..usize::from(entry.tag_len)).unwrap_or_default().to_vec(),
                 });
             }
-            if let Some(oldest) = set.0.iter_mut().min_by_key(|e| e.at) {
+            // What is left of the request itself first: it must not be there twice.
+            let age = |e: &&mut Entry| if key.is(e) { i64::MIN } else { e.at };
+            if let Some(oldest) = set.0.iter_mut().min_by_key(age) {
                 *oldest = Entry { hash: key.hash, check: key.check, at: now, ..FREE };
             }
             Seen::New

@@ -224,21 +224,25 @@ impl<M: Memory> Shard<M> {
         }
     }
 
-    /// Ends a publication: it leaves the state. A closing one stays as a
-    /// farewell while there are watchers to see it closed.
+    /// Ends a publication: it leaves the state. It stays as a farewell while
+    /// there are watchers who have to see it closed, or who have not yet seen
+    /// that it is in a final state.
     pub fn end_publication(&mut self, id: Id<Publication<M>>, farewell: bool, sender: &[u8]) {
         let Some(record) = self.publications.get(id) else { return };
-        let owner_id = record.presentity;
+        let (owner_id, round) = (record.presentity, record.round);
+        let (is_final, has_body) = (record.facts.is_final, !record.body.is_empty());
         self.publication_expiry.cancel(&mut self.publications, id);
         let Some(owner) = self.presentities.get_mut(owner_id) else { return };
         owner.publications.unlink(&mut self.publications, id);
-        let keep = farewell && !owner.watchers.is_empty();
-        if keep {
-            let round = owner.round.wrapping_add(1);
+        let unseen = is_final && later(round, owner.completed);
+        if (farewell || unseen) && has_body && !owner.watchers.is_empty() {
+            let next = owner.round.wrapping_add(1);
             owner.farewells.push_back(&mut self.publications, id);
             if let Some(record) = self.publications.get_mut(id) {
-                record.phase = PublicationPhase::Closing;
-                record.round = round;
+                (record.phase, record.round) = match farewell {
+                    true => (PublicationPhase::Closing, next),
+                    false => (PublicationPhase::Superseded, round),
+                };
             }
         } else {
             self.publications.remove(id);

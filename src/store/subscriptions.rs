@@ -11,6 +11,10 @@ use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
 
+/// Seconds that the 2xx to a SUBSCRIBE may take to leave. If it has not then,
+/// its process has failed, and the subscription takes its course without.
+const REPLY_TIME: i64 = 64;
+
 /// CSeq of a dialog before its first NOTIFY, as the stock module counts.
 const FIRST_CSEQ: u32 = 1;
 
@@ -78,6 +82,16 @@ impl<M: Memory> Store<M> {
         let dialog = self.dialog_hash(dialog_of(snapshot));
         let dialogs = self.dialogs(dialog)?;
         self.with(shard, |records| {
+            // The first request has come again, later than answers are kept:
+            // two records of one dialog would use each CSeq twice.
+            let known = dialogs.lock().find(dialog, |number| {
+                Token::from_number(number).is_some_and(|token| {
+                    token.shard() == shard && is_dialog(records, token, dialog_of(snapshot))
+                })
+            });
+            if let Some(token) = known.and_then(Token::from_number) {
+                return Ok(token);
+            }
             let presentity = records.find_or_create(key, hash)?;
             let added = add_record(records, presentity, snapshot, now, phase, has_row);
             let token = added.and_then(|id| {
@@ -85,6 +99,10 @@ impl<M: Memory> Store<M> {
                 match dialogs.lock().insert(dialog, token.number()) {
                     Ok(()) => Ok(token),
                     Err(full) => {
+                        // A row that it came from stays as it is.
+                        if let Some(record) = records.subscriptions.get_mut(id) {
+                            record.has_row = false;
+                        }
                         records.retire_subscription(id);
                         Err(full.into())
                     }
@@ -92,7 +110,9 @@ impl<M: Memory> Store<M> {
             });
             match token {
                 Ok(token) => {
-                    if self.policy.writes_back && !has_row
+                    // A row that was there reserves CSeqs that may all have been
+                    // used before the restart.
+                    if self.policy.writes_back
                         && let Some(id) = Self::resolve(records, token)
                     {
                         records.mark_dirty(id);
@@ -127,17 +147,25 @@ impl<M: Memory> Store<M> {
                 renewal.expires,
             );
             let Some(id) = id else { return Ok((verdict, None)) };
+            let was = records.subscriptions.get(id).map(|record| (record.presentity, record.phase));
             match verdict {
                 InDialog::Refresh => refresh(records, id, renewal)?,
                 InDialog::End => {
                     // Its target may have moved: the last NOTIFY goes there.
                     refresh(records, id, renewal)?;
                     end(records, id, Ending::Unsubscribed);
-                    if let Some(presentity) = records.subscriptions.get(id).map(|r| r.presentity) {
-                        self.watchers_changed(records, presentity);
-                    }
+                    records.subscription_expiry.schedule(
+                        &mut records.subscriptions,
+                        id,
+                        renewal.now + REPLY_TIME,
+                    );
                 }
                 InDialog::Unknown | InDialog::OutOfOrder => return Ok((verdict, None)),
+            }
+            if let Some((presentity, phase)) = was
+                && (verdict == InDialog::End || phase == Phase::Ending(Ending::Expired))
+            {
+                self.watchers_changed(records, presentity);
             }
             if self.policy.writes_back {
                 records.mark_dirty(id);
@@ -153,11 +181,14 @@ impl<M: Memory> Store<M> {
             let id = Self::resolve(records, token)?;
             let record = records.subscriptions.get_mut(id)?;
             let begins = record.phase == Phase::Held;
-            if begins {
-                record.phase = Phase::Live;
+            match record.phase {
+                Phase::Held => record.phase = Phase::Live,
+                Phase::Live | Phase::Ending(_) => {}
+                Phase::Gone => return None,
             }
-            let presentity = record.presentity;
+            let (presentity, expires_at) = (record.presentity, record.expires_at);
             if begins {
+                records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
                 self.watchers_changed(records, presentity);
             }
             records.mark_due(id);
@@ -258,10 +289,18 @@ impl<M: Memory> Store<M> {
                 &mut looks,
             ) {
                 let Some(record) = records.subscriptions.get(id) else { continue };
-                let presentity = record.presentity;
-                end(records, id, Ending::Expired);
+                let (presentity, phase) = (record.presentity, record.phase);
+                let patience = record.expires_at + REPLY_TIME;
+                if phase == Phase::Held && now < patience {
+                    let wheel = &mut records.subscription_expiry;
+                    wheel.schedule(&mut records.subscriptions, id, patience);
+                    continue;
+                }
+                if !matches!(phase, Phase::Ending(_)) {
+                    end(records, id, Ending::Expired);
+                    self.watchers_changed(records, presentity);
+                }
                 records.mark_due(id);
-                self.watchers_changed(records, presentity);
                 self.queue_lane(records, presentity);
             }
             looks == 0
@@ -281,12 +320,7 @@ impl<M: Memory> Store<M> {
                 .find(hash, |number| !rejected.contains(&number))
                 .and_then(Token::from_number);
             let Some(token) = candidate else { return Ok(None) };
-            let same = self.with(token.shard(), |records| {
-                Self::resolve(records, token)
-                    .and_then(|id| records.subscriptions.get(id))
-                    .is_some_and(|record| dialog_of_record(record) == dialog)
-            })?;
-            if same {
+            if self.with(token.shard(), |records| is_dialog(records, token, dialog))? {
                 return Ok(Some(token));
             }
             rejected.push(token.number());
@@ -374,6 +408,13 @@ fn add_record<M: Memory>(
         owner.watchers.push_back(&mut records.subscriptions, id);
     }
     Ok(id)
+}
+
+/// The token is that of a subscription of this dialog which is not over.
+fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: DialogId<'_>) -> bool {
+    Store::resolve(records, token)
+        .and_then(|id| records.subscriptions.get(id))
+        .is_some_and(|record| record.phase != Phase::Gone && dialog_of_record(record) == dialog)
 }
 
 fn current<M: Memory>(

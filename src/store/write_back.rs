@@ -35,6 +35,11 @@ pub struct Dirty {
 }
 
 impl<M: Memory> Store<M> {
+    /// How many rows of a shard lag behind.
+    pub fn count_dirty(&self, shard: usize) -> usize {
+        self.with(shard, |records| records.dirty.len()).unwrap_or_default()
+    }
+
     /// Takes up to `budget` rows of one shard. At shutdown (`last`) no CSeqs
     /// are reserved: none will be used.
     pub fn take_dirty(&self, shard: usize, budget: usize, now: i64, last: bool) -> Vec<Dirty> {

@@ -29,17 +29,13 @@ fn exhaust(prepare: impl Fn(&mut World), request: impl Fn(&mut World) -> u16) {
         world.events();
         let before = visible(&world);
         let usage = world.usage();
-        // Fill the chunks that there are, then make room for a few pages.
+        // Fill the chunks that there are, then make room for some pages.
         let filler = place(world.arena, Heap::new(world.pool)).unwrap();
-        world.arena.fail_after(0);
         let page = vec![0; Heap::<crate::fakes::FakeMemory>::ONE_PAGE];
-        let mut filling: Vec<_> = std::iter::from_fn(|| Blob::new(filler, &page).ok()).collect();
-        let spare = pages.min(filling.len());
-        filling.drain(..spare);
-        // Without a chunk yet nothing can be filled: give it one or none.
-        if filling.is_empty() && pages > 0 {
-            world.arena.fail_after(pages - 1);
-        }
+        let mut filling = vec![Blob::new(filler, &page).unwrap()];
+        world.arena.fail_after(0);
+        filling.extend(std::iter::from_fn(|| Blob::new(filler, &page).ok()));
+        filling.drain(..pages);
         let code = request(&mut world);
         world.arena.never_fail();
         drop(filling);

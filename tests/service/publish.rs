@@ -193,7 +193,7 @@ fn a_new_publication_of_a_dialog_replaces_the_old_one() {
     let expected = [
         "w 6 active y:early+x:terminated",
         "w 7 active y:early+x:early",
-        "w 8 active closed(x:early)+y:early",
+        "w 8 active closed(x:terminated)+y:early",
     ];
     assert_eq!(world.seen(), expected);
 }

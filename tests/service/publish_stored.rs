@@ -163,7 +163,7 @@ fn publications_survive_a_restart() {
     world.create("presence", "b");
     world.publish(Publish { expires: Some("5"), body: "c", ..Publish::default() });
     world.create("dialog", &dialog("x", "early"));
-    world.pass(5);
+    world.pass(6);
     let mut world = restart(&world);
     let fetch = |event| Subscribe { event: Some(event), expires: Some("0"), ..Subscribe::new("f") };
     world.subscribe(fetch("presence"));

@@ -476,9 +476,9 @@ impl Watcher {
     pub fn no_more_notify(&self, window: Duration, what: &str) {
         self.endpoint.barrier();
         let next = self.next;
-        let surprise = self.endpoint.wait(window, |received| {
-            notifies(received, &self.call_id).into_iter().nth(next)
-        });
+        let surprise = self
+            .endpoint
+            .wait(window, |received| notifies(received, &self.call_id).into_iter().nth(next));
         if let Some(notify) = surprise {
             panic!(
                 "{}: a NOTIFY that should not be sent ({what}): CSeq {}, {}\n---- SIP trace ----\n{}",

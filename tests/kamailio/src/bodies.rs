@@ -96,9 +96,7 @@ pub fn dialogs(text: &str) -> Vec<(String, String)> {
     parse(text)
         .descendants()
         .filter(|node| node.tag_name().name() == "dialog")
-        .map(|node| {
-            (node.attribute("id").unwrap_or("").to_owned(), child_text(node, "state"))
-        })
+        .map(|node| (node.attribute("id").unwrap_or("").to_owned(), child_text(node, "state")))
         .collect()
 }
 

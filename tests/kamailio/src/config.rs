@@ -339,11 +339,8 @@ impl Config {
         }
         let publish = format!("handle_publish({})", self.publish_arguments);
         let subscribe = format!("handle_subscribe({})", self.subscribe_arguments);
-        let newtran = if self.newtran {
-            "if(!t_newtran()) { sl_reply_error(); exit; }"
-        } else {
-            ""
-        };
+        let newtran =
+            if self.newtran { "if(!t_newtran()) { sl_reply_error(); exit; }" } else { "" };
         let release = if self.newtran { "t_release();" } else { "" };
         line(format_args!(
             "request_route {{

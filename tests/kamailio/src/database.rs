@@ -46,8 +46,7 @@ pub fn query(file: &Path, sql: &str) -> Vec<Row> {
     let run = || -> rusqlite::Result<Vec<Row>> {
         let connection = open(file, OpenFlags::SQLITE_OPEN_READ_WRITE);
         let mut statement = connection.prepare(sql)?;
-        let names: Vec<String> =
-            statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
         let rows = statement.query_map([], |row| {
             let mut map = Row::new();
             for (index, name) in names.iter().enumerate() {

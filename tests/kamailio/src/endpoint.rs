@@ -5,6 +5,7 @@ use crate::trace::Trace;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -90,6 +91,20 @@ impl Endpoint {
             .unwrap_or_else(|error| panic!("cannot bind a UDP socket: {error}"));
         let local = socket.local_addr().unwrap_or_else(|error| panic!("local address: {error}"));
         let _ = socket.set_read_timeout(Some(Duration::from_millis(50)));
+        let size: libc::c_int = 8 << 20;
+        for option in [libc::SO_RCVBUF, libc::SO_RCVBUFFORCE] {
+            // SAFETY: an open descriptor and a c_int that lives during the call;
+            // a refusal (FORCE needs root) leaves the buffer as it is.
+            unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    option,
+                    (&raw const size).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                );
+            }
+        }
         Self::run(Transport::Udp { socket, server }, local, trace, name)
     }
 
@@ -214,13 +229,7 @@ impl Endpoint {
 
     /// Sends a request and waits for its final reply; panics when none comes.
     pub fn request(&self, request: &Message) -> Message {
-        let t0 = Instant::now();
         self.try_request(request, REPLY_TIMEOUT).unwrap_or_else(|| {
-            let l = self.shared.lock();
-            let late = l.received.iter().filter(|e| e.at > t0).count();
-            eprintln!("DEBUG received {} late {} retrans {} last {:?} ago", l.received.len(), late, l.received.iter().filter(|e| e.retransmission).count(), l.received.last().map(|e| e.at.elapsed()));
-            drop(l);
-            let _ = std::process::Command::new("sh").arg("-c").arg("ss -unap | grep 127.0.0.1 1>&2; ps aux | grep -a [k]amailio 1>&2").status();
             panic!(
                 "{}: no final reply within {REPLY_TIMEOUT:?} to\n{}\n---- SIP trace ----\n{}",
                 self.shared.name,

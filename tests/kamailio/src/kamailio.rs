@@ -310,8 +310,9 @@ impl Kamailio {
             "jsonrpc": "2.0", "method": method, "params": parameters, "id": 1, "reply_name": name,
         });
         let fifo = self.path.join("rpc.fifo");
-        std::fs::write(&fifo, format!("{request}\n"))
-            .unwrap_or_else(|error| self.fail(&format!("cannot write {}: {error}", fifo.display())));
+        std::fs::write(&fifo, format!("{request}\n")).unwrap_or_else(|error| {
+            self.fail(&format!("cannot write {}: {error}", fifo.display()))
+        });
         // SAFETY: a descriptor that is open; sets non-blocking reads.
         unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
         let mut bytes = Vec::new();
@@ -341,13 +342,16 @@ impl Kamailio {
         let Some(mut child) = self.process.borrow_mut().take() else {
             self.fail("stop_cleanly: Kamailio is not running");
         };
-        signal(child.id() as i32, libc::SIGTERM);
-        match eventually(STOP, || child.try_wait().ok().flatten()) {
+        match terminate(&mut child) {
             Some(status) => status,
             None => {
+                let left: String =
+                    group_members(child.id()).into_iter().map(|(_, text)| text).collect();
                 *self.process.borrow_mut() = Some(child);
                 self.kill_group();
-                self.fail(&format!("Kamailio did not end within {STOP:?} after SIGTERM"))
+                self.fail(&format!(
+                    "Kamailio did not end within {STOP:?} after SIGTERM; left are:\n{left}"
+                ))
             }
         }
     }
@@ -439,19 +443,63 @@ fn signal(pid: i32, number: i32) {
     unsafe { libc::kill(pid, number) };
 }
 
+/// SIGTERM, and a bounded wait. A child of Kamailio's that is told to end in the
+/// moment after its fork may miss it (the core's own race, seen with the stock
+/// module too); such a child is told again.
+fn terminate(child: &mut Child) -> Option<ExitStatus> {
+    signal(child.id() as i32, libc::SIGTERM);
+    let mut ended = eventually(STOP / 4, || child.try_wait().ok().flatten());
+    if ended.is_none() {
+        for (id, text) in group_members(child.id()) {
+            if id != child.id() as i32 {
+                eprintln!("told to end once more: {text}");
+                signal(id, libc::SIGTERM);
+            }
+        }
+        ended = eventually(STOP, || child.try_wait().ok().flatten());
+    }
+    ended
+}
+
+/// The processes of a group with state and kernel wait channel, to see where
+/// one hangs; the numbers are those in the log lines.
+fn group_members(group: u32) -> Vec<(i32, String)> {
+    let mut members = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let read =
+            |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let stat = read("stat");
+        let Some((head, rest)) = stat.rsplit_once(") ") else { continue };
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let id = head.split(' ').next().and_then(|id| id.parse().ok());
+        if fields.get(2).and_then(|field| field.parse().ok()) == Some(group)
+            && let Some(id) = id
+        {
+            let text = format!(
+                "{head}) state {} parent {} waits in {} syscall {}",
+                fields[0],
+                fields[1],
+                read("wchan"),
+                read("syscall")
+            );
+            members.push((id, text));
+        }
+    }
+    members
+}
+
 impl Drop for Kamailio {
     fn drop(&mut self) {
         let panicking = std::thread::panicking();
         if panicking && !self.reported.get() {
             eprintln!("{}", self.report());
         }
-        if let Some(mut child) = self.process.borrow_mut().take() {
-            signal(child.id() as i32, libc::SIGTERM);
-            let ended = eventually(STOP, || child.try_wait().ok().flatten()).is_some();
-            if !ended {
-                signal(-(child.id() as i32), libc::SIGKILL);
-                let _ = child.wait();
-            }
+        let child = self.process.borrow_mut().take();
+        if let Some(mut child) = child
+            && terminate(&mut child).is_none()
+        {
+            signal(-(child.id() as i32), libc::SIGKILL);
+            let _ = child.wait();
         }
         if let Some(folder) = self.folder.borrow_mut().take()
             && (panicking || std::env::var_os("PRESENCE_KEEP_FOLDERS").is_some())

@@ -53,7 +53,13 @@ impl Bystanders {
         Self { kamailio, phone, watcher }
     }
 
-    fn run(&mut self, what: &str, make: &mut dyn FnMut() -> Message, endpoint: &Endpoint, cases: &[Case]) {
+    fn run(
+        &mut self,
+        what: &str,
+        make: &mut dyn FnMut() -> Message,
+        endpoint: &Endpoint,
+        cases: &[Case],
+    ) {
         let mut wrong = Vec::new();
         for (name, change, upstream, ours) in cases {
             let mut message = make();
@@ -76,7 +82,11 @@ impl Bystanders {
                     .filter(|line| line.contains("ERROR:") || line.contains("WARNING:"))
                     .collect();
                 if lines.len() > 1 {
-                    wrong.push(format!("{what}, {name}: {} log lines:\n{}", lines.len(), lines.join("\n")));
+                    wrong.push(format!(
+                        "{what}, {name}: {} log lines:\n{}",
+                        lines.len(),
+                        lines.join("\n")
+                    ));
                 }
             }
         }
@@ -99,80 +109,584 @@ impl Bystanders {
 }
 
 const PUBLISH_CASES: &[Case] = &[
-    ("no Event", |m| { m.remove("Event"); }, Is(489), Is(489)),
-    ("empty Event", |m| { m.set("Event", ""); }, Is(489), OneOf(&[400, 489])),
-    ("unknown Event", |m| { m.set("Event", "weather"); }, Is(489), Is(489)),
-    ("Event that is no token", |m| { m.set("Event", "pre sence/@"); }, Is(489), OneOf(&[400, 489])),
-    ("winfo Event", |m| { m.set("Event", "presence.winfo"); }, Is(200), OneOf(&[200, 400, 415, 489])),
-    ("Event of 3000 characters", |m| { m.set("Event", "e".repeat(3000)); }, Is(489), Is(489)),
-    ("Event with 400 parameters", |m| { m.set("Event", format!("presence{}", ";a=b".repeat(400))); }, Is(489), Is(200)),
-    ("two Events", |m| { m.push("Event", "dialog"); }, Is(200), OneOf(&[200, 400])),
-    ("no To", |m| { m.remove("To"); }, Silence, AtMost(&[400])),
-    ("no From", |m| { m.remove("From"); }, Silence, AtMost(&[400])),
-    ("no Call-ID", |m| { m.remove("Call-ID"); }, Silence, AtMost(&[400])),
-    ("no CSeq", |m| { m.remove("CSeq"); }, Silence, AtMost(&[400])),
-    ("malformed CSeq", |m| { m.set("CSeq", "one PUBLISH"); }, Is(200), Is(400)),
-    ("CSeq beyond 32 bits", |m| { m.set("CSeq", "99999999999 PUBLISH"); }, Is(200), OneOf(&[200, 400])),
-    ("malformed From", |m| { m.set("From", "<<>>;;tag"); }, Is(200), OneOf(&[200, 400])),
-    ("malformed To", |m| { m.set("To", "\"open"); }, Silence, AtMost(&[400])),
-    ("R-URI that is none", |m| { m.start_line = "PUBLISH garbage SIP/2.0".into(); }, Is(400), Is(400)),
-    ("R-URI without host", |m| { m.start_line = "PUBLISH sip: SIP/2.0".into(); }, Is(400), Is(400)),
-    ("R-URI with bad port", |m| { m.start_line = "PUBLISH sip:alice@example.test:port SIP/2.0".into(); }, Is(400), Is(400)),
-    ("user of 500 characters", |m| { m.start_line = format!("PUBLISH sip:{}@example.test SIP/2.0", "u".repeat(500)); }, Is(200), Is(200)),
-    ("empty SIP-If-Match", |m| { m.push("SIP-If-Match", ""); }, Is(500), OneOf(&[200, 400, 412])),
-    ("long SIP-If-Match", |m| { m.push("SIP-If-Match", "x".repeat(5000)); }, Is(500), Is(412)),
-    ("SIP-If-Match with spaces", |m| { m.push("SIP-If-Match", "a b c"); }, Is(500), OneOf(&[400, 412])),
-    ("two SIP-If-Match", |m| { m.push("SIP-If-Match", "a.1.2.3.4").push("SIP-If-Match", "a.1.2.3.5"); }, Is(412), OneOf(&[400, 412])),
-    ("body of binary garbage", |m| { m.set_body((0u8..=255).collect::<Vec<u8>>()); }, These(&[415, 500]), Is(415)),
-    ("body of NUL bytes", |m| { m.set_body(vec![0; 2000]); }, These(&[415, 500]), Is(415)),
-    ("body cut in the middle", |m| { let half = m.body[..60].to_vec(); m.set_body(half); }, These(&[415, 500]), Is(415)),
-    ("Content-Length that is no number", |m| { m.set("Content-Length", "many"); }, Silence, AtMost(&[400])),
-    ("negative Content-Length", |m| { m.set("Content-Length", "-1"); }, Silence, AtMost(&[400])),
-    ("Content-Length 0 with a body", |m| { m.set("Content-Length", "0"); }, Is(400), Is(400)),
-    ("Content-Length beyond 64 bits", |m| { m.set("Content-Length", "99999999999999999999999"); }, Silence, AtMost(&[400])),
-    ("malformed Content-Type", |m| { m.set("Content-Type", "///;;"); }, Is(200), OneOf(&[400, 415])),
-    ("two Content-Types", |m| { m.push("Content-Type", "text/plain"); }, Is(200), OneOf(&[200, 400, 415])),
-    ("body of 50 kB", |m| { m.set_body(bodies::pidf("bob", "big", "open", &"x".repeat(50_000))); }, Is(200), Is(200)),
-    ("header of 20 kB", |m| { m.push("X-Long", "x".repeat(20_000)); }, Is(200), Is(200)),
-    ("500 headers", |m| { for n in 0..500 { m.push(format!("X-{n}"), "y"); } }, Is(200), Is(200)),
+    (
+        "no Event",
+        |m| {
+            m.remove("Event");
+        },
+        Is(489),
+        Is(489),
+    ),
+    (
+        "empty Event",
+        |m| {
+            m.set("Event", "");
+        },
+        Is(489),
+        OneOf(&[400, 489]),
+    ),
+    (
+        "unknown Event",
+        |m| {
+            m.set("Event", "weather");
+        },
+        Is(489),
+        Is(489),
+    ),
+    (
+        "Event that is no token",
+        |m| {
+            m.set("Event", "pre sence/@");
+        },
+        Is(489),
+        OneOf(&[400, 489]),
+    ),
+    (
+        "winfo Event",
+        |m| {
+            m.set("Event", "presence.winfo");
+        },
+        Is(200),
+        OneOf(&[200, 400, 415, 489]),
+    ),
+    (
+        "Event of 3000 characters",
+        |m| {
+            m.set("Event", "e".repeat(3000));
+        },
+        Is(489),
+        Is(489),
+    ),
+    (
+        "Event with 400 parameters",
+        |m| {
+            m.set("Event", format!("presence{}", ";a=b".repeat(400)));
+        },
+        Is(489),
+        Is(200),
+    ),
+    (
+        "two Events",
+        |m| {
+            m.push("Event", "dialog");
+        },
+        Is(200),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "no To",
+        |m| {
+            m.remove("To");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "no From",
+        |m| {
+            m.remove("From");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "no Call-ID",
+        |m| {
+            m.remove("Call-ID");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "no CSeq",
+        |m| {
+            m.remove("CSeq");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "malformed CSeq",
+        |m| {
+            m.set("CSeq", "one PUBLISH");
+        },
+        Is(200),
+        Is(400),
+    ),
+    (
+        "CSeq beyond 32 bits",
+        |m| {
+            m.set("CSeq", "99999999999 PUBLISH");
+        },
+        Is(200),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "malformed From",
+        |m| {
+            m.set("From", "<<>>;;tag");
+        },
+        Is(200),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "malformed To",
+        |m| {
+            m.set("To", "\"open");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "R-URI that is none",
+        |m| {
+            m.start_line = "PUBLISH garbage SIP/2.0".into();
+        },
+        Is(400),
+        Is(400),
+    ),
+    (
+        "R-URI without host",
+        |m| {
+            m.start_line = "PUBLISH sip: SIP/2.0".into();
+        },
+        Is(400),
+        Is(400),
+    ),
+    (
+        "R-URI with bad port",
+        |m| {
+            m.start_line = "PUBLISH sip:alice@example.test:port SIP/2.0".into();
+        },
+        Is(400),
+        Is(400),
+    ),
+    (
+        "user of 500 characters",
+        |m| {
+            m.start_line = format!("PUBLISH sip:{}@example.test SIP/2.0", "u".repeat(500));
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "empty SIP-If-Match",
+        |m| {
+            m.push("SIP-If-Match", "");
+        },
+        Is(500),
+        OneOf(&[200, 400, 412]),
+    ),
+    (
+        "long SIP-If-Match",
+        |m| {
+            m.push("SIP-If-Match", "x".repeat(5000));
+        },
+        Is(500),
+        Is(412),
+    ),
+    (
+        "SIP-If-Match with spaces",
+        |m| {
+            m.push("SIP-If-Match", "a b c");
+        },
+        Is(500),
+        OneOf(&[400, 412]),
+    ),
+    (
+        "two SIP-If-Match",
+        |m| {
+            m.push("SIP-If-Match", "a.1.2.3.4").push("SIP-If-Match", "a.1.2.3.5");
+        },
+        Is(412),
+        OneOf(&[400, 412]),
+    ),
+    (
+        "body of binary garbage",
+        |m| {
+            m.set_body((0u8..=255).collect::<Vec<u8>>());
+        },
+        These(&[415, 500]),
+        Is(415),
+    ),
+    (
+        "body of NUL bytes",
+        |m| {
+            m.set_body(vec![0; 2000]);
+        },
+        These(&[415, 500]),
+        Is(415),
+    ),
+    (
+        "body cut in the middle",
+        |m| {
+            let half = m.body[..60].to_vec();
+            m.set_body(half);
+        },
+        These(&[415, 500]),
+        Is(415),
+    ),
+    (
+        "Content-Length that is no number",
+        |m| {
+            m.set("Content-Length", "many");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "negative Content-Length",
+        |m| {
+            m.set("Content-Length", "-1");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "Content-Length 0 with a body",
+        |m| {
+            m.set("Content-Length", "0");
+        },
+        Is(400),
+        Is(400),
+    ),
+    (
+        "Content-Length beyond 64 bits",
+        |m| {
+            m.set("Content-Length", "99999999999999999999999");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "malformed Content-Type",
+        |m| {
+            m.set("Content-Type", "///;;");
+        },
+        Is(200),
+        OneOf(&[400, 415]),
+    ),
+    (
+        "two Content-Types",
+        |m| {
+            m.push("Content-Type", "text/plain");
+        },
+        Is(200),
+        OneOf(&[200, 400, 415]),
+    ),
+    (
+        "body of 50 kB",
+        |m| {
+            m.set_body(bodies::pidf("bob", "big", "open", &"x".repeat(50_000)));
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "header of 20 kB",
+        |m| {
+            m.push("X-Long", "x".repeat(20_000));
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "500 headers",
+        |m| {
+            for n in 0..500 {
+                m.push(format!("X-{n}"), "y");
+            }
+        },
+        Is(200),
+        Is(200),
+    ),
 ];
 
 const SUBSCRIBE_CASES: &[Case] = &[
-    ("no Event", |m| { m.remove("Event"); }, Is(489), Is(489)),
-    ("empty Event", |m| { m.set("Event", ""); }, Is(489), OneOf(&[400, 489])),
-    ("unknown Event", |m| { m.set("Event", "weather"); }, Is(489), Is(489)),
-    ("Event of 3000 characters", |m| { m.set("Event", "e".repeat(3000)); }, Is(489), Is(489)),
-    ("no To", |m| { m.remove("To"); }, Silence, AtMost(&[400])),
-    ("no From", |m| { m.remove("From"); }, Silence, AtMost(&[400])),
-    ("no From tag", |m| { m.set("From", "<sip:watcher@example.test>"); }, Is(500), Is(400)),
-    ("no Call-ID", |m| { m.remove("Call-ID"); }, Silence, AtMost(&[400])),
-    ("no CSeq", |m| { m.remove("CSeq"); }, Silence, AtMost(&[400])),
-    ("malformed CSeq", |m| { m.set("CSeq", "one SUBSCRIBE"); }, Is(500), Is(400)),
-    ("negative CSeq", |m| { m.set("CSeq", "-1 SUBSCRIBE"); }, Is(500), Is(400)),
-    ("CSeq beyond 32 bits", |m| { m.set("CSeq", "99999999999 SUBSCRIBE"); }, Is(500), OneOf(&[200, 400])),
-    ("no Contact", |m| { m.remove("Contact"); }, Is(500), Is(400)),
-    ("Contact *", |m| { m.set("Contact", "*"); }, Is(500), Is(400)),
-    ("empty Contact", |m| { m.set("Contact", ""); }, Is(500), Is(400)),
-    ("malformed Contact", |m| { m.set("Contact", "<sip:x@127.0.0.1"); }, Is(500), Is(400)),
-    ("malformed From", |m| { m.set("From", "<<>>;;tag"); }, Is(400), Is(400)),
-    ("malformed To", |m| { m.set("To", "\"open"); }, Silence, AtMost(&[400])),
-    ("From that is no SIP URI", |m| { m.set("From", "<nonsense>;tag=1"); }, Is(400), Is(400)),
-    ("R-URI that is none", |m| { m.start_line = "SUBSCRIBE garbage SIP/2.0".into(); }, Silence, Is(400)),
-    ("R-URI without host", |m| { m.start_line = "SUBSCRIBE sip: SIP/2.0".into(); }, Silence, Is(400)),
-    ("two Contacts", |m| { m.push("Contact", "<sip:second@127.0.0.1:9>"); }, Is(200), Is(200)),
-    ("two Expires", |m| { m.push("Expires", "5"); }, Is(200), OneOf(&[200, 400])),
-    ("two Call-IDs", |m| { m.push("Call-ID", "another"); }, Silence, AtMost(&[200, 400])),
-    ("empty Expires", |m| { m.set("Expires", ""); }, Is(200), OneOf(&[200, 400])),
-    ("Call-ID of 300 characters", |m| { m.set("Call-ID", "c".repeat(300)); }, Is(200), Is(200)),
-    ("Call-ID of 5000 characters", |m| { m.set("Call-ID", "c".repeat(5000)); }, Is(200), OneOf(&[200, 400])),
-    ("user of 250 characters", |m| { m.set("From", format!("<sip:{}@example.test>;tag=long", "u".repeat(250))); }, Is(200), Is(200)),
-    ("Contact of 400 characters", |m| { let contact = m.header("Contact").unwrap_or("").replace('>', &format!(";pn={}>", "p".repeat(400))); m.set("Contact", contact); }, Is(200), Is(200)),
-    ("malformed Record-Route", |m| { m.push("Record-Route", "nonsense <<"); }, Is(200), OneOf(&[200, 400])),
-    ("unknown To tag", |m| { m.set("To", "<sip:alice@example.test>;tag=nobody"); }, Is(481), Is(481)),
-    ("To tag of 2000 characters", |m| { m.set("To", format!("<sip:alice@example.test>;tag={}", "t".repeat(2000))); }, Is(481), Is(481)),
-    ("a body that nobody asked for", |m| { m.set_body(vec![b'x'; 3000]); }, Is(200), Is(200)),
-    ("Accept of another type", |m| { m.set("Accept", "text/plain"); }, Is(200), OneOf(&[200, 406])),
-    ("bytes that are not UTF-8", |m| { m.push("Subject", "\u{fffd}\u{1}\u{7f}"); }, Is(200), Is(200)),
+    (
+        "no Event",
+        |m| {
+            m.remove("Event");
+        },
+        Is(489),
+        Is(489),
+    ),
+    (
+        "empty Event",
+        |m| {
+            m.set("Event", "");
+        },
+        Is(489),
+        OneOf(&[400, 489]),
+    ),
+    (
+        "unknown Event",
+        |m| {
+            m.set("Event", "weather");
+        },
+        Is(489),
+        Is(489),
+    ),
+    (
+        "Event of 3000 characters",
+        |m| {
+            m.set("Event", "e".repeat(3000));
+        },
+        Is(489),
+        Is(489),
+    ),
+    (
+        "no To",
+        |m| {
+            m.remove("To");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "no From",
+        |m| {
+            m.remove("From");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "no From tag",
+        |m| {
+            m.set("From", "<sip:watcher@example.test>");
+        },
+        Is(500),
+        Is(400),
+    ),
+    (
+        "no Call-ID",
+        |m| {
+            m.remove("Call-ID");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "no CSeq",
+        |m| {
+            m.remove("CSeq");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "malformed CSeq",
+        |m| {
+            m.set("CSeq", "one SUBSCRIBE");
+        },
+        Is(500),
+        Is(400),
+    ),
+    (
+        "negative CSeq",
+        |m| {
+            m.set("CSeq", "-1 SUBSCRIBE");
+        },
+        Is(500),
+        Is(400),
+    ),
+    (
+        "CSeq beyond 32 bits",
+        |m| {
+            m.set("CSeq", "99999999999 SUBSCRIBE");
+        },
+        Is(500),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "no Contact",
+        |m| {
+            m.remove("Contact");
+        },
+        Is(500),
+        Is(400),
+    ),
+    (
+        "Contact *",
+        |m| {
+            m.set("Contact", "*");
+        },
+        Is(500),
+        Is(400),
+    ),
+    (
+        "empty Contact",
+        |m| {
+            m.set("Contact", "");
+        },
+        Is(500),
+        Is(400),
+    ),
+    (
+        "malformed Contact",
+        |m| {
+            m.set("Contact", "<sip:x@127.0.0.1");
+        },
+        Is(500),
+        Is(400),
+    ),
+    (
+        "malformed From",
+        |m| {
+            m.set("From", "<<>>;;tag");
+        },
+        Is(400),
+        Is(400),
+    ),
+    (
+        "malformed To",
+        |m| {
+            m.set("To", "\"open");
+        },
+        Silence,
+        AtMost(&[400]),
+    ),
+    (
+        "From that is no SIP URI",
+        |m| {
+            m.set("From", "<nonsense>;tag=1");
+        },
+        Is(400),
+        Is(400),
+    ),
+    (
+        "R-URI that is none",
+        |m| {
+            m.start_line = "SUBSCRIBE garbage SIP/2.0".into();
+        },
+        Silence,
+        Is(400),
+    ),
+    (
+        "R-URI without host",
+        |m| {
+            m.start_line = "SUBSCRIBE sip: SIP/2.0".into();
+        },
+        Silence,
+        Is(400),
+    ),
+    (
+        "two Contacts",
+        |m| {
+            m.push("Contact", "<sip:second@127.0.0.1:9>");
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "two Expires",
+        |m| {
+            m.push("Expires", "5");
+        },
+        Is(200),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "two Call-IDs",
+        |m| {
+            m.push("Call-ID", "another");
+        },
+        Silence,
+        AtMost(&[200, 400]),
+    ),
+    (
+        "empty Expires",
+        |m| {
+            m.set("Expires", "");
+        },
+        Is(200),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "Call-ID of 300 characters",
+        |m| {
+            m.set("Call-ID", "c".repeat(300));
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "Call-ID of 5000 characters",
+        |m| {
+            m.set("Call-ID", "c".repeat(5000));
+        },
+        Is(200),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "user of 250 characters",
+        |m| {
+            m.set("From", format!("<sip:{}@example.test>;tag=long", "u".repeat(250)));
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "Contact of 400 characters",
+        |m| {
+            let contact = m
+                .header("Contact")
+                .unwrap_or("")
+                .replace('>', &format!(";pn={}>", "p".repeat(400)));
+            m.set("Contact", contact);
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "malformed Record-Route",
+        |m| {
+            m.push("Record-Route", "nonsense <<");
+        },
+        Is(200),
+        OneOf(&[200, 400]),
+    ),
+    (
+        "unknown To tag",
+        |m| {
+            m.set("To", "<sip:alice@example.test>;tag=nobody");
+        },
+        Is(481),
+        Is(481),
+    ),
+    (
+        "To tag of 2000 characters",
+        |m| {
+            m.set("To", format!("<sip:alice@example.test>;tag={}", "t".repeat(2000)));
+        },
+        Is(481),
+        Is(481),
+    ),
+    (
+        "a body that nobody asked for",
+        |m| {
+            m.set_body(vec![b'x'; 3000]);
+        },
+        Is(200),
+        Is(200),
+    ),
+    (
+        "Accept of another type",
+        |m| {
+            m.set("Accept", "text/plain");
+        },
+        Is(200),
+        OneOf(&[200, 406]),
+    ),
+    (
+        "bytes that are not UTF-8",
+        |m| {
+            m.push("Subject", "\u{fffd}\u{1}\u{7f}");
+        },
+        Is(200),
+        Is(200),
+    ),
 ];
 
 both_storages! {

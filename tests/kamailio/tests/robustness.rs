@@ -305,9 +305,16 @@ fn race_on_one_presentity(storage: Storage) {
                     for round in 1..=ROUNDS {
                         let body =
                             bodies::pidf("alice", &format!("p{index}"), "open", &round.to_string());
-                        let reply = if round == 1 { phone.try_publish(body) } else { phone.try_modify(body) };
+                        let reply = if round == 1 {
+                            phone.try_publish(body)
+                        } else {
+                            phone.try_modify(body)
+                        };
                         if reply.status() != Some(200) {
-                            wrong.push(format!("publisher {index}, round {round}: {}", reply.start_line));
+                            wrong.push(format!(
+                                "publisher {index}, round {round}: {}",
+                                reply.start_line
+                            ));
                         }
                     }
                     wrong
@@ -316,7 +323,9 @@ fn race_on_one_presentity(storage: Storage) {
             .collect();
         threads
             .into_iter()
-            .flat_map(|thread| thread.join().unwrap_or_else(|_| vec!["a publisher panicked".into()]))
+            .flat_map(|thread| {
+                thread.join().unwrap_or_else(|_| vec!["a publisher panicked".into()])
+            })
             .collect()
     });
     if !replies.is_empty() {
@@ -338,10 +347,8 @@ fn race_on_one_presentity(storage: Storage) {
             for (id, counter) in &newest {
                 let now = seen.get(id).copied().unwrap_or(0);
                 if now < *counter {
-                    kamailio.fail(&format!(
-                        "CSeq {} shows {id} at {now} after {counter}",
-                        notify.cseq
-                    ));
+                    kamailio
+                        .fail(&format!("CSeq {} shows {id} at {now} after {counter}", notify.cseq));
                 }
             }
             newest.append(&mut seen);
@@ -371,6 +378,8 @@ fn come_and_go(kamailio: &Kamailio, count: usize) {
         phone.publish(open("alice"));
         phone.modify(open("alice"));
         phone.remove();
+        // Keeps pace with the NOTIFYs, so that no datagram is dropped.
+        watcher.endpoint.barrier();
     }
     for (presentity, call_id, from_tag, to_tag, remote_target) in dialogs {
         watcher.presentity = presentity;

@@ -25,7 +25,8 @@ fn wait_row(kamailio: &Kamailio, watcher: &Watcher, fits: impl Fn(&Row) -> bool)
             .find(|row| row["callid"] == watcher.call_id && fits(row))
     })
     .unwrap_or_else(|| {
-        kamailio.fail(&format!("no such active_watchers row in {:?}", kamailio.rows("active_watchers")))
+        kamailio
+            .fail(&format!("no such active_watchers row in {:?}", kamailio.rows("active_watchers")))
     })
 }
 
@@ -45,7 +46,9 @@ fn a_flush_writes_the_subscription() {
     let kamailio = Kamailio::start(Config::new(Storage::Default).presence("db_update_period", 1));
     let mut watcher = Watcher::udp(&kamailio, "alice").named("bob");
     watcher.extra_headers.push(("User-Agent".into(), "Test phone 1.0".into()));
-    watcher.extra_headers.push(("Record-Route".into(), format!("<sip:{};lr>", watcher.endpoint.local())));
+    watcher
+        .extra_headers
+        .push(("Record-Route".into(), format!("<sip:{};lr>", watcher.endpoint.local())));
     watcher.subscribe(600);
     watcher.next_notify("initial");
     let row = wait_row(&kamailio, &watcher, |_| true);
@@ -119,9 +122,8 @@ fn a_publication_is_in_the_database_when_the_200_is_sent() {
     phone.refresh();
     assert!(kamailio.rows("presentity")[0]["body"].contains("second"), "a refresh keeps the body");
     phone.remove();
-    let gone = eventually(Duration::from_secs(2), || {
-        kamailio.rows("presentity").is_empty().then_some(())
-    });
+    let gone =
+        eventually(Duration::from_secs(2), || kamailio.rows("presentity").is_empty().then_some(()));
     assert!(gone.is_some(), "{:?}", kamailio.rows("presentity"));
     kamailio.finish();
 }
@@ -130,7 +132,9 @@ fn a_publication_is_in_the_database_when_the_200_is_sent() {
 fn restart_restores_subscriptions_and_publications() {
     let kamailio = Kamailio::start(Config::new(Storage::Default));
     let mut watcher = Watcher::udp(&kamailio, "alice");
-    watcher.extra_headers.push(("Record-Route".into(), format!("<sip:{};lr>", watcher.endpoint.local())));
+    watcher
+        .extra_headers
+        .push(("Record-Route".into(), format!("<sip:{};lr>", watcher.endpoint.local())));
     watcher.subscribe(600);
     watcher.extra_headers.clear();
     let mut phone = Publisher::udp(&kamailio, "alice");
@@ -144,7 +148,8 @@ fn restart_restores_subscriptions_and_publications() {
     kamailio.restart();
 
     phone.modify(bodies::pidf("alice", "phone", "open", "after the restart"));
-    let notify = watcher.wait_notify("after the restart", |n| n.body().contains("after the restart"));
+    let notify =
+        watcher.wait_notify("after the restart", |n| n.body().contains("after the restart"));
     assert_eq!(notify.message.header("Route").map(|r| r.contains(";lr")), Some(true));
     watcher.assert_rising_cseq();
     let reply = watcher.subscribe(300);
@@ -200,7 +205,12 @@ fn a7_cseq_rises_after_a_crash() {
     phone.modify(bodies::pidf("alice", "phone", "open", "after the crash"));
     let notify = watcher.next_notify("after the crash");
     let rises = notify.cseq > highest;
-    assert_eq!(rises, differs("A7/D29 CSeq after a crash", false, true), "{} after {highest}", notify.cseq);
+    assert_eq!(
+        rises,
+        differs("A7/D29 CSeq after a crash", false, true),
+        "{} after {highest}",
+        notify.cseq
+    );
     kamailio.check_healthy();
 }
 

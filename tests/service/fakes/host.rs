@@ -12,7 +12,7 @@ use presence::presence::event_package::PackageId;
 use presence::presence::subscription::{Authorization, Snapshot, Status, Text};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 /// What left the server.
@@ -53,6 +53,8 @@ pub struct Outside {
     pub woken: AtomicUsize,
     /// The packages' rules cannot be read.
     pub rules_fail: AtomicBool,
+    /// Processes so far.
+    pub forks: AtomicU32,
     random: AtomicU64,
 }
 
@@ -157,12 +159,12 @@ impl Packages for FakeHost {
     ) -> Result<Authorization, Fault> {
         assert_ne!(package, WINFO);
         let (status, reason) = match subscription.text(Text::WatcherUser) {
-            b"pending" => (Status::Pending, &b""[..]),
-            b"blocked" => (Status::Terminated, b"rejected"),
-            b"polite" => (Status::Active, b"polite-block"),
-            _ => (Status::Active, b""),
+            b"pending" => (Status::Pending, ""),
+            b"blocked" => (Status::Terminated, "rejected"),
+            b"polite" => (Status::Active, "polite-block"),
+            _ => (Status::Active, ""),
         };
-        Ok(Authorization { status, reason: reason.to_vec() })
+        Ok(Authorization { status, reason: reason.as_bytes().to_vec() })
     }
 }
 
@@ -188,8 +190,6 @@ impl Host for FakeHost {
             self.outside.complaints.lock().unwrap().push(line.to_string());
         }
     }
-
-    fn log_notify(&mut self, _line: fmt::Arguments<'_>) {}
 
     fn logs(&self, _level: Level) -> bool {
         true

@@ -5,8 +5,7 @@ mod database;
 mod host;
 mod world;
 
-pub use database::{FakeDatabase, Statement};
-pub use host::{Event, FakeHost, FakeIncoming, Outside, Sent};
+pub use host::{Event, Sent};
 pub use world::{
     Answered, DIALOG, FakeMemory, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, WINFO, World,
     dialog,

@@ -180,7 +180,9 @@ impl World {
     /// Another process of the same server.
     pub fn fork(&self) -> World {
         let host = FakeHost::new(self.host.outside.clone(), self.host.database.clone());
-        World { server: self.server.clone(), host, cseq: self.cseq + 1_000_000, ..*self }
+        // Its requests must not be taken for retransmissions of others.
+        let cseq = 1_000_000 * (1 + host.outside.forks.fetch_add(1, SeqCst));
+        World { server: self.server.clone(), host, cseq, ..*self }
     }
 
     pub fn key(&self, user: &str, package: PackageId) -> PresentityKey {

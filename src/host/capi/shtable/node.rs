@@ -121,17 +121,24 @@ pub(super) fn shm_block(size: usize) -> *mut u8 {
 }
 
 /// Whether two strings of records are the same.
-pub(super) fn equal(one: sys::_str, other: sys::_str) -> bool {
-    // SAFETY: called with strings of records that exist while they are compared.
+///
+/// # Safety
+/// Both records exist and do not change meanwhile.
+pub(super) unsafe fn equal(one: sys::_str, other: sys::_str) -> bool {
+    // SAFETY: the caller's promise.
     unsafe { text::bytes(one) == text::bytes(other) }
 }
 
 /// A copy of `new` in a block of its own, if it differs from `old`.
-pub(super) fn replacement(old: sys::_str, new: sys::_str) -> Result<Option<sys::_str>, ()> {
-    if equal(old, new) {
+///
+/// # Safety
+/// As for [`equal`].
+pub(super) unsafe fn replacement(old: sys::_str, new: sys::_str) -> Result<Option<sys::_str>, ()> {
+    // SAFETY: the caller's promise.
+    if unsafe { equal(old, new) } {
         return Ok(None);
     }
-    // SAFETY: the caller's record exists.
+    // SAFETY: the caller's promise.
     let bytes = unsafe { text::bytes(new) };
     let block = memory::shm_copy(bytes).ok_or(())?;
     Ok(Some(sys::_str { s: block.as_ptr().cast(), len: text::lend(bytes).len }))

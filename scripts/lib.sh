@@ -1,0 +1,69 @@
+# shellcheck shell=bash
+# What scripts/run and scripts/test have in common. Sourced, not run.
+
+program=$(basename "$0")
+# "no": nothing is installed, only what is missing is said.
+install=yes
+
+fail() {
+    echo "$program: $*" >&2
+    exit 1
+}
+
+# Runs a command as root.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo > /dev/null; then
+        sudo "$@"
+    else
+        fail "this needs root: $*"
+    fi
+}
+
+# Prints those of the packages that are not installed.
+missing_packages() {
+    local package
+    for package in "$@"; do
+        case $(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null) in
+            installed) ;;
+            *) echo "$package" ;;
+        esac
+    done
+}
+
+# Installs those of the packages that are missing.
+install_packages() {
+    command -v dpkg-query > /dev/null ||
+        fail "this is not a Debian system: install these yourself and use --no-install: $*"
+    local missing
+    mapfile -t missing < <(missing_packages "$@")
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if [ "$install" = no ]; then
+        fail "missing packages: apt-get install --no-install-recommends ${missing[*]}"
+    fi
+    echo "Installing with apt: ${missing[*]}"
+    local apt=(apt-get -qq -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120)
+    as_root env DEBIAN_FRONTEND=noninteractive "${apt[@]}" update ||
+        fail "apt-get update failed: check the network and /etc/apt"
+    as_root env DEBIAN_FRONTEND=noninteractive "${apt[@]}" install --no-install-recommends "${missing[@]}" ||
+        fail "apt-get could not install ${missing[*]}: see its message above"
+}
+
+# Checks that there is a Rust toolchain, as new as Cargo.toml wants it.
+check_rust() {
+    local wanted have
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    command -v cargo > /dev/null || fail "no cargo: install Rust $wanted or newer from https://rustup.rs"
+    have=$(rustc --version | awk '{print $2}') || fail "rustc does not run: rustup default stable"
+    [ "$(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1)" = "$wanted" ] ||
+        fail "Rust $have is too old: $wanted or newer is needed (rustup update stable)"
+}
+
+# Kamailio, its modules and what the module is built with.
+# shellcheck disable=SC2034 # for whoever sources this
+build_packages=(
+    kamailio kamailio-presence-modules kamailio-sqlite-modules
+    gcc libc6-dev make binutils xz-utils libclang-dev libxml2-dev libsqlite3-dev
+)
