@@ -29,6 +29,8 @@
 #include "core/fmsg.h"
 #include "core/pvar.h"
 #include "core/xavp.h"
+#include "core/usr_avp.h"
+#include "core/action.h"
 #include "core/rpc.h"
 #include "core/rpc_lookup.h"
 #include "core/kemi.h"

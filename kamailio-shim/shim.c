@@ -45,6 +45,68 @@ static int handle_subscribe_1(struct sip_msg *msg, char *watcher, char *p2)
 	return presence_handle_subscribe(msg, &uri);
 }
 
+static int kemi_handle_publish(struct sip_msg *msg)
+{
+	return presence_handle_publish(msg, NULL);
+}
+
+static int kemi_handle_subscribe(struct sip_msg *msg)
+{
+	return presence_handle_subscribe(msg, NULL);
+}
+
+static int auth_status(struct sip_msg *msg, char *p1, char *p2)
+{
+	str watcher = evaluate(msg, p1), presentity = evaluate(msg, p2);
+	return presence_auth_status(msg, &watcher, &presentity);
+}
+
+static int has_subscribers(struct sip_msg *msg, char *p1, char *p2)
+{
+	str uri = evaluate(msg, p1), event = evaluate(msg, p2);
+	return presence_has_subscribers(msg, &uri, &event);
+}
+
+static int update_watchers(struct sip_msg *msg, char *p1, char *p2)
+{
+	str uri = evaluate(msg, p1), event = evaluate(msg, p2);
+	return presence_update_watchers(msg, &uri, &event);
+}
+
+static int refresh_watchers_3(struct sip_msg *msg, char *p1, char *p2, char *p3)
+{
+	str uri = evaluate(msg, p1), event = evaluate(msg, p2);
+	int type = -1;
+	return get_int_fparam(&type, msg, (fparam_t *)p3) < 0
+				   ? -1
+				   : presence_refresh_watchers(msg, &uri, &event, type);
+}
+
+static int refresh_watchers_5(
+		struct sip_msg *msg, char *p1, char *p2, char *p3, char *p4, char *p5)
+{
+	str uri = evaluate(msg, p1), event = evaluate(msg, p2);
+	str file = evaluate(msg, p4), name = evaluate(msg, p5);
+	int type = -1;
+	return get_int_fparam(&type, msg, (fparam_t *)p3) < 0
+				   ? -1
+				   : presence_refresh_watchers_file(
+							 msg, &uri, &event, type, &file, &name);
+}
+
+/* The third parameter is a number, the others are text. */
+static int fixup_refresh(void **parameter, int number)
+{
+	return number == 3 ? fixup_igp_all(parameter, number)
+					   : fixup_spve_all(parameter, number);
+}
+
+static int fixup_free_refresh(void **parameter, int number)
+{
+	return number == 3 ? fixup_free_igp_all(parameter, number)
+					   : fixup_free_spve_all(parameter, number);
+}
+
 /* Runs after mod_init, for each use in the script; without parameters once,
  * with number 0. */
 static int fixup_request(void **parameter, int number)
@@ -70,9 +132,47 @@ static cmd_export_t commands[] = {
 		fixup_request, fixup_free_request, REQUEST_ROUTE},
 	{"handle_subscribe", (cmd_function)handle_subscribe_1, 1,
 		fixup_request, fixup_free_request, REQUEST_ROUTE},
+	{"pres_auth_status", (cmd_function)auth_status, 2,
+		fixup_spve_spve, fixup_free_spve_spve, REQUEST_ROUTE},
+	{"pres_has_subscribers", (cmd_function)has_subscribers, 2,
+		fixup_spve_spve, fixup_free_spve_spve, ANY_ROUTE},
+	{"pres_update_watchers", (cmd_function)update_watchers, 2,
+		fixup_spve_spve, fixup_free_spve_spve, ANY_ROUTE},
+	{"pres_refresh_watchers", (cmd_function)refresh_watchers_3, 3,
+		fixup_refresh, fixup_free_refresh, ANY_ROUTE},
+	{"pres_refresh_watchers", (cmd_function)refresh_watchers_5, 5,
+		fixup_refresh, fixup_free_refresh, ANY_ROUTE},
 	/* Siblings look this up by its name and exactly one parameter. */
 	{"bind_presence", (cmd_function)presence_bind, 1, 0, 0, 0},
 	{0, 0, 0, 0, 0, 0}
+};
+
+#define KEMI(name, function, ...) \
+	{str_init("presence"), str_init(name), SR_KEMIP_INT, function, {__VA_ARGS__}}
+/* The same functions for scripts in Lua, Python, JavaScript ... */
+static sr_kemi_t script_functions[] = {
+	KEMI("handle_publish", kemi_handle_publish, 0),
+	KEMI("handle_publish_uri", presence_handle_publish, SR_KEMIP_STR),
+	KEMI("handle_subscribe", kemi_handle_subscribe, 0),
+	KEMI("handle_subscribe_uri", presence_handle_subscribe, SR_KEMIP_STR),
+	KEMI("pres_auth_status", presence_auth_status, SR_KEMIP_STR, SR_KEMIP_STR),
+	KEMI("pres_has_subscribers", presence_has_subscribers, SR_KEMIP_STR, SR_KEMIP_STR),
+	KEMI("pres_update_watchers", presence_update_watchers, SR_KEMIP_STR, SR_KEMIP_STR),
+	KEMI("pres_refresh_watchers", presence_refresh_watchers,
+		SR_KEMIP_STR, SR_KEMIP_STR, SR_KEMIP_INT),
+	KEMI("pres_refresh_watchers_file", presence_refresh_watchers_file,
+		SR_KEMIP_STR, SR_KEMIP_STR, SR_KEMIP_INT, SR_KEMIP_STR, SR_KEMIP_STR),
+	{{0, 0}, {0, 0}, 0, NULL, {0}}
+};
+
+/* ---- pseudo-variables -------------------------------------------------- */
+
+#define VARIABLE(name, function) \
+	{{name, sizeof(name) - 1}, PVT_OTHER, function, 0, function##_name, 0, 0, 0}
+static pv_export_t variables[] = {
+	VARIABLE("subs", presence_variable_subs),
+	VARIABLE("notify_reply", presence_variable_reply),
+	{{0, 0}, 0, 0, 0, 0, 0, 0, 0}
 };
 /* clang-format on */
 
@@ -185,7 +285,7 @@ struct module_exports exports = {
 	commands,
 	parameters,
 	0, /* RPC: registered by mod_init */
-	0, /* pseudo-variables */
+	variables,
 	0, /* replies */
 	mod_init,
 	child_init,
@@ -194,6 +294,7 @@ struct module_exports exports = {
 
 int mod_register(char *path, int *dlflags, void *p1, void *p2)
 {
+	sr_kemi_modules_add(script_functions);
 	return presence_load();
 }
 
@@ -270,4 +371,39 @@ int kshim_parse_headers(sip_msg_t *msg)
 void kshim_cfg_update(void)
 {
 	cfg_update();
+}
+
+void kshim_set_route_type(int type)
+{
+	set_route_type(type);
+}
+
+unsigned int kshim_hash_case(str *one, str *other)
+{
+	return core_case_hash(one, other, 0);
+}
+
+/* $xavp(root=>child), if it is a number. */
+int kshim_xavp_number(str *root, str *child, long *number)
+{
+	sr_xavp_t *found = xavp_get_child_with_ival(root, child);
+
+	if(found == NULL) {
+		return 0;
+	}
+#if VERSIONVAL >= 6000000
+	*number = found->val.v.l;
+#else
+	*number = found->val.v.i;
+#endif
+	return 1;
+}
+
+int kshim_set_avp(int id, str *text)
+{
+	int_str name = {0}, value = {0};
+
+	name.n = id;
+	value.s = *text;
+	return add_avp(AVP_VAL_STR, name, value);
 }

@@ -27,6 +27,16 @@ int kshim_load_tm(struct tm_binds *api);
 /* Parses all headers; negative when one is malformed. */
 int kshim_parse_headers(sip_msg_t *msg);
 
+/* The kind of route that runs (LOCAL_ROUTE ...). */
+void kshim_set_route_type(int type);
+
+/* Kamailio's hash of two texts without regard to case. */
+unsigned int kshim_hash_case(str *one, str *other);
+
+/* The script's values: 1 if there is such a number; negative if it fails. */
+int kshim_xavp_number(str *root, str *child, long *number);
+int kshim_set_avp(int id, str *text);
+
 /* Takes over configuration changed at run time, in loops of own processes. */
 void kshim_cfg_update(void);
 

@@ -61,9 +61,10 @@ check_rust() {
         fail "Rust $have is too old: $wanted or newer is needed (rustup update stable)"
 }
 
-# Kamailio, its modules and what the module is built with.
+# Kamailio, its modules and what the module is built with. Kamailio's makefiles
+# ask pkg-config for OpenSSL's version and set a compile flag by the answer.
 # shellcheck disable=SC2034 # for whoever sources this
 build_packages=(
     kamailio kamailio-presence-modules kamailio-sqlite-modules
-    gcc libc6-dev make binutils xz-utils libclang-dev libxml2-dev libsqlite3-dev
+    gcc libc6-dev make binutils xz-utils libclang-dev libxml2-dev pkg-config libssl-dev libsqlite3-dev
 )

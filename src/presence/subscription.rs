@@ -223,6 +223,14 @@ pub enum Ending {
     Expired,
     /// The rules block the watcher.
     Rejected,
+    /// The rules allow it no more; it may ask again.
+    Deactivated,
+    /// As deactivated, but it should wait first.
+    Probation,
+    /// It waited for a decision for too long.
+    GiveUp,
+    /// There is nothing to watch any more.
+    NoResource,
 }
 
 impl Ending {
@@ -231,7 +239,26 @@ impl Ending {
         match self {
             Ending::Unsubscribed | Ending::Expired => b"timeout",
             Ending::Rejected => b"rejected",
+            Ending::Deactivated => b"deactivated",
+            Ending::Probation => b"probation",
+            Ending::GiveUp => b"giveup",
+            Ending::NoResource => b"noresource",
         }
+    }
+
+    /// What a package's reason for ending a subscription stands for. One that
+    /// is not known turns the watcher away for good.
+    pub fn from_reason(reason: &[u8]) -> Ending {
+        [
+            Ending::Expired,
+            Ending::Deactivated,
+            Ending::Probation,
+            Ending::GiveUp,
+            Ending::NoResource,
+        ]
+        .into_iter()
+        .find(|ending| ending.reason().eq_ignore_ascii_case(reason))
+        .unwrap_or(Ending::Rejected)
     }
 
     /// The last NOTIFY carries the state.

@@ -16,6 +16,7 @@ use crate::store::records::{
 };
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::{dialog_of_record, snapshot};
+use crate::store::watcher_changes::{WatcherChanges, copy_changes};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
 
@@ -64,6 +65,8 @@ pub struct State {
     pub publications: Vec<PublicationCopy>,
     /// Ended ones, by round.
     pub farewells: Vec<Farewell>,
+    /// Changes of the watchers that are reported on.
+    pub watchers: WatcherChanges,
 }
 
 /// Which document a NOTIFY carries.
@@ -75,6 +78,8 @@ pub enum Document {
     Newest,
     /// The state with this farewell.
     Farewell(usize),
+    /// The watchers that have changed after this round.
+    ChangedSince(u32),
 }
 
 /// One NOTIFY to be sent.
@@ -109,6 +114,18 @@ pub struct Composed<'a> {
     /// The newest document is empty, and such are not sent to those who have
     /// just subscribed (`send_fast_notify=0`).
     pub skip_first: bool,
+    /// For watcher information.
+    pub watchers: Option<ComposedWatchers>,
+}
+
+/// What there is of watcher information.
+#[derive(Debug, Clone, Copy)]
+pub struct ComposedWatchers {
+    /// Who was last told before this round gets all watchers, the others those
+    /// that have changed.
+    pub full_since: u32,
+    /// The list of all watchers was made.
+    pub has_all: bool,
 }
 
 impl<M: Memory> Store<M> {
@@ -130,6 +147,7 @@ impl<M: Memory> Store<M> {
             round: 0,
             publications: Vec::new(),
             farewells: Vec::new(),
+            watchers: WatcherChanges::default(),
         })
     }
 
@@ -151,7 +169,11 @@ impl<M: Memory> Store<M> {
                 };
                 visits -= 1;
                 if wants_change(records, id, composed.round, now) {
-                    self.take_one(records, lane, id, composed, now, &mut sends);
+                    let newest = records
+                        .subscriptions
+                        .get(id)
+                        .map_or(Document::Newest, |record| composed.for_all(record.told));
+                    self.take_one(records, lane, id, (composed, newest), now, &mut sends);
                 }
                 if let Some(record) = records.subscriptions.get_mut(id)
                     && later(composed.round, record.told)
@@ -179,13 +201,20 @@ impl<M: Memory> Store<M> {
         sends: &mut Vec<Send>,
         ended: &mut Vec<(u64, Token)>,
     ) {
+        // Who subscribed while only changes were composed waits for the rest.
+        if composed.watchers.is_some_and(|watchers| !watchers.has_all) {
+            return;
+        }
         while sends.len() < limit && *visits > 0 {
             *visits -= 1;
-            let owner = records.presentities.get_mut(lane.presentity);
-            let Some(id) = owner.and_then(|owner| owner.due.pop_front(&mut records.subscriptions))
-            else {
+            let Some(owner) = records.presentities.get_mut(lane.presentity) else { break };
+            // Who subscribed after a change must not be shown the state before
+            // it, for the change counts as told: it waits for the next round.
+            let first = owner.due.front().and_then(|id| records.subscriptions.get(id));
+            if first.is_some_and(|record| later(record.told, composed.round)) {
                 break;
-            };
+            }
+            let Some(id) = owner.due.pop_front(&mut records.subscriptions) else { break };
             let Some(record) = records.subscriptions.get_mut(id) else { continue };
             record.is_due = false;
             match record.phase {
@@ -197,7 +226,8 @@ impl<M: Memory> Store<M> {
                         record.text(Text::Reason),
                     );
                     if !(composed.skip_first && first && sees) {
-                        self.take_one(records, lane, id, composed, now, sends);
+                        let newest = Document::Newest;
+                        self.take_one(records, lane, id, (composed, newest), now, sends);
                     }
                     if let Some(record) = records.subscriptions.get_mut(id)
                         && later(composed.round, record.told)
@@ -208,7 +238,8 @@ impl<M: Memory> Store<M> {
                 Phase::Ending(_) => {
                     let dialog = self.dialog_hash(dialog_of_record(record));
                     let token = self.token(usize::from(lane.shard), records, id);
-                    self.take_one(records, lane, id, composed, now, sends);
+                    let newest = Document::Newest;
+                    self.take_one(records, lane, id, (composed, newest), now, sends);
                     records.retire_subscription(id);
                     if let Some(token) = token {
                         ended.push((dialog, token));
@@ -218,13 +249,14 @@ impl<M: Memory> Store<M> {
         }
     }
 
-    /// The NOTIFYs that bring one subscription up to what was composed.
+    /// The NOTIFYs that bring one subscription up to what was composed. `newest`
+    /// is its form of the newest document.
     fn take_one(
         &self,
         records: &mut Shard<M>,
         lane: LaneRef<M>,
         id: Id<Subscription<M>>,
-        composed: Composed<'_>,
+        (composed, newest): (Composed<'_>, Document),
         now: i64,
         sends: &mut Vec<Send>,
     ) {
@@ -250,10 +282,10 @@ impl<M: Memory> Store<M> {
             let covered = composed.farewells.iter().any(|f| f.round == composed.round)
                 && later(composed.round, record.told);
             if !covered {
-                sends.push(next_notify(record, package, token, Document::Newest, None, now));
+                sends.push(next_notify(record, package, token, newest, None, now));
             }
         } else {
-            let document = if sees { Document::Newest } else { Document::None };
+            let document = if sees { newest } else { Document::None };
             let token = token.filter(|_| ending.is_none());
             sends.push(next_notify(record, package, token, document, ending, now));
         }
@@ -305,6 +337,16 @@ impl<M: Memory> Store<M> {
         })
         .ok()
         .flatten()
+    }
+}
+
+impl Composed<'_> {
+    /// The newest document for those who are told because it has changed.
+    fn for_all(&self, told: u32) -> Document {
+        match self.watchers {
+            Some(watchers) if !later(watchers.full_since, told) => Document::ChangedSince(told),
+            _ => Document::Newest,
+        }
     }
 }
 
@@ -379,6 +421,7 @@ fn close_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
         let round = record.pass_round;
         record.completed = round;
         records.drop_farewells(id, Some(round));
+        records.drop_changes(id, Some(round));
     }
 }
 
@@ -414,6 +457,7 @@ fn copy_state<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<St
             matches!(phase, PublicationPhase::Live | PublicationPhase::Changing)
         }),
         farewells,
+        watchers: copy_changes(records, owner),
     })
 }
 

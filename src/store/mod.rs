@@ -10,6 +10,8 @@ pub mod retransmissions;
 pub mod rows;
 pub mod shard;
 pub mod subscriptions;
+pub mod watcher_changes;
+pub mod watchers;
 pub mod write_back;
 
 use crate::error::Fault;

@@ -6,6 +6,7 @@ use crate::presence::publication::{self, Facts};
 use crate::presence::subscription::{self, Ending, Status};
 use crate::presence::text::{Packed, fields};
 use crate::shm::{Blob, Id, Linked, Links, List, Memory, Timed, Timer};
+use crate::store::watcher_changes::{Changed, WatcherChange};
 
 fields! {
     /// The text of a presentity.
@@ -66,6 +67,12 @@ pub struct Presentity<M: Memory> {
     pub publications: List<Publication<M>, Published>,
     /// Ended publications that some watchers have yet to see a last time.
     pub farewells: List<Publication<M>, Published>,
+    /// Changes of the watchers reported on that some have yet to see.
+    pub changes: List<WatcherChange<M>, Changed>,
+    /// Who was last told before this round gets all watchers.
+    pub full_since: u32,
+    /// There may be somebody who was last told before `full_since`.
+    pub owes_full: bool,
     /// Counts accepted changes of the state.
     pub round: u32,
     /// All watchers have been told of this round.
@@ -95,6 +102,9 @@ impl<M: Memory> Presentity<M> {
             due: List::new(),
             publications: List::new(),
             farewells: List::new(),
+            changes: List::new(),
+            full_since: 0,
+            owes_full: false,
             round: 0,
             completed: 0,
             pass: 0,
@@ -117,6 +127,7 @@ impl<M: Memory> Presentity<M> {
             && self.watchers.is_empty()
             && self.publications.is_empty()
             && self.farewells.is_empty()
+            && self.changes.is_empty()
     }
 }
 

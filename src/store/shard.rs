@@ -9,6 +9,7 @@ use crate::store::records::{
     Dirty, Expiring, Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase,
     Queued, Subscription,
 };
+use crate::store::watcher_changes::WatcherChange;
 
 /// Buckets of a shard's expiry wheels: records further away than this many
 /// seconds are looked at once a turn.
@@ -37,6 +38,8 @@ pub struct Shard<M: Memory> {
     pub subscriptions: Slab<Subscription<M>, M>,
     /// Their publications.
     pub publications: Slab<Publication<M>, M>,
+    /// Changes of watchers that are yet to be told.
+    pub changes: Slab<WatcherChange<M>, M>,
     /// Presentities by the hash of identity and package.
     by_identity: HashIndex<Id<Presentity<M>>, M>,
     /// When subscriptions end.
@@ -57,6 +60,7 @@ impl<M: Memory> Shard<M> {
             presentities: Slab::new(heap),
             subscriptions: Slab::new(heap),
             publications: Slab::new(heap),
+            changes: Slab::new(heap),
             by_identity: HashIndex::new(heap),
             subscription_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             publication_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
@@ -206,6 +210,7 @@ impl<M: Memory> Shard<M> {
         record.completed = record.round;
         record.unvisited = 0;
         self.drop_farewells(id, None);
+        self.drop_changes(id, None);
     }
 
     /// Forgets ended publications that all watchers have seen: those up to a

@@ -5,6 +5,7 @@ use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{
     Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog, with_text,
 };
+use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
 use crate::store::records::{Lane, Phase, Presentity, PresentityText, Subscription};
 use crate::store::shard::{PresentityKey, Shard};
@@ -94,6 +95,12 @@ impl<M: Memory> Store<M> {
             }
             let presentity = records.find_or_create(key, hash)?;
             let added = add_record(records, presentity, snapshot, now, phase, has_row);
+            if has_row
+                && self.policy.watcher_info.contains(&Some(key.package))
+                && let Some(id) = added.as_ref().ok()
+            {
+                owe_full(records, presentity, *id);
+            }
             let token = added.and_then(|id| {
                 let token = self.token(shard, records, id).ok_or(Fault::Host)?;
                 match dialogs.lock().insert(dialog, token.number()) {
@@ -147,7 +154,7 @@ impl<M: Memory> Store<M> {
                 renewal.expires,
             );
             let Some(id) = id else { return Ok((verdict, None)) };
-            let was = records.subscriptions.get(id).map(|record| (record.presentity, record.phase));
+            let was = records.subscriptions.get(id).map(|record| record.phase);
             match verdict {
                 InDialog::Refresh => refresh(records, id, renewal)?,
                 InDialog::End => {
@@ -162,10 +169,10 @@ impl<M: Memory> Store<M> {
                 }
                 InDialog::Unknown | InDialog::OutOfOrder => return Ok((verdict, None)),
             }
-            if let Some((presentity, phase)) = was
-                && (verdict == InDialog::End || phase == Phase::Ending(Ending::Expired))
-            {
-                self.watchers_changed(records, presentity);
+            if verdict == InDialog::End {
+                self.watcher_changed(records, id, WatcherEvent::Timeout, true, true);
+            } else if was == Some(Phase::Ending(Ending::Expired)) {
+                self.watcher_changed(records, id, WatcherEvent::Subscribe, false, false);
             }
             if self.policy.writes_back {
                 records.mark_dirty(id);
@@ -189,7 +196,7 @@ impl<M: Memory> Store<M> {
             let (presentity, expires_at) = (record.presentity, record.expires_at);
             if begins {
                 records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
-                self.watchers_changed(records, presentity);
+                self.watcher_changed(records, id, WatcherEvent::Subscribe, false, false);
             }
             records.mark_due(id);
             records
@@ -222,8 +229,8 @@ impl<M: Memory> Store<M> {
             }
             let presentity = record.presentity;
             let dialog = self.dialog_hash(dialog_of_record(record));
+            self.watcher_changed(records, id, WatcherEvent::Timeout, true, false);
             records.retire_subscription(id);
-            self.watchers_changed(records, presentity);
             if records.presentities.get(presentity).is_some_and(|p| p.watchers.is_empty()) {
                 records.everybody_told(presentity);
             }
@@ -258,25 +265,6 @@ impl<M: Memory> Store<M> {
         .unwrap_or_default()
     }
 
-    /// The watchers of a presentity are others now: those who watch that are
-    /// to be told.
-    pub(super) fn watchers_changed(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
-        let Some(record) = records.presentities.get(id) else { return };
-        let reporting = self.policy.watcher_info.get(usize::from(record.package.0));
-        let Some(package) = reporting.copied().flatten() else { return };
-        let key = PresentityKey {
-            identity: record.text(PresentityText::Identity).to_vec(),
-            user: Vec::new(),
-            host: Vec::new(),
-            package,
-        };
-        let hash = self.presentity_hash(&key.identity, package);
-        if let Some(peer) = records.find(&key, hash) {
-            records.state_changed(peer, b"");
-            self.queue_lane(records, peer);
-        }
-    }
-
     /// Ends up to `budget` subscriptions of one shard that expired `offset`
     /// seconds ago or earlier; their last NOTIFY is left to the sender
     /// processes. True if there may be more.
@@ -298,7 +286,7 @@ impl<M: Memory> Store<M> {
                 }
                 if !matches!(phase, Phase::Ending(_)) {
                     end(records, id, Ending::Expired);
-                    self.watchers_changed(records, presentity);
+                    self.watcher_changed(records, id, WatcherEvent::Timeout, true, false);
                 }
                 records.mark_due(id);
                 self.queue_lane(records, presentity);
@@ -410,6 +398,22 @@ fn add_record<M: Memory>(
     Ok(id)
 }
 
+/// What somebody who watches watchers was told before the restart is not known:
+/// the next document lists all of them, not only those that have changed.
+fn owe_full<M: Memory>(
+    records: &mut Shard<M>,
+    presentity: Id<Presentity<M>>,
+    id: Id<Subscription<M>>,
+) {
+    let (Some(owner), Some(record)) =
+        (records.presentities.get_mut(presentity), records.subscriptions.get_mut(id))
+    else {
+        return;
+    };
+    owner.wants_full_since(owner.round);
+    record.told = owner.round.wrapping_sub(1);
+}
+
 /// The token is that of a subscription of this dialog which is not over.
 fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: DialogId<'_>) -> bool {
     Store::resolve(records, token)
@@ -471,7 +475,7 @@ fn refresh<M: Memory>(
 }
 
 /// The subscription is over; only its last NOTIFY is to be sent.
-fn end<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, why: Ending) {
+pub(super) fn end<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, why: Ending) {
     if let Some(record) = records.subscriptions.get_mut(id)
         && record.phase != Phase::Gone
     {

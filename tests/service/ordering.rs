@@ -101,10 +101,11 @@ fn race(setup: Setup) {
     {
         let running = running.clone();
         start(Box::new(move |world| {
+            // It is not one of those that are waited for.
+            let end = world.now() + 1000;
             while running.load(SeqCst) > 0 {
-                world.pass(1);
+                world.pass(i64::from(world.now() < end));
                 world.expire();
-                // It is not one of those that are waited for.
                 std::thread::yield_now();
             }
             running.fetch_add(1, SeqCst);

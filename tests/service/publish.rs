@@ -312,6 +312,56 @@ fn removals_while_the_lane_is_busy_are_shown_closed_one_by_one() {
 }
 
 #[test]
+fn who_subscribes_after_a_change_is_not_shown_the_state_before_it() {
+    let mut world = World::default();
+    world.watch("a", "presence");
+    world.watch("b", "presence");
+    world.seen();
+    meanwhile(&mut world, |other| {
+        other.create("presence", "2");
+        other.watch("late", "presence");
+    });
+    world.create("presence", "1");
+    let seen = world.seen();
+    let late: Vec<_> = seen.iter().filter(|line| line.starts_with("late")).collect();
+    assert_eq!(late, ["late 2 active 1+2"], "{seen:?}");
+}
+
+#[test]
+fn a_panic_between_claim_and_commit_leaves_everything_as_it_was() {
+    for verb in ["insert", "update", "delete"] {
+        let mut world = World::new(Setup::stored());
+        let tag = world.create("presence", "a");
+        let usage = world.usage();
+        let database = world.host.database.clone().unwrap();
+        database.fail_if(move |statement| {
+            if statement.verb == verb {
+                std::panic::resume_unwind(Box::new(verb));
+            }
+            false
+        });
+        let mut other = world.fork();
+        let tag_there = tag.clone();
+        let doomed = move || match verb {
+            "insert" => drop(other.create("presence", "b")),
+            "update" => drop(other.modify("presence", &tag_there, "b")),
+            _ => {
+                other.pass(3600);
+                presence::service::expiry::publications(&other.server, &mut other.host);
+            }
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(doomed)).unwrap_err();
+        database.work_again();
+        assert_eq!(world.usage(), usage);
+        world.pass(10);
+        world.modify("presence", &tag, "c");
+        world.pass(4000);
+        world.expire();
+        world.assert_empty();
+    }
+}
+
+#[test]
 fn an_expired_publication_is_shown_closed_by_the_senders() {
     let mut world = World::default();
     world.watch("w", "presence");

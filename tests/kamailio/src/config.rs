@@ -1,6 +1,6 @@
 //! A readable builder of `kamailio.cfg`.
 
-use crate::target::module_path;
+use crate::target::{fault_module_path, module_path};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -84,6 +84,7 @@ pub struct Config {
     pub(crate) jsonrpcs: bool,
     pub(crate) ignored_log: Vec<String>,
     pub(crate) raw: Option<String>,
+    pub(crate) panic_at: Option<String>,
     debug: i32,
     newtran: bool,
     siblings: Vec<String>,
@@ -113,6 +114,7 @@ impl Config {
             jsonrpcs: false,
             ignored_log: Vec::new(),
             raw: None,
+            panic_at: None,
             debug: 2,
             newtran: true,
             siblings: ["presence_xml", "presence_mwi", "presence_dialoginfo"]
@@ -129,6 +131,13 @@ impl Config {
             subscribe_arguments: String::new(),
             extra_routes: String::new(),
         }
+    }
+
+    /// Loads our module as built with feature `fault-injection` and makes the
+    /// entry point `entry` panic whenever it is called.
+    pub fn panic_at(mut self, entry: &str) -> Self {
+        self.panic_at = Some(entry.to_owned());
+        self.ignore_log("injected fault")
     }
 
     /// Number of UDP worker processes.
@@ -291,7 +300,11 @@ impl Config {
         for global in &self.globals {
             line(format_args!("{global}"));
         }
-        line(format_args!("mpath=\"{}\"", module_path()));
+        let modules = match self.panic_at {
+            Some(_) => fault_module_path(),
+            None => module_path(),
+        };
+        line(format_args!("mpath=\"{modules}\""));
         for module in ["kex", "corex", "tm", "tmx", "sl", "pv", "xlog", "textops", "rr", "ctl"] {
             line(format_args!("loadmodule \"{module}.so\""));
         }

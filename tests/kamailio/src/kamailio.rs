@@ -162,6 +162,7 @@ impl Kamailio {
             .arg(self.path.join("kamailio.pid"))
             .arg("-w")
             .arg(&self.path)
+            .envs(self.config.panic_at.iter().map(|entry| ("PRESENCE_PANIC_AT", entry)))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(log_too)

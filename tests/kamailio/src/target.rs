@@ -1,7 +1,7 @@
 //! Which module is under test, and how a test states that the two differ.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the distribution keeps Kamailio's modules.
 pub const STOCK_MODULE_DIR: &str = "/usr/lib/x86_64-linux-gnu/kamailio/modules";
@@ -40,20 +40,33 @@ pub fn our_module_dir() -> PathBuf {
 pub fn module_path() -> String {
     match target() {
         Target::Upstream => STOCK_MODULE_DIR.to_owned(),
-        Target::Ours => {
-            let folder = our_module_dir();
-            let module = folder.join("presence.so");
-            let module = module.canonicalize().unwrap_or_else(|error| {
-                panic!(
-                    "our module is not at {}: {error}\n\
-                     build it, or set PRESENCE_MODULE_DIR, or PRESENCE_UNDER_TEST=upstream",
-                    module.display()
-                )
-            });
-            let folder = module.parent().expect("a file has a parent folder");
-            format!("{}:{STOCK_MODULE_DIR}", folder.display())
-        }
+        Target::Ours => first_in_path(
+            &our_module_dir(),
+            "build it, or set PRESENCE_MODULE_DIR, or PRESENCE_UNDER_TEST=upstream",
+        ),
     }
+}
+
+/// As `module_path`, with our module as built with feature `fault-injection`:
+/// that of `PRESENCE_FAULT_MODULE_DIR`, or of `target/kamailio-faults`.
+pub fn fault_module_path() -> String {
+    let folder = std::env::var_os("PRESENCE_FAULT_MODULE_DIR").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/kamailio-faults"),
+        PathBuf::from,
+    );
+    first_in_path(
+        &folder,
+        "build it: scripts/build --features fault-injection --out target/kamailio-faults",
+    )
+}
+
+fn first_in_path(folder: &Path, mend: &str) -> String {
+    let module = folder.join("presence.so");
+    let module = module
+        .canonicalize()
+        .unwrap_or_else(|error| panic!("no module at {}: {error}\n{mend}", module.display()));
+    let folder = module.parent().expect("a file has a parent folder");
+    format!("{}:{STOCK_MODULE_DIR}", folder.display())
 }
 
 /// What the target under test is expected to do where decision `decision` of

@@ -267,15 +267,15 @@ both_storages! {
             .presence("clean_period", 1);
         let kamailio = Kamailio::start(config);
         let dialogs = 1000;
-        // The first round fills pools and tables that are kept for later.
+        let start = settled_memory(&kamailio);
         come_and_go(&kamailio, dialogs);
-        let before = settled_memory(&kamailio);
         come_and_go(&kamailio, dialogs);
         let after = settled_memory(&kamailio);
-        let growth = after as i64 - before as i64;
+        let growth = after as i64 - start as i64;
+        let allowed = differs("P11 nothing is left of a dialog", dialogs as i64 * 8, 0);
         assert!(
-            growth < dialogs as i64 * 4,
-            "shared memory grew by {growth} bytes over {dialogs} dialogs ({before} -> {after})"
+            growth <= allowed,
+            "shared memory grew by {growth} bytes over {dialogs} dialogs ({start} -> {after})"
         );
         kamailio.finish();
     }

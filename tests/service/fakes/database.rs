@@ -4,7 +4,7 @@ use presence::error::Fault;
 use presence::ports::{Assignment, Compare, Condition, Database, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Row = BTreeMap<&'static str, Value>;
 
@@ -60,7 +60,8 @@ impl FakeDatabase {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap()
+        // A test may have panicked in a statement.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a statement on its table unless it is to fail.
@@ -72,7 +73,7 @@ impl FakeDatabase {
         work: impl FnOnce(&mut Vec<Row>, &mut i64) -> R,
     ) -> Result<R, Fault> {
         let inner = self.inner.clone();
-        let mut inner = inner.lock().unwrap();
+        let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.statements += 1;
         let texts = values.iter().map(|value| value.as_bytes()).collect();
         if inner.fails.as_mut().is_some_and(|fails| fails(&Statement { verb, texts })) {

@@ -1,0 +1,241 @@
+//! What has become of the watchers of a presentity, kept with the presentity
+//! that those watch who watch the watchers (`presence.winfo`) until all of
+//! them have been told, as farewells are kept for publications.
+
+use crate::presence::event_package::PackageId;
+use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
+use crate::presence::text::{self, Packed, fields};
+use crate::presence::winfo::{WatcherEvent, watcher_id};
+use crate::shm::{Blob, Id, Linked, Links, Memory};
+use crate::store::records::{Presentity, PresentityText, Subscription};
+use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::subscriptions::dialog_of_record;
+use crate::store::Store;
+
+/// Changes kept for one presentity. Beyond that a full document is shorter.
+const MOST: usize = 4096;
+
+fields! {
+    /// The text of a change.
+    ChangeText {
+        /// The watcher's id in the documents.
+        Id,
+        /// User of the watcher.
+        User,
+        /// Host of the watcher.
+        Host,
+    }
+}
+
+/// List membership: the changes of a presentity's watchers.
+#[derive(Debug)]
+pub struct Changed;
+
+/// One change, as it lies in shared memory.
+pub struct WatcherChange<M: Memory> {
+    text: Blob<M>,
+    /// Round in which it came.
+    pub round: u32,
+    status: Status,
+    event: WatcherEvent,
+    links: Links<WatcherChange<M>>,
+}
+
+impl<M: Memory> Linked<Changed> for WatcherChange<M> {
+    fn links(&self) -> &Links<Self> {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.links
+    }
+}
+
+/// A watcher as a document shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedWatcher {
+    /// Round in which it came to this.
+    pub round: u32,
+    /// Its id.
+    pub id: String,
+    /// Its user.
+    pub user: Vec<u8>,
+    /// Its host.
+    pub host: Vec<u8>,
+    /// Its state.
+    pub status: Status,
+    /// What brought it there.
+    pub event: WatcherEvent,
+}
+
+/// What is known of the watchers' changes at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WatcherChanges {
+    /// The changes that somebody has not been told of, by round.
+    pub list: Vec<ChangedWatcher>,
+    /// Who was last told before this round gets a full document.
+    pub full_since: u32,
+    /// There is somebody who gets a full document.
+    pub wants_full: bool,
+}
+
+/// The key of the watchers' ids.
+pub fn id_key<M: Memory>(store: &Store<M>) -> [u8; 16] {
+    store.secret(b"watcher id")
+}
+
+impl<M: Memory> Store<M> {
+    /// A watcher is in another state now: those who watch that are to be told.
+    /// `over`: its subscription has ended. `whole`: they get all watchers.
+    pub(super) fn watcher_changed(
+        &self,
+        records: &mut Shard<M>,
+        watcher: Id<Subscription<M>>,
+        event: WatcherEvent,
+        over: bool,
+        whole: bool,
+    ) {
+        let Some(record) = records.subscriptions.get(watcher) else { return };
+        let Some(owner) = records.presentities.get(record.presentity) else { return };
+        let Some(peer) = self.reporting(records, owner.text(PresentityText::Identity), owner.package)
+        else {
+            return;
+        };
+        let status = match record.status {
+            // Who was waiting for a decision may still get one (RFC 3857 4.7.1).
+            Status::Pending | Status::Waiting if over => Status::Waiting,
+            _ if over => Status::Terminated,
+            status => status,
+        };
+        let dialog = dialog_of_record(record);
+        let packed = pack(self, dialog, record.text(Text::WatcherUser), record.text(Text::WatcherHost));
+        self.note(records, peer, packed, status, event, whole);
+    }
+
+    /// A watcher was turned away: nothing of it is stored, but those who watch
+    /// are told once.
+    pub fn watcher_rejected(&self, key: &PresentityKey, watcher: &Snapshot) {
+        let _ = self.with(self.shard_of(&key.identity), |records| {
+            let Some(peer) = self.reporting(records, &key.identity, key.package) else { return };
+            let dialog = DialogId {
+                call_id: watcher.text(Text::CallId),
+                from_tag: watcher.text(Text::FromTag),
+                to_tag: watcher.text(Text::ToTag),
+            };
+            let (user, host) = (watcher.text(Text::WatcherUser), watcher.text(Text::WatcherHost));
+            let packed = pack(self, dialog, user, host);
+            self.note(records, peer, packed, Status::Terminated, WatcherEvent::Rejected, false);
+        });
+    }
+
+    /// The presentity whose watchers are told of those of `package`.
+    fn reporting(
+        &self,
+        records: &Shard<M>,
+        identity: &[u8],
+        package: PackageId,
+    ) -> Option<Id<Presentity<M>>> {
+        let package = self.policy.watcher_info.get(usize::from(package.0)).copied().flatten()?;
+        let hash = self.presentity_hash(identity, package);
+        let key = PresentityKey {
+            identity: identity.to_vec(),
+            user: Vec::new(),
+            host: Vec::new(),
+            package,
+        };
+        records.find(&key, hash)
+    }
+
+    fn note(
+        &self,
+        records: &mut Shard<M>,
+        peer: Id<Presentity<M>>,
+        packed: Vec<u8>,
+        status: Status,
+        event: WatcherEvent,
+        whole: bool,
+    ) {
+        let Some(owner) = records.presentities.get(peer) else { return };
+        let (round, many) = (owner.round.wrapping_add(1), owner.changes.len() >= MOST);
+        let added = records.blob(&packed).ok().filter(|_| !many).and_then(|text| {
+            let change = WatcherChange { text, round, status, event, links: Links::new() };
+            records.changes.insert(change).ok()
+        });
+        if many {
+            records.drop_changes(peer, None);
+        }
+        if let Some(owner) = records.presentities.get_mut(peer) {
+            match added {
+                Some(id) => {
+                    owner.changes.push_back(&mut records.changes, id);
+                }
+                // A full document tells what could not be remembered.
+                None => owner.wants_full_since(round),
+            }
+            if whole {
+                owner.wants_full_since(round);
+            }
+        }
+        records.state_changed(peer, b"");
+        self.queue_lane(records, peer);
+    }
+}
+
+impl<M: Memory> Presentity<M> {
+    /// Whoever was last told before this round gets a full document.
+    pub(super) fn wants_full_since(&mut self, round: u32) {
+        self.full_since = round;
+        self.owes_full = true;
+    }
+}
+
+impl<M: Memory> Shard<M> {
+    /// Forgets changes of watchers that everybody was told of: those up to a
+    /// round, or all.
+    pub(super) fn drop_changes(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
+        let Some(record) = self.presentities.get_mut(id) else { return };
+        if up_to.is_none_or(|round| !later(record.full_since, round)) {
+            record.owes_full = false;
+        }
+        while let Some(first) = record.changes.front() {
+            let told = up_to.is_none_or(|round| {
+                self.changes.get(first).is_none_or(|change| !later(change.round, round))
+            });
+            if !told {
+                break;
+            }
+            record.changes.unlink(&mut self.changes, first);
+            self.changes.remove(first);
+        }
+    }
+}
+
+/// A copy of what is known of the watchers' changes.
+pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>) -> WatcherChanges {
+    let list = owner.changes.iter(&records.changes).map(|(_, change)| {
+        let text = Packed::<ChangeText>::new(&change.text);
+        ChangedWatcher {
+            round: change.round,
+            id: String::from_utf8_lossy(text.get(ChangeText::Id)).into_owned(),
+            user: text.get(ChangeText::User).to_vec(),
+            host: text.get(ChangeText::Host).to_vec(),
+            status: change.status,
+            event: change.event,
+        }
+    });
+    WatcherChanges {
+        list: list.collect(),
+        full_since: owner.full_since,
+        wants_full: owner.owes_full || !owner.due.is_empty(),
+    }
+}
+
+fn pack<M: Memory>(store: &Store<M>, dialog: DialogId<'_>, user: &[u8], host: &[u8]) -> Vec<u8> {
+    let id = watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key(store));
+    // These came out of a packed block, so they fit into one.
+    text::pack::<ChangeText>(|n| match ChangeText::ALL[n] {
+        ChangeText::Id => id.clone().into_bytes(),
+        ChangeText::User => user.to_vec(),
+        ChangeText::Host => host.to_vec(),
+    })
+    .unwrap_or_default()
+}
