@@ -114,6 +114,7 @@ const FUNCTIONS: &[&str] = &[
     "sr_kemi_.*",
     "register_module_rpcs",
     "inc_msg_no",
+    "get_str_fparam",
 ];
 
 /// Constants.

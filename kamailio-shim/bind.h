@@ -25,6 +25,7 @@
 #include "core/socket_info.h"
 #include "core/dset.h"
 #include "core/data_lump_rpl.h"
+#include "core/receive.h"
 #include "core/route.h"
 #include "core/fmsg.h"
 #include "core/pvar.h"

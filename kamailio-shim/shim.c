@@ -260,21 +260,6 @@ static param_export_t parameters[] = {
 
 /* ---- what the loader looks up ----------------------------------------- */
 
-static int mod_init(void)
-{
-	return presence_mod_init();
-}
-
-static int child_init(int rank)
-{
-	return presence_child_init(rank);
-}
-
-static void destroy(void)
-{
-	presence_destroy();
-}
-
 #pragma GCC visibility push(default)
 
 MODULE_VERSION
@@ -287,9 +272,9 @@ struct module_exports exports = {
 	0, /* RPC: registered by mod_init */
 	variables,
 	0, /* replies */
-	mod_init,
-	child_init,
-	destroy
+	presence_mod_init,
+	presence_child_init,
+	presence_destroy
 };
 
 int mod_register(char *path, int *dlflags, void *p1, void *p2)
@@ -373,9 +358,12 @@ void kshim_cfg_update(void)
 	cfg_update();
 }
 
-void kshim_set_route_type(int type)
+int kshim_set_route_type(int type)
 {
+	int before = get_route_type();
+
 	set_route_type(type);
+	return before;
 }
 
 unsigned int kshim_hash_case(str *one, str *other)

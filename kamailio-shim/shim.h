@@ -27,8 +27,8 @@ int kshim_load_tm(struct tm_binds *api);
 /* Parses all headers; negative when one is malformed. */
 int kshim_parse_headers(sip_msg_t *msg);
 
-/* The kind of route that runs (LOCAL_ROUTE ...). */
-void kshim_set_route_type(int type);
+/* Says which kind of route runs (LOCAL_ROUTE ...); gives what it was. */
+int kshim_set_route_type(int type);
 
 /* Kamailio's hash of two texts without regard to case. */
 unsigned int kshim_hash_case(str *one, str *other);

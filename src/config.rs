@@ -190,6 +190,9 @@ pub struct Config {
     /// `force_active` (older page): subscriptions are active without asking
     /// the package's rules. Default off.
     pub force_active: bool,
+    /// `winfo_presentity_only` (ours): nobody but the presentity may watch its
+    /// watchers. Default off, as in stock.
+    pub winfo_presentity_only: bool,
 }
 
 impl Config {

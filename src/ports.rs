@@ -43,6 +43,13 @@ pub trait Incoming {
     fn check_publication(&mut self, package: PackageId) -> PackageVerdict;
     /// Lets the package inspect a SUBSCRIBE (`evs_subs_handl`).
     fn check_subscription(&mut self, package: PackageId) -> PackageVerdict;
+    /// Whether `accepted` is of any use.
+    fn shows_subscriptions(&self) -> bool {
+        false
+    }
+    /// The subscription as the script may see it (`$subs`) once it was
+    /// accepted, before its NOTIFY.
+    fn accepted(&mut self, _subscription: &Snapshot, _initial: bool) {}
 }
 
 /// One NOTIFY request within a dialog.
@@ -121,6 +128,17 @@ pub trait Packages {
         subscription: &Snapshot,
         rules: Option<&[u8]>,
     ) -> Result<Authorization, Fault>;
+    /// The presentity's hard state (`get_pidf_doc`) of this file. `Ok(None)`:
+    /// there is none (any more).
+    fn hard_state(
+        &mut self,
+        _package: PackageId,
+        _user: &[u8],
+        _domain: &[u8],
+        _file: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        Err(Fault::Package)
+    }
 }
 
 /// A value of a database column.
@@ -236,6 +254,10 @@ pub trait Host: Transport + Packages {
     fn random(&mut self) -> [u8; 16];
     /// The process's database connection; `None` when nothing is stored there.
     fn database(&mut self) -> Option<&mut dyn Database>;
+    /// A number that the script has set for us: `$xavp(root=>name)`.
+    fn script_number(&mut self, _root: &[u8], _name: &[u8]) -> Option<i64> {
+        None
+    }
     /// Tells the sender processes that a lane was handed over.
     fn wake_senders(&mut self);
     /// Writes a line to the host's log.

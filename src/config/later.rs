@@ -18,10 +18,6 @@ enum Works {
 const LATER: &[(&str, Works, &str)] = &[
     ("subs_db_mode", Works::Numbers(&[0, 2]), "use 2 (write-back) or 0 (memory)"),
     ("publ_cache", Works::Numbers(&[1, 2]), "use 1 (database and index) or 2 (memory)"),
-    ("enable_sphere_check", Works::Numbers(&[0]), "use rules without sphere and 0"),
-    ("xavp_cfg", Works::Text(""), "leave it out; retrieve_order_by can use received_time"),
-    ("to_tag_pref", Works::Text(""), "leave it out"),
-    ("totag_avpid", Works::Numbers(&[0]), "leave it out"),
     ("enable_dmq", Works::Off, "use 0"),
     ("enable_pres_dmq", Works::Numbers(&[0, 1]), "leave it out"),
     ("enable_pres_sync_dmq", Works::Numbers(&[0, 1]), "leave it out"),

@@ -91,6 +91,8 @@ pub const PARAMETERS: &[Parameter] = &[
     int("totag_avpid", 0),
     int("lock_set_size", 64),
     int("force_active", 0),
+    // Ours.
+    int("winfo_presentity_only", 0),
     // Kamailio 6.1 and later.
     int("enable_pres_dmq", 1),
     int("enable_pres_sync_dmq", 1),

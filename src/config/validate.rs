@@ -113,6 +113,7 @@ impl Judge<'_> {
             to_tag_avp: i32::try_from(self.int("totag_avpid")).ok().filter(|id| *id != 0),
             lock_shards: self.lock_shards(),
             force_active: self.int("force_active") != 0,
+            winfo_presentity_only: self.int("winfo_presentity_only") != 0,
         })
     }
 

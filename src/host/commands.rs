@@ -1,12 +1,18 @@
 //! The script functions, from Kamailio's message to the service.
 
 use crate::error::Rejection;
-use crate::host::log::log_error;
-use crate::host::message::Message;
-use crate::host::module;
+use crate::host::log::{Shown, log_error};
+use crate::host::message::{Message, parts};
+use crate::host::module::{self, KamailioServer};
 use crate::host::reply::Request;
+use crate::host::variables;
 use crate::host::worker::Worker;
-use crate::service::{self, Served, publish, subscribe};
+use crate::host::{script, worker};
+use crate::ports::Incoming;
+use crate::presence::request::{SubscribeRequest, UriParts};
+use crate::presence::subscription::DialogId;
+use crate::service::refresh::{self, Refresh, Refusal};
+use crate::service::{self, Served, publish, subscribe, watchers};
 
 const SUCCESS: i32 = 1;
 const FAILURE: i32 = -1;
@@ -27,15 +33,146 @@ pub fn handle_publish(message: Message<'_>, sender: Option<&[u8]>) -> i32 {
 /// `handle_subscribe([watcher_uri])`.
 pub fn handle_subscribe(message: Message<'_>, watcher: Option<&[u8]>) -> i32 {
     let Some(server) = module::server() else { return not_running() };
+    // The script's parameter may be a value of `$subs`: what it points into
+    // stays until the end.
+    let _former = variables::set_subscription(None);
     let mut host = Worker::default();
-    let mut incoming = Request::new(message);
     let address = server.config.server_address.as_deref().unwrap_or_default();
-    result(match message.subscribe(watcher, address) {
-        Ok(request) => subscribe::handle(server, &mut host, &mut incoming, &request),
-        Err(rejection) => {
-            service::refuse(&mut host, &mut incoming, "SUBSCRIBE", message.call_id(), rejection)
+    match message.subscribe(watcher, address) {
+        Ok(request) => {
+            let mut incoming = match request.to_tag {
+                Some(_) => Request::new(message),
+                None => Request::establishing(message),
+            };
+            let served = subscribe::handle(server, &mut host, &mut incoming, &request);
+            drop(host);
+            if served == Served::Yes {
+                tell_script(server, &mut incoming, &request);
+            }
+            result(served)
         }
-    })
+        Err(rejection) => {
+            let mut incoming = Request::new(message);
+            let call_id = message.call_id();
+            result(service::refuse(&mut host, &mut incoming, "SUBSCRIBE", call_id, rejection))
+        }
+    }
+}
+
+/// What the script is told of an accepted SUBSCRIBE: the To tag
+/// (`totag_avpid`) and, of one that was answered before, the subscription.
+fn tell_script(
+    server: &KamailioServer,
+    incoming: &mut Request<'_>,
+    request: &SubscribeRequest<'_>,
+) {
+    let avp = server.config.to_tag_avp;
+    let again = server.config.pres_subs_mode && !variables::shows_subscription();
+    if avp.is_none() && !again {
+        return;
+    }
+    let to_tag = match request.to_tag {
+        Some(tag) => tag.to_vec(),
+        None => incoming.reply_to_tag().unwrap_or_default(),
+    };
+    if let Some(id) = avp {
+        script::set_avp(id, &to_tag);
+    }
+    if again {
+        let dialog = DialogId {
+            call_id: request.id.call_id,
+            from_tag: request.id.from_tag,
+            to_tag: &to_tag,
+        };
+        let token = server.store.find_dialog(dialog).ok().flatten();
+        let known = token.and_then(|token| server.store.subscription(token, worker::now()));
+        if let Some(subscription) = known {
+            incoming.accepted(&subscription, false);
+        }
+    }
+}
+
+/// Number of a polite block: active, but nothing is shown.
+const POLITE_BLOCK: i32 = 5;
+
+/// `pres_auth_status(watcher, presentity)`.
+pub fn auth_status(watcher: &[u8], presentity: &[u8]) -> i32 {
+    let Some(server) = module::server() else { return not_running() };
+    let (Some(watcher), Some(presentity)) = (uri(watcher), uri(presentity)) else {
+        return FAILURE;
+    };
+    match watchers::auth_status(server, &mut Worker::default(), watcher, presentity) {
+        Ok((_, true)) => POLITE_BLOCK,
+        Ok((status, false)) => status as i32,
+        Err(fault) => {
+            log_error!("pres_auth_status: {fault}");
+            FAILURE
+        }
+    }
+}
+
+/// `pres_has_subscribers(uri, event)`.
+pub fn has_subscribers(presentity: &[u8], event: &[u8]) -> i32 {
+    let Some(server) = module::server() else { return not_running() };
+    let Some((package, _)) = refresh::package(server, event) else {
+        log_error!("pres_has_subscribers: event {} is not registered", Shown(event));
+        return FAILURE;
+    };
+    let Some(presentity) = uri(presentity) else { return FAILURE };
+    let key = server.store.key(presentity.user, presentity.host, package);
+    if server.store.has_subscribers(&key, worker::now()) { SUCCESS } else { FAILURE }
+}
+
+/// `pres_update_watchers(uri, event)`.
+pub fn update_watchers(presentity: &[u8], event: &[u8]) -> i32 {
+    if refresh(presentity, event, Refresh::Authorization) { SUCCESS } else { FAILURE }
+}
+
+/// `pres_refresh_watchers(uri, event, type[, file_uri, filename])`.
+pub fn refresh_watchers(
+    presentity: &[u8],
+    event: &[u8],
+    kind: i64,
+    file: Option<(&[u8], &[u8])>,
+) -> i32 {
+    let what = match (kind, file) {
+        (2, Some((file, name))) if !file.is_empty() && !name.is_empty() => {
+            Refresh::HardState { file, name }
+        }
+        (2, _) | (_, Some(_)) => {
+            log_error!("pres_refresh_watchers: file_uri and filename belong to type 2, not {kind}");
+            return FAILURE;
+        }
+        (0, None) => Refresh::Authorization,
+        (_, None) => Refresh::State,
+    };
+    if refresh(presentity, event, what) { SUCCESS } else { FAILURE }
+}
+
+/// Refreshes watchers; says in the log why not.
+pub fn refresh(presentity: &[u8], event: &[u8], what: Refresh<'_>) -> bool {
+    let Some(server) = module::server() else {
+        not_running();
+        return false;
+    };
+    let Some(parts) = uri(presentity) else { return false };
+    match refresh::refresh(server, &mut Worker::default(), parts, event, what) {
+        Ok(()) => true,
+        // Nothing is wrong with a presentity that has no rules.
+        Err(Refusal::Rules) => false,
+        Err(refusal) => {
+            log_error!("watchers of {} not refreshed: {refusal}", Shown(presentity));
+            false
+        }
+    }
+}
+
+fn uri(text: &[u8]) -> Option<UriParts<'_>> {
+    let parts = parts(text);
+    if parts.is_none() {
+        log_error!("{} is no URI", Shown(text));
+    }
+    parts
 }
 
 /// Answers a request whose handling broke off, so that its sender need not

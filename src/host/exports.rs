@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_long};
 
 use crate::host::log::log_error;
 use crate::host::message::Message;
-use crate::host::{boundary, capi, commands, module, params, sys, text};
+use crate::host::{boundary, capi, commands, module, params, sys, text, variables};
 
 /// The module was loaded; nothing is configured yet.
 #[unsafe(no_mangle)]
@@ -90,6 +90,159 @@ pub unsafe extern "C" fn presence_handle_subscribe(
     }
 }
 
+/// Script function pres_auth_status: the watcher's status, 5 for a polite
+/// block, or -1.
+///
+/// # Safety
+/// `watcher` and `presentity` are valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_auth_status(
+    _msg: *mut sys::sip_msg,
+    watcher: *const sys::_str,
+    presentity: *const sys::_str,
+) -> c_int {
+    boundary::enter("pres_auth_status", -1, || {
+        // SAFETY: the caller's promise; both stay valid during this call.
+        let (watcher, presentity) = unsafe { (value(watcher), value(presentity)) };
+        commands::auth_status(watcher, presentity)
+    })
+}
+
+/// Script function pres_has_subscribers: 1 or -1.
+///
+/// # Safety
+/// `uri` and `event` are valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_has_subscribers(
+    _msg: *mut sys::sip_msg,
+    uri: *const sys::_str,
+    event: *const sys::_str,
+) -> c_int {
+    boundary::enter("pres_has_subscribers", -1, || {
+        // SAFETY: the caller's promise; both stay valid during this call.
+        let (uri, event) = unsafe { (value(uri), value(event)) };
+        commands::has_subscribers(uri, event)
+    })
+}
+
+/// Script function pres_update_watchers: 1 or -1.
+///
+/// # Safety
+/// `uri` and `event` are valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_update_watchers(
+    _msg: *mut sys::sip_msg,
+    uri: *const sys::_str,
+    event: *const sys::_str,
+) -> c_int {
+    boundary::enter("pres_update_watchers", -1, || {
+        // SAFETY: the caller's promise; both stay valid during this call.
+        let (uri, event) = unsafe { (value(uri), value(event)) };
+        commands::update_watchers(uri, event)
+    })
+}
+
+/// Script function pres_refresh_watchers with three parameters: 1 or -1.
+///
+/// # Safety
+/// `uri` and `event` are valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_refresh_watchers(
+    _msg: *mut sys::sip_msg,
+    uri: *const sys::_str,
+    event: *const sys::_str,
+    kind: c_int,
+) -> c_int {
+    boundary::enter("pres_refresh_watchers", -1, || {
+        // SAFETY: the caller's promise; both stay valid during this call.
+        let (uri, event) = unsafe { (value(uri), value(event)) };
+        commands::refresh_watchers(uri, event, i64::from(kind), None)
+    })
+}
+
+/// Script function pres_refresh_watchers with five parameters: 1 or -1.
+///
+/// # Safety
+/// `uri`, `event`, `file` and `name` are valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_refresh_watchers_file(
+    _msg: *mut sys::sip_msg,
+    uri: *const sys::_str,
+    event: *const sys::_str,
+    kind: c_int,
+    file: *const sys::_str,
+    name: *const sys::_str,
+) -> c_int {
+    boundary::enter("pres_refresh_watchers", -1, || {
+        // SAFETY: the caller's promise; all stay valid during this call.
+        let (uri, event, file, name) =
+            unsafe { (value(uri), value(event), value(file), value(name)) };
+        commands::refresh_watchers(uri, event, i64::from(kind), Some((file, name)))
+    })
+}
+
+/// The name in `$subs(name)`: 0, or -1 if there is no such attribute.
+///
+/// # Safety
+/// `spec` is the variable being made, `name` a valid `str`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_variable_subs_name(
+    spec: *mut sys::_pv_spec,
+    name: *mut sys::_str,
+) -> c_int {
+    boundary::enter("$subs", -1, || {
+        // SAFETY: the caller's promise.
+        unsafe { variables::subs_name(spec, name) }
+    })
+}
+
+/// The value of `$subs(name)`.
+///
+/// # Safety
+/// As the core calls the getter of a pseudo-variable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_variable_subs(
+    msg: *mut sys::sip_msg,
+    param: *mut sys::_pv_param,
+    value: *mut sys::_pv_value,
+) -> c_int {
+    boundary::enter("$subs", -1, || {
+        // SAFETY: the caller's promise.
+        unsafe { variables::subs(msg, param, value) }
+    })
+}
+
+/// The variable in `$notify_reply(variable)`: 0, or -1 if it is none.
+///
+/// # Safety
+/// `spec` is the variable being made, `name` a valid `str`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_variable_reply_name(
+    spec: *mut sys::_pv_spec,
+    name: *mut sys::_str,
+) -> c_int {
+    boundary::enter("$notify_reply", -1, || {
+        // SAFETY: the caller's promise.
+        unsafe { variables::reply_name(spec, name) }
+    })
+}
+
+/// The value of `$notify_reply(variable)`.
+///
+/// # Safety
+/// As the core calls the getter of a pseudo-variable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_variable_reply(
+    msg: *mut sys::sip_msg,
+    param: *mut sys::_pv_param,
+    value: *mut sys::_pv_value,
+) -> c_int {
+    boundary::enter("$notify_reply", -1, || {
+        // SAFETY: the caller's promise.
+        unsafe { variables::reply(msg, param, value) }
+    })
+}
+
 /// Gives a sibling module our functions.
 ///
 /// # Safety
@@ -128,6 +281,15 @@ unsafe fn serve(
         boundary::enter("answer_failure", (), || commands::answer_failure(message));
         -1
     })
+}
+
+/// A script function's parameter; empty for none.
+///
+/// # Safety
+/// `text` is NULL or a `str` that stays for `'a`.
+unsafe fn value<'a>(text: *const sys::_str) -> &'a [u8] {
+    // SAFETY: the caller's promise.
+    unsafe { text::pointed(text) }.unwrap_or_default()
 }
 
 fn report(result: Result<(), String>) -> c_int {

@@ -286,8 +286,8 @@ fn parse_uri(uri: &[u8]) -> Option<sys::sip_uri> {
         .then_some(parsed)
 }
 
-/// User and host of a URI in the request's text.
-fn parts(uri: &[u8]) -> Option<UriParts<'_>> {
+/// User and host of a URI; `None` if it cannot be parsed.
+pub fn parts(uri: &[u8]) -> Option<UriParts<'_>> {
     let parsed = parse_uri(uri)?;
     // SAFETY: the parsed parts point into `uri`.
     unsafe { Some(UriParts { user: text::bytes(parsed.user), host: text::bytes(parsed.host) }) }

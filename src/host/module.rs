@@ -16,10 +16,10 @@ use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
 use crate::host::process::Wake;
 use crate::host::worker::{self, Worker};
-use crate::host::{log, packages, process, reply, sys, timers, tm};
+use crate::host::{log, packages, process, reply, reply_event, rpc, script, sys, timers, tm};
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
-use crate::service::{Server, restore, write_back};
+use crate::service::{Server, notify_reply, restore, write_back};
 use crate::shm::{Heap, KeyedHash, Memory, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::{Policy, Shared, Store, shard::Shard};
@@ -97,12 +97,18 @@ pub fn mod_init() -> Result<(), String> {
     let facility = config.local_log_facility.as_ref().map_or("", |facility| facility.name);
     log::set_local(config.local_log_level, facility.as_bytes());
     let config = CONFIG.try_insert(config).map_err(|_| "the module is initialised twice")?;
+    rpc::register()?;
     if config.library_mode() {
         log_info!("no db_url: the module is a library for other modules");
+        // Those read SUBSCRIBE requests with our help, and need a To tag.
+        if let Err(reason) = reply::bind() {
+            log_warn!("{reason}");
+        }
         return Ok(());
     }
     reply::bind()?;
     tm::bind(on_notify_completed)?;
+    reply_event::find();
     DRIVER.set(open_database(config)?).map_err(|_| "the database is bound twice")?;
     let shared = shared_memory(config)
         .map_err(|_| "out of shared memory at start: raise Kamailio's -m option")?;
@@ -240,16 +246,22 @@ fn send_step() {
     }
 }
 
-/// tm has the final answer to a NOTIFY.
+/// tm has the final answer to a NOTIFY. The script comes first: it may want
+/// the subscription to end, and sees it as long as it is there.
 fn on_notify_completed(completion: &tm::Completion<'_>) {
-    let (Some(server), Some(token)) =
-        (server(), crate::store::Token::from_number(completion.token))
-    else {
-        return;
-    };
+    let Some(server) = server() else { return };
+    reply_event::run(completion);
+    let Some(token) = crate::store::Token::from_number(completion.token) else { return };
+    let ended_by_script = server.config.xavp_cfg.as_deref().is_some_and(|root| {
+        script::xavp_number(root, b"delete_subscription").is_some_and(|number| number != 0)
+    });
     let code = u16::try_from(completion.code).unwrap_or(408);
     let mut host = Worker::default();
-    crate::service::notify_reply::handle(server, &mut host, token, code, completion.retry_after);
+    if ended_by_script {
+        notify_reply::end(server, &mut host, token, code);
+    } else {
+        notify_reply::handle(server, &mut host, token, code, completion.retry_after);
+    }
 }
 
 /// The server stops: what is only in memory is written, if it is kept at all.

@@ -238,6 +238,67 @@ impl Packages for SiblingPackages {
             })
         }
     }
+
+    fn hard_state(
+        &mut self,
+        package: PackageId,
+        user: &[u8],
+        domain: &[u8],
+        file: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        hard_state(package, user, domain, file)
+    }
+}
+
+/// Hard state of a presentity (`get_pidf_doc`).
+fn hard_state(
+    package: PackageId,
+    user: &[u8],
+    domain: &[u8],
+    file: &[u8],
+) -> Result<Option<Vec<u8>>, Fault> {
+    let event = callbacks(package).ok_or(Fault::Package)?;
+    let get = event.get_pidf_doc.ok_or(Fault::Package)?;
+    let (mut user, mut domain, mut file) = (Lent::new(user), Lent::new(domain), Lent::new(file));
+    let mut document = ptr::null_mut();
+    // SAFETY: the strings outlive the call; a document is a `str` with its
+    // bytes, both in pkg memory.
+    let (result, document) = unsafe {
+        let result = get(
+            &raw mut user.text,
+            &raw mut domain.text,
+            &raw mut file.text,
+            &raw mut document,
+        );
+        (result, Received::take(document, Release::Pkg))
+    };
+    if result < 0 {
+        return Err(failed("get_pidf_doc", &event));
+    }
+    Ok(document.filter(|_| result > 0).and_then(|document| filled(document.bytes())))
+}
+
+/// The document as the package's own module writes it, in the memory that its
+/// free_body frees; NULL if it cannot be read.
+pub fn merged(package: PackageId, user: &[u8], domain: &[u8], document: &[u8]) -> *mut sys::_str {
+    let aggregate = callbacks(package).and_then(|event| event.agg_nbody);
+    let Some(aggregate) = aggregate else { return ptr::null_mut() };
+    let (mut user, mut domain) = (Lent::new(user), Lent::new(domain));
+    let mut document = Lent::new(document);
+    let mut array = [&raw mut document.text];
+    // SAFETY: the strings and the array outlive the call; the result belongs
+    // to whoever asked us.
+    unsafe { aggregate(&raw mut user.text, &raw mut domain.text, array.as_mut_ptr(), 1, -1) }
+}
+
+/// Whether a package is for shared lines.
+///
+/// # Safety
+/// `event` is NULL or points to a `pres_ev_t`.
+pub unsafe fn is_shared_line(event: *const sys::pres_ev_t) -> bool {
+    // SAFETY: the caller's promise.
+    let Some(id) = (unsafe { package_of(event) }) else { return false };
+    registered(|known| known.registry.get(id).is_some_and(|package| package.is_shared_line()))
 }
 
 fn filled(document: &[u8]) -> Option<Vec<u8>> {

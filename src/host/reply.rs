@@ -6,9 +6,11 @@ use std::sync::OnceLock;
 use crate::error::Fault;
 use crate::host::log::log_warn;
 use crate::host::message::Message;
-use crate::host::{boundary, packages, sys, text, tm};
+use crate::host::variables::{self, Shown};
+use crate::host::{boundary, module, packages, sys, text, tm};
 use crate::ports::{Incoming, PackageVerdict, Reply};
 use crate::presence::event_package::PackageId;
+use crate::presence::subscription::Snapshot;
 
 /// Module `sl`'s functions.
 struct Stateless(sys::sl_api_t);
@@ -64,18 +66,26 @@ unsafe extern "C" fn on_stateless_reply(event: *mut sys::sl_cbp_t) {
 #[derive(Debug)]
 pub struct Request<'a> {
     message: Message<'a>,
+    /// Our To tags begin with this (`to_tag_pref`).
+    to_tag_prefix: Option<&'static [u8]>,
 }
 
 impl<'a> Request<'a> {
     /// Around the message being routed.
     pub fn new(message: Message<'a>) -> Request<'a> {
         REPLIED.set(None);
-        Request { message }
+        Request { message, to_tag_prefix: None }
+    }
+
+    /// Around the first SUBSCRIBE of a dialog.
+    pub fn establishing(message: Message<'a>) -> Request<'a> {
+        let prefix = module::config().and_then(|config| config.to_tag_prefix.as_deref());
+        Request { to_tag_prefix: prefix, ..Request::new(message) }
     }
 
     /// Around a message whose handling broke off.
     pub fn resume(message: Message<'a>) -> Request<'a> {
-        Request { message }
+        Request { message, to_tag_prefix: None }
     }
 
     /// Whether a final reply has been sent, by us or by a sibling.
@@ -83,6 +93,68 @@ impl<'a> Request<'a> {
         // SAFETY: the message is valid while it is being routed.
         let id = unsafe { (*self.message.as_ptr()).id };
         tm::transaction_answered() || REPLIED.get() == Some(id)
+    }
+
+    /// Sends a reply with the headers that the message has collected and with
+    /// those of `reply`; `tag` instead of the usual To tag.
+    fn send(&mut self, reply: &Reply, tag: Option<&[u8]>) -> Result<(), Fault> {
+        let msg = self.message.as_ptr();
+        let mut lump = std::ptr::null_mut();
+        if !reply.headers.is_empty() {
+            let headers = text::lend(&reply.headers);
+            // SAFETY: the message is valid; the headers are copied (flags
+            // without a NODUP one).
+            let added =
+                unsafe { sys::add_lump_rpl2(msg, headers.s, headers.len, sys::LUMP_RPL_HDR as _) };
+            if added.is_null() {
+                return Err(Fault::Host);
+            }
+            // SAFETY: tells where the message keeps its new lump.
+            lump = unsafe { *added };
+        }
+        let mut reason = text::lend(reply.reason.as_bytes());
+        let code = i32::from(reply.code);
+        let mut own_tag = text::lend(tag.unwrap_or_default());
+        let api = STATELESS.get().map(|api| &api.0);
+        let sent = match (api.and_then(|api| api.freply.zip(api.dreply)), tag) {
+            // SAFETY: the message is being routed; the reason is copied where
+            // it is not terminated.
+            (Some((send, _)), None) => unsafe { send(msg, code, &raw mut reason) },
+            // SAFETY: as above; the tag is copied into the reply.
+            (Some((_, send)), Some(_)) => unsafe {
+                send(msg, code, &raw mut reason, &raw mut own_tag)
+            },
+            (None, _) => -1,
+        };
+        if sent >= 0 {
+            return Ok(());
+        }
+        if !lump.is_null() {
+            // A later reply of the script must not carry these headers.
+            // SAFETY: the lump is in the message's list and still its own.
+            unsafe {
+                sys::unlink_lump_rpl(msg, lump);
+                sys::free_lump_rpl(lump);
+            }
+        }
+        Err(Fault::Host)
+    }
+
+    /// The header lines that the script has added to the reply.
+    fn script_headers(&self) -> Vec<u8> {
+        let mut headers = Vec::new();
+        // SAFETY: the message is being routed; its list of reply headers stays
+        // as it is during this function.
+        let mut next = unsafe { (*self.message.as_ptr()).reply_lump };
+        // SAFETY: as above.
+        while let Some(lump) = unsafe { next.as_ref() } {
+            if lump.flags & sys::LUMP_RPL_HDR as i32 != 0 {
+                // SAFETY: as above.
+                headers.extend_from_slice(unsafe { text::bytes(lump.text) });
+            }
+            next = lump.next;
+        }
+        headers
     }
 
     fn check(
@@ -109,40 +181,23 @@ impl Incoming for Request<'_> {
     }
 
     fn reply(&mut self, reply: &Reply) -> Result<(), Fault> {
-        let msg = self.message.as_ptr();
-        let mut lump = std::ptr::null_mut();
-        if !reply.headers.is_empty() {
-            let headers = text::lend(&reply.headers);
-            // SAFETY: the message is valid; the headers are copied (flags
-            // without a NODUP one).
-            let added =
-                unsafe { sys::add_lump_rpl2(msg, headers.s, headers.len, sys::LUMP_RPL_HDR as _) };
-            if added.is_null() {
-                return Err(Fault::Host);
-            }
-            // SAFETY: tells where the message keeps its new lump.
-            lump = unsafe { *added };
-        }
-        let mut reason = text::lend(reply.reason.as_bytes());
-        let sent = match STATELESS.get().and_then(|api| api.0.freply) {
-            // SAFETY: the message is being routed; the reason is copied where
-            // it is not terminated.
-            Some(send) => unsafe { send(msg, i32::from(reply.code), &raw mut reason) },
-            None => -1,
+        let tag = match self.to_tag_prefix {
+            Some(_) if (200..300).contains(&reply.code) => Some(self.reply_to_tag()?),
+            _ => None,
         };
-        if sent >= 0 {
-            return Ok(());
-        }
-        log_warn!("reply {} {} could not be sent", reply.code, reply.reason);
-        if !lump.is_null() {
-            // A later reply of the script must not carry these headers.
-            // SAFETY: the lump is in the message's list and still its own.
-            unsafe {
-                sys::unlink_lump_rpl(msg, lump);
-                sys::free_lump_rpl(lump);
+        let sent = match &tag {
+            Some(tag) if tm::in_transaction() => {
+                // tm takes the headers from the request that it keeps, which
+                // knows nothing of what the script has added since.
+                let headers = [self.script_headers(), reply.headers.clone()].concat();
+                tm::reply_with_tag(reply.code, reply.reason.as_bytes(), &headers, tag)
             }
+            _ => self.send(reply, tag.as_deref()),
+        };
+        if sent.is_err() {
+            log_warn!("reply {} {} could not be sent", reply.code, reply.reason);
         }
-        Err(Fault::Host)
+        sent
     }
 
     fn reply_to_tag(&mut self) -> Result<Vec<u8>, Fault> {
@@ -150,12 +205,22 @@ impl Incoming for Request<'_> {
         let mut tag = sys::_str::default();
         // SAFETY: the message is being routed; the tag is in a static buffer
         // of sl or tm and is copied at once.
-        unsafe {
+        let tag = unsafe {
             if get(self.message.as_ptr(), &raw mut tag) < 0 || tag.len <= 0 {
                 return Err(Fault::Host);
             }
-            Ok(text::bytes(tag).to_vec())
-        }
+            text::bytes(tag)
+        };
+        // A retransmission gets the same tag again, with its prefix as well.
+        Ok([self.to_tag_prefix.unwrap_or_default(), tag].concat())
+    }
+
+    fn shows_subscriptions(&self) -> bool {
+        module::config().is_some_and(|config| config.pres_subs_mode)
+    }
+
+    fn accepted(&mut self, subscription: &Snapshot, initial: bool) {
+        variables::set_subscription(Shown::accepted(subscription, initial));
     }
 
     fn check_publication(&mut self, package: PackageId) -> PackageVerdict {
@@ -165,6 +230,18 @@ impl Incoming for Request<'_> {
     fn check_subscription(&mut self, package: PackageId) -> PackageVerdict {
         self.check(packages::handlers(package).subscription)
     }
+}
+
+/// The To tag that replies to this request carry, in a static buffer of sl or
+/// tm that stays until the next one is made.
+pub fn to_tag(message: Message<'_>) -> Result<sys::_str, Fault> {
+    let get = STATELESS.get().and_then(|api| api.0.get_reply_totag).ok_or(Fault::Host)?;
+    let mut tag = sys::_str::default();
+    // SAFETY: the message is being routed.
+    if unsafe { get(message.as_ptr(), &raw mut tag) } < 0 || tag.len <= 0 {
+        return Err(Fault::Host);
+    }
+    Ok(tag)
 }
 
 /// Siblings take the body's length from the Content-Length header without

@@ -35,20 +35,30 @@ type TimerFunction = unsafe extern "C" fn(c_uint, *mut c_void);
 
 /// Every `clean_period`: publications and pending watchers.
 unsafe extern "C" fn on_clean(_ticks: c_uint, _parameter: *mut c_void) {
-    boundary::enter("clean_timer", (), || {
-        let Some(server) = module::server() else { return };
-        let mut host = Worker::default();
-        expiry::publications(server, &mut host);
-        if server.config.needs_database() {
-            expiry::watchers(server, &mut host);
-        }
-    });
+    boundary::enter("clean_timer", (), clean);
 }
 
 /// Every `db_update_period`: subscriptions and their rows.
 unsafe extern "C" fn on_update(_ticks: c_uint, _parameter: *mut c_void) {
-    boundary::enter("update_timer", (), || {
-        let Some(server) = module::server() else { return };
-        expiry::update(server, &mut Worker::default());
-    });
+    boundary::enter("update_timer", (), update);
+}
+
+fn clean() {
+    let Some(server) = module::server() else { return };
+    let mut host = Worker::default();
+    expiry::publications(server, &mut host);
+    if server.config.needs_database() {
+        expiry::watchers(server, &mut host);
+    }
+}
+
+fn update() {
+    let Some(server) = module::server() else { return };
+    expiry::update(server, &mut Worker::default());
+}
+
+/// What all timers do, at once (`presence.cleanup`).
+pub fn everything() {
+    clean();
+    update();
 }

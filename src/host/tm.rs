@@ -4,8 +4,10 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
+use crate::error::Fault;
+use crate::host::kept::Kept;
 use crate::host::log::{self, Shown, log_error};
-use crate::host::{boundary, sys, text};
+use crate::host::{boundary, reply_event, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri::presentity_uri;
@@ -25,8 +27,12 @@ pub struct Completion<'a> {
     pub code: i32,
     /// Whether the reply has a Retry-After header.
     pub retry_after: bool,
+    /// The subscription as of the NOTIFY, where it was kept.
+    pub subscription: Option<Snapshot>,
     /// tm's view, for the event route and `$notify_reply`.
     pub raw: &'a sys::tmcb_params,
+    /// tm's transaction, valid during the call.
+    pub transaction: *mut sys::cell,
 }
 
 /// Called once for every NOTIFY that was [`NotifyOutcome::Sent`], in whichever
@@ -85,6 +91,9 @@ impl Transport for TmTransport {
         let mut method = text::lend(b"NOTIFY");
         let mut headers = text::lend(notify.headers);
         let mut body = text::lend(notify.body);
+        // The script sees the subscription when the answer comes. Without
+        // memory for a copy it sees none; the token always arrives.
+        let kept = reply_event::keeps_subscriptions().then(|| Kept::new(notify)).flatten();
         let mut request = sys::uac_req_t {
             method: &raw mut method,
             headers: &raw mut headers,
@@ -96,9 +105,20 @@ impl Transport for TmTransport {
             cbp: ptr::without_provenance_mut(notify.token as usize),
             ..Default::default()
         };
+        if let Some(kept) = &kept {
+            request.cb = Some(on_completed_kept);
+            request.cbp = kept.as_ptr();
+        }
+        let shown = variables::show(variables::Shown::notified(subscription, notify.cseq));
         // SAFETY: all that the request points to lives on this stack until the
         // call returns; tm copies what it keeps.
         let result = unsafe { send(&raw mut request) };
+        drop(shown);
+        if result > 0
+            && let Some(kept) = kept
+        {
+            kept.hand_over();
+        }
         if result < 0 {
             log_error!("NOTIFY for {call_id} could not be sent");
             return NotifyOutcome::Failed;
@@ -200,22 +220,94 @@ fn socket(name: &[u8]) -> *mut sys::socket_info {
 }
 
 unsafe extern "C" fn on_completed(
-    _transaction: *mut sys::cell,
+    transaction: *mut sys::cell,
     _kind: c_int,
     params: *mut sys::tmcb_params,
 ) {
     boundary::enter("notify_reply", (), || {
         // SAFETY: tm passes a structure on its stack, with our parameter.
-        let (Some(raw), Some(hook)) = (unsafe { params.as_ref() }, HOOK.get()) else { return };
-        // SAFETY: tm passes the address of the pointer that carries the token.
-        let token: *mut c_void = unsafe { raw.param.as_ref() }.map_or(ptr::null_mut(), |p| *p);
-        hook(&Completion {
-            token: token.addr() as u64,
-            code: raw.code,
-            retry_after: has_retry_after(raw.rpl),
-            raw,
-        });
+        unsafe { complete(transaction, params, |parameter| (parameter.addr() as u64, None)) };
     });
+}
+
+unsafe extern "C" fn on_completed_kept(
+    transaction: *mut sys::cell,
+    _kind: c_int,
+    params: *mut sys::tmcb_params,
+) {
+    boundary::enter("notify_reply", (), || {
+        // SAFETY: as above. The block was handed over with this callback,
+        // which tm calls once: it is freed here.
+        unsafe {
+            complete(transaction, params, |parameter| {
+                let kept = Kept::take_back(parameter).map(|kept| kept.read());
+                kept.map_or((0, None), |(token, subscription)| (token, Some(subscription)))
+            });
+        }
+    });
+}
+
+/// # Safety
+/// `params` is what tm passes to a callback.
+unsafe fn complete(
+    transaction: *mut sys::cell,
+    params: *mut sys::tmcb_params,
+    read: impl FnOnce(*mut c_void) -> (u64, Option<Snapshot>),
+) {
+    // SAFETY: the caller's promise; `param` is the address of the pointer that
+    // carries our parameter.
+    let (Some(raw), Some(hook)) = (unsafe { params.as_ref() }, HOOK.get()) else { return };
+    // SAFETY: as above.
+    let parameter = unsafe { raw.param.as_ref() }.map_or(ptr::null_mut(), |p| *p);
+    let (token, subscription) = read(parameter);
+    hook(&Completion {
+        token,
+        code: raw.code,
+        retry_after: has_retry_after(raw.rpl),
+        subscription,
+        raw,
+        transaction,
+    });
+}
+
+/// Answers the request being routed through its transaction, with a To tag of
+/// our own. `headers` are all that the reply gets.
+pub fn reply_with_tag(
+    code: u16,
+    reason: &[u8],
+    headers: &[u8],
+    tag: &[u8],
+) -> Result<(), Fault> {
+    let api = TRANSACTIONS.get().ok_or(Fault::Host)?;
+    let (lookup, send) =
+        api.0.t_lookup_ident.zip(api.0.t_reply_with_body).ok_or(Fault::Host)?;
+    let transaction = transaction().ok_or(Fault::Host)?;
+    let mut referred = ptr::null_mut();
+    // t_reply_with_body gives a reference up, so it needs one of its own. If
+    // it fails for want of memory it keeps it, and the transaction stays.
+    // SAFETY: this process holds a reference to the transaction that it routes
+    // and makes it its current one again.
+    unsafe {
+        if lookup(&raw mut referred, (*transaction).hash_index, (*transaction).label) < 0 {
+            return Err(Fault::Host);
+        }
+    }
+    let mut reason = text::lend(reason);
+    let mut headers = text::lend(headers);
+    let mut tag = text::lend(tag);
+    let mut body = sys::_str::default();
+    // SAFETY: all strings outlive the call, which copies what it keeps.
+    let sent = unsafe {
+        send(
+            referred,
+            u32::from(code),
+            &raw mut reason,
+            &raw mut body,
+            &raw mut headers,
+            &raw mut tag,
+        )
+    };
+    if sent < 0 { Err(Fault::Host) } else { Ok(()) }
 }
 
 fn has_retry_after(reply: *mut sys::sip_msg) -> bool {

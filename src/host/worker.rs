@@ -8,7 +8,7 @@ use crate::error::Fault;
 use crate::host::database::Connection;
 use crate::host::packages::SiblingPackages;
 use crate::host::tm::TmTransport;
-use crate::host::{log, module};
+use crate::host::{log, module, script};
 use crate::ports::{Database, Host, Level, Notify, NotifyOutcome, Packages, Transport};
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{Authorization, Snapshot};
@@ -113,6 +113,17 @@ impl Packages for Worker {
         self.give_connection_back();
         self.packages.authorize(package, subscription, rules)
     }
+
+    fn hard_state(
+        &mut self,
+        package: PackageId,
+        user: &[u8],
+        domain: &[u8],
+        file: &[u8],
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        self.give_connection_back();
+        self.packages.hard_state(package, user, domain, file)
+    }
 }
 
 impl Host for Worker {
@@ -129,6 +140,10 @@ impl Host for Worker {
             self.connection = CONNECTION.take();
         }
         self.connection.as_mut().map(|connection| connection as &mut dyn Database)
+    }
+
+    fn script_number(&mut self, root: &[u8], name: &[u8]) -> Option<i64> {
+        script::xavp_number(root, name)
     }
 
     fn wake_senders(&mut self) {

@@ -49,6 +49,12 @@ pub fn sphere(body: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// Whether a document is well-formed XML.
+pub fn is_well_formed(body: &[u8]) -> bool {
+    let mut elements = 0;
+    xml::walk(body, |_, node| elements += u32::from(matches!(node, Node::Open(_)))) && elements > 0
+}
+
 fn is_sphere(element: &Element<'_>) -> bool {
     let stock_prefix = [&b"rpid"[..], b"r"].iter().any(|p| element.prefix.eq_ignore_ascii_case(p));
     element.name.eq_ignore_ascii_case(b"sphere") && (element.namespace == RPID || stock_prefix)

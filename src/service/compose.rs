@@ -5,12 +5,13 @@ use crate::config::OrderColumn;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::{EventPackage, Kind};
-use crate::presence::subscription::{Snapshot, Text};
-use crate::presence::{dialog_info, uri, winfo};
+use crate::presence::subscription::Text;
+use crate::presence::{dialog_info, uri};
+use crate::service::watcher_info::WatcherList;
 use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
-use crate::store::lanes::{Document, Farewell, PublicationCopy, State};
-use crate::store::rows::dialog_of;
+use crate::store::lanes::{Document, Farewell, PublicationCopy, Send, State};
+use crate::store::shard::PresentityKey;
 use std::cmp::Ordering;
 
 /// A presentity's state, composed.
@@ -22,9 +23,8 @@ pub struct Composition {
     pub farewells: Vec<Farewell>,
     newest: Vec<u8>,
     farewell_documents: Vec<Vec<u8>>,
-    watchers: Vec<Snapshot>,
-    /// Key of the watchers' ids.
-    id_key: [u8; 16],
+    /// For watcher information.
+    pub watchers: Option<WatcherList>,
     uri: Vec<u8>,
     /// Watcher URI of the newest publication (shared lines).
     newest_sender: Vec<u8>,
@@ -34,7 +34,7 @@ pub struct Composition {
 impl Composition {
     /// The newest document is empty.
     pub fn is_empty(&self) -> bool {
-        self.newest.is_empty() && self.watchers.is_empty()
+        self.newest.is_empty() && self.watchers.is_none()
     }
 }
 
@@ -49,9 +49,8 @@ pub fn compose<M: Memory>(
     let mut composition = Composition { round: state.round, uri, ..Composition::default() };
     if package.kind == Kind::WatcherInfo {
         if let Some(base) = package.peer {
-            let key = crate::store::shard::PresentityKey { package: base, ..state.key.clone() };
-            composition.watchers = server.store.watchers(&key, host.now());
-            composition.id_key = server.store.secret(b"watcher id");
+            let key = PresentityKey { package: base, ..state.key.clone() };
+            composition.watchers = Some(WatcherList::new(server, host, &key, state.watchers));
         }
         return Ok(composition);
     }
@@ -82,18 +81,18 @@ pub fn for_watcher(
     host: &mut dyn Host,
     package: &EventPackage,
     composition: &Composition,
-    document: Document,
-    subscription: &Snapshot,
+    send: &Send,
 ) -> Result<Vec<u8>, Fault> {
-    let common = match document {
+    let subscription = &send.subscription;
+    let common = match send.document {
         Document::None => return Ok(Vec::new()),
-        Document::Newest => &composition.newest,
+        Document::Newest | Document::Changed => &composition.newest,
         Document::Farewell(n) => {
             composition.farewell_documents.get(n).unwrap_or(&composition.newest)
         }
     };
-    if package.kind == Kind::WatcherInfo {
-        return Ok(watcher_info(package, composition, subscription));
+    if let Some(watchers) = &composition.watchers {
+        return Ok(watchers.document(package, &composition.uri, send));
     }
     // The owner of a shared line's state is not told of itself.
     if package.is_shared_line()
@@ -227,45 +226,38 @@ fn sort<M: Memory>(
     });
 }
 
-fn watcher_info(package: &EventPackage, composition: &Composition, of: &Snapshot) -> Vec<u8> {
-    let name = &package.event.name;
-    let base = &name[..name.len().saturating_sub(".winfo".len())];
-    let described: Vec<(String, Vec<u8>, &Snapshot)> = composition
-        .watchers
-        .iter()
-        .map(|watcher| {
-            let dialog = dialog_of(watcher);
-            let (call_id, key) = (dialog.call_id, composition.id_key);
-            let id = winfo::watcher_id(call_id, dialog.from_tag, dialog.to_tag, key);
-            let uri = uri::presentity_uri(
-                watcher.text(Text::WatcherUser),
-                watcher.text(Text::WatcherHost),
-            );
-            (id, uri, watcher)
-        })
-        .collect();
-    let watchers: Vec<winfo::Watcher<'_>> = described
-        .iter()
-        .map(|(id, uri, watcher)| winfo::Watcher {
-            id,
-            uri,
-            status: watcher.status,
-            event: match watcher.text(Text::Reason) {
-                b"" => winfo::WatcherEvent::Subscribe,
-                reason => winfo::WatcherEvent::from_reason(reason),
-            },
-            display_name: None,
-            expiration: None,
-            duration_subscribed: None,
-        })
-        .collect();
-    winfo::WatcherInfo {
-        // The first NOTIFY of a dialog has version 1 in memory, 0 on the wire.
-        version: of.version.saturating_sub(1),
-        full: true,
-        resource: &composition.uri,
-        package: base,
-        watchers: &watchers,
+/// The document that somebody without a subscription would see; `without` is
+/// the entity-tag of a publication to be shown closed, `contact` that of the
+/// one who asks (shared lines). Rules are not applied.
+pub fn current<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    package: &EventPackage,
+    without: Option<&[u8]>,
+    contact: Option<&[u8]>,
+) -> Result<Vec<u8>, Fault> {
+    let mut state = server.store.state(key);
+    state.farewells.clear();
+    if server.publications_in_database() && !state.publications.is_empty() {
+        let rows = publication_rows::read(server, host, &state.key, &package.name)?;
+        state.publications = in_index_order(&state.publications, rows);
     }
-    .to_xml()
+    let now = host.now();
+    if server.config.startup_mode {
+        state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
+    }
+    sort(server, &mut state.publications, &state.key.user, &state.key.host);
+    let newest_sender = state.publications.last().map(|p| p.sender.as_slice()).unwrap_or_default();
+    if package.is_shared_line() && !newest_sender.is_empty() && contact == Some(newest_sender) {
+        let uri = uri::presentity_uri(&state.key.user, &state.key.host);
+        return Ok(dialog_info::empty_document(&uri, 1));
+    }
+    let ending = state.publications.iter().position(|p| Some(p.entity_tag.as_slice()) == without);
+    let farewell = ending.filter(|_| package.aggregates).map(|at| Farewell {
+        round: state.round,
+        closing: true,
+        publication: state.publications.remove(at),
+    });
+    Ok(document(host, package, &state, farewell.as_ref()))
 }

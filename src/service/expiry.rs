@@ -1,8 +1,8 @@
 //! What the timers do: end what has run out, purge, flush.
 
 use crate::error::Fault;
-use crate::ports::{Compare, Host, Level, Value};
-use crate::service::{Server, publication_rows, write_back};
+use crate::ports::{Host, Level};
+use crate::service::{Server, publication_rows, watchers, write_back};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::publications::Expired;
@@ -11,8 +11,8 @@ use crate::store::publications::Expired;
 const BATCH: usize = 256;
 /// Seconds after which a publication whose row cannot be deleted is retried.
 const RETRY: i64 = 5;
-/// Pending watchers are forgotten after this many seconds (B17).
-const PENDING_WATCHERS: i64 = 24 * 3600;
+/// Watchers without a subscription are forgotten after this many seconds (B17).
+const WATCHERS_KEPT: i64 = 24 * 3600;
 
 /// After so many rows that cannot be deleted the others of the shard wait for
 /// the next time.
@@ -117,16 +117,11 @@ pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     }
 }
 
-/// Forgets watchers that have been pending for a day and have not come back.
+/// Forgets watchers without a subscription after a day: the pending ones and
+/// those that the rules would make again.
 pub fn watchers<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    let before = host.now() - PENDING_WATCHERS;
-    let Ok(table) = std::str::from_utf8(&server.config.watchers_table) else { return };
-    let Some(database) = host.database() else { return };
-    let conditions = [
-        ("inserted_time", Compare::Less, Value::Int(before)),
-        ("status", Compare::Eq, Value::Int(2)),
-    ];
-    if database.delete(table, &conditions).is_err() {
-        host.log(Level::Warning, format_args!("pending watchers could not be purged"));
+    let before = host.now() - WATCHERS_KEPT;
+    if host.database().is_some() && watchers::purge(server, host, before).is_err() {
+        host.log(Level::Warning, format_args!("old watchers could not be purged"));
     }
 }

@@ -6,12 +6,19 @@
 pub mod authorization;
 pub mod compose;
 pub mod expiry;
+pub mod listing;
 pub mod notifier;
 pub mod notify_reply;
 pub mod publication_rows;
 pub mod publish;
+pub mod refresh;
 pub mod restore;
+pub mod resync;
+pub mod sibling_publication;
+pub mod sphere;
 pub mod subscribe;
+pub mod watcher_info;
+pub mod watchers;
 pub mod write_back;
 
 use crate::config::{Config, PublicationCache, SubscriptionMode};

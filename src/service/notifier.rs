@@ -9,7 +9,7 @@ use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::{Server, subscribe};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::lanes::{Composed, Document, Send};
+use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
 use crate::store::shard::PresentityKey;
 
 /// NOTIFYs taken from the store in one go.
@@ -40,9 +40,9 @@ pub enum Run {
     Failed,
 }
 
-/// Gives the lane on to the senders when its owner cannot finish, also when a
-/// callback panics.
-struct Owned<'a, M: Memory> {
+/// A lane that the caller owns. It is given on to the senders when its owner
+/// cannot finish, also when a callback panics.
+pub struct Owned<'a, M: Memory> {
     server: &'a Server<M>,
     lane: Option<LaneRef<M>>,
 }
@@ -55,6 +55,13 @@ impl<M: Memory> Drop for Owned<'_, M> {
     }
 }
 
+impl<'a, M: Memory> Owned<'a, M> {
+    /// A lane that the store has given.
+    pub fn new(server: &'a Server<M>, lane: LaneRef<M>) -> Self {
+        Owned { server, lane: Some(lane) }
+    }
+}
+
 /// Sends for a lane that the caller owns, until there is no more to send or
 /// the budget is used.
 pub fn run<M: Memory>(
@@ -63,7 +70,12 @@ pub fn run<M: Memory>(
     lane: LaneRef<M>,
     budget: Budget,
 ) -> Run {
-    let mut owned = Owned { server, lane: Some(lane) };
+    run_owned(Owned::new(server, lane), host, budget)
+}
+
+/// As `run`.
+pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget: Budget) -> Run {
+    let (server, Some(lane)) = (owned.server, owned.lane) else { return Run::Done };
     let mut sent = 0;
     let mut outcome = Run::Done;
     for _ in 0..budget.rounds {
@@ -104,6 +116,10 @@ fn round<M: Memory>(
         skip_first: !server.config.send_fast_notify
             && package.peer.is_none()
             && composition.is_empty(),
+        watchers: composition.watchers.as_ref().map(|list| ComposedWatchers {
+            full_since: list.full_since,
+            has_all: list.has_all(),
+        }),
     };
     loop {
         let taken = server.store.take(lane, composed, host.now(), PORTION);
@@ -134,11 +150,16 @@ pub fn send_once<M: Memory>(
     let sees = ending.shows_state()
         && subscribe::may_see(subscription.status, subscription.text(Text::Reason));
     let composition = match sees {
-        true => compose(server, host, package, server.store.state(key))?,
+        true => {
+            let mut state = server.store.state(key);
+            state.watchers.wants_full = true;
+            compose(server, host, package, state)?
+        }
         false => Composition::default(),
     };
     let document = if sees { Document::Newest } else { Document::None };
-    let send = Send { subscription, token: None, document, ending: Some(ending) };
+    let told = composition.round;
+    let send = Send { subscription, token: None, document, told, ending: Some(ending) };
     deliver(host, package, &composition, &send);
     Ok(())
 }
@@ -152,7 +173,7 @@ fn deliver(
     send: &Send,
 ) {
     let subscription = &send.subscription;
-    let body = for_watcher(host, package, composition, send.document, subscription)
+    let body = for_watcher(host, package, composition, send)
         .unwrap_or_else(|fault| {
             // Rather no document than one that the rules forbid.
             failed(host, subscription, format_args!("document left out: {fault}"));
@@ -172,8 +193,9 @@ fn deliver(
         &state,
         (!body.is_empty()).then_some(&package.content_type),
     );
+    let over = send.ending.map(|why| over(subscription, why));
     let notify = Notify {
-        subscription,
+        subscription: over.as_ref().unwrap_or(subscription),
         cseq: subscription.local_cseq,
         headers: &headers,
         body: &body,
@@ -183,6 +205,16 @@ fn deliver(
         NotifyOutcome::Sent | NotifyOutcome::Dropped => {}
         NotifyOutcome::Failed => failed(host, subscription, format_args!("cannot be sent")),
     }
+}
+
+/// A subscription as its last NOTIFY shows it.
+fn over(subscription: &Snapshot, why: Ending) -> Snapshot {
+    let mut over = subscription.clone();
+    over.status = Status::Terminated;
+    over.expires = 0;
+    // A reason that does not fit is left as it was.
+    let _ = over.set_text(Text::Reason, why.reason());
+    over
 }
 
 fn state_of(send: &Send) -> SubscriptionState {

@@ -19,10 +19,16 @@ pub fn handle<M: Memory>(
     if !ends_subscription(code, has_retry_after, server.config.timeout_rm_subs, script_decides) {
         return;
     }
+    end(server, host, token, code);
+}
+
+/// Ends a subscription whose watcher is gone, or that the script gives up
+/// (`delete_subscription` of `xavp_cfg`).
+pub fn end<M: Memory>(server: &Server<M>, host: &mut dyn Host, token: Token, code: u16) {
     if server.store.remove_subscription(token) {
         host.log(
             Level::Debug,
-            format_args!("subscription ended by {code} to its NOTIFY"),
+            format_args!("subscription ended after {code} to its NOTIFY"),
         );
     }
     server.wake_senders(host);

@@ -11,6 +11,7 @@ use crate::presence::publication::{Facts, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::service::notifier::{self, Budget};
 use crate::service::publication_rows;
+use crate::service::sphere::Watched;
 use crate::service::{Attempt, FirstSight, Served, Server, refuse};
 use crate::shm::Memory;
 use crate::store::publications::{Begun, Change, Pending};
@@ -18,10 +19,14 @@ use crate::store::retransmissions::Answer;
 use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
 
+/// Unix time at which priorities made of the time begin, as in stock.
+const PRIORITY_BASE: i64 = 1_420_070_400;
+
 /// What a PUBLISH led to.
 struct Accepted<M: Memory> {
     answer: Answer,
     lane: Option<LaneRef<M>>,
+    sphere: Option<Watched>,
 }
 
 /// A publication to be made or changed, from a request or from a sibling.
@@ -41,6 +46,8 @@ pub struct Publishing<'a> {
     pub own_tag: Option<&'a [u8]>,
     /// Seconds granted.
     pub expires: u32,
+    /// It stays until it is removed (hard state); `expires` does not matter.
+    pub for_ever: bool,
     /// The publisher's watcher URI.
     pub sender: Option<&'a [u8]>,
     /// The document; empty for none.
@@ -61,10 +68,14 @@ pub fn handle<M: Memory>(
     };
     match accept(server, host, incoming, request) {
         Ok(Some(accepted)) => {
+            let lane = accepted.lane.map(|lane| notifier::Owned::new(server, lane));
             attempt.answered(server, &accepted.answer);
             let served = reply_ok(server, incoming, &accepted.answer);
-            if let Some(lane) = accepted.lane {
-                notifier::run(server, host, lane, Budget::WORKER);
+            if let Some(lane) = lane {
+                notifier::run_owned(lane, host, Budget::WORKER);
+            }
+            if let Some(sphere) = accepted.sphere {
+                sphere.after(server, host);
             }
             served
         }
@@ -116,6 +127,7 @@ fn accept<M: Memory>(
         if_match: request.if_match,
         own_tag: None,
         expires: granted,
+        for_ever: false,
         sender: request.sender,
         body: request.body,
     };
@@ -139,6 +151,9 @@ pub fn publish_for_sibling<M: Memory>(
     let accepted = publish(server, host, publishing)?;
     if let Some(lane) = accepted.lane {
         notifier::run(server, host, lane, Budget::WORKER);
+    }
+    if let Some(sphere) = accepted.sphere {
+        sphere.after(server, host);
     }
     Ok(())
 }
@@ -171,6 +186,7 @@ fn publish<M: Memory>(
     if publishing.package.is_shared_line() && has_body && dialogs.is_none() {
         return Err(unsupported_media(publishing.package));
     }
+    let sphere = Watched::before(server, host, &publishing.key, publishing.package);
     let tag = next_tag(host, publishing);
     let ruid = ruid(host);
     let facts = dialogs.as_ref().map(|info| Facts {
@@ -188,9 +204,9 @@ fn publish<M: Memory>(
         body: (has_body && in_memory).then_some(publishing.body),
         facts: if has_body { Some(facts.unwrap_or_default()) } else { None },
         dialog_id: &dialog_id,
-        expires_at: Some(now + i64::from(publishing.expires)),
+        expires_at: (!publishing.for_ever).then(|| now + i64::from(publishing.expires)),
         now,
-        priority: 0,
+        priority: priority(server, host, now),
     };
     let told = server.config.expires_policy().told(publishing.expires);
     let pending = match server.store.begin_publication(&publishing.key, publishing.package, &change)? {
@@ -202,7 +218,7 @@ fn publish<M: Memory>(
                 expires: told,
                 entity_tag: publishing.if_match.unwrap_or_default().to_vec(),
             };
-            return Ok(Accepted { answer, lane: None });
+            return Ok(Accepted { answer, lane: None, sphere: None });
         }
     };
     let mut claim = Claim { store: &server.store, pending: Some(pending) };
@@ -221,7 +237,15 @@ fn publish<M: Memory>(
     let lane = claim.pending.take().and_then(|pending| {
         server.store.commit_publication(pending, aggregates, ended.as_deref())
     });
-    Ok(Accepted { answer: Answer { code: 200, expires: told, entity_tag }, lane })
+    Ok(Accepted { answer: Answer { code: 200, expires: told, entity_tag }, lane, sphere })
+}
+
+/// The `priority` column: what the script has set, or what rises with time
+/// (manual 3.30); 0 where scripts set nothing.
+fn priority<M: Memory>(server: &Server<M>, host: &mut dyn Host, now: i64) -> i32 {
+    let Some(root) = &server.config.xavp_cfg else { return 0 };
+    let number = host.script_number(root, b"priority").unwrap_or(now - PRIORITY_BASE);
+    i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
 
 fn next_tag(host: &mut dyn Host, publishing: &Publishing<'_>) -> Vec<u8> {

@@ -88,7 +88,7 @@ fn accept<M: Memory>(
     let afterwards = match request.to_tag {
         Some(to_tag) => {
             let event_id = event.parameter(b"id");
-            renew(server, host, request, to_tag, package_id, event_id, expires)?
+            renew(server, host, incoming, request, to_tag, (package_id, event_id), expires)?
         }
         None => initial(server, host, incoming, request, (package_id, package), event.id(), expires)?,
     };
@@ -98,10 +98,10 @@ fn accept<M: Memory>(
 fn renew<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
+    incoming: &mut dyn Incoming,
     request: &SubscribeRequest<'_>,
     to_tag: &[u8],
-    package: PackageId,
-    event_id: Option<&[u8]>,
+    (package, event_id): (PackageId, Option<&[u8]>),
     expires: u32,
 ) -> Result<Afterwards, Rejection> {
     let dialog =
@@ -119,7 +119,14 @@ fn renew<M: Memory>(
         flags: request.flags,
     };
     match server.store.renew_subscription(dialog, &renewal)? {
-        (InDialog::Refresh | InDialog::End, Some(token)) => Ok(Afterwards::Release(token)),
+        (InDialog::Refresh | InDialog::End, Some(token)) => {
+            if incoming.shows_subscriptions()
+                && let Some(subscription) = server.store.subscription(token, host.now())
+            {
+                incoming.accepted(&subscription, false);
+            }
+            Ok(Afterwards::Release(token))
+        }
         (InDialog::OutOfOrder, _) => Err(Rejection::new(500, "Server Internal Error")),
         (InDialog::Unknown | InDialog::Refresh | InDialog::End, _) => {
             Err(Rejection::new(481, "Subscription does not exist"))
@@ -143,15 +150,23 @@ fn initial<M: Memory>(
         (request.request_uri.user, request.request_uri.host)
     };
     let key = server.store.key(user, presentity_host, package_id);
+    if package.kind == Kind::WatcherInfo && server.config.winfo_presentity_only {
+        let (user, domain) = (request.watcher.user, request.watcher.host);
+        if server.store.key(user, domain, package_id).identity != key.identity {
+            return Err(Rejection::new(403, "Forbidden"));
+        }
+    }
     let mut subscription = snapshot(request, package_id, &to_tag, &key, event_id, expires)?;
     let Authorization { status, reason } = authorize(server, host, package, &subscription)?;
     subscription.status = status;
     subscription.set_text(Text::Reason, &reason).map_err(|_| too_long())?;
+    incoming.accepted(&subscription, true);
     let once = |subscription, ending| {
         let subscription = Box::new(subscription);
         Ok(Afterwards::Once { key: key.clone(), subscription, ending })
     };
     if status == Status::Terminated {
+        server.store.watcher_rejected(&key, &subscription);
         return once(subscription, Ending::Rejected);
     }
     if expires == 0 {

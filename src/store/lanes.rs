@@ -78,8 +78,8 @@ pub enum Document {
     Newest,
     /// The state with this farewell.
     Farewell(usize),
-    /// The watchers that have changed after this round.
-    ChangedSince(u32),
+    /// Of the watchers reported on those that have changed.
+    Changed,
 }
 
 /// One NOTIFY to be sent.
@@ -91,6 +91,8 @@ pub struct Send {
     pub token: Option<Token>,
     /// What it carries.
     pub document: Document,
+    /// Round of the state that this watcher was last told.
+    pub told: u32,
     /// It is the last one.
     pub ending: Option<Ending>,
 }
@@ -181,6 +183,8 @@ impl<M: Memory> Store<M> {
                     record.told = composed.round;
                 }
             };
+            // Now, or the next call would begin the walk again.
+            close_pass(records, lane.presentity);
             Taken { sends, more }
         });
         for (dialog, token) in ended {
@@ -344,7 +348,7 @@ impl Composed<'_> {
     /// The newest document for those who are told because it has changed.
     fn for_all(&self, told: u32) -> Document {
         match self.watchers {
-            Some(watchers) if !later(watchers.full_since, told) => Document::ChangedSince(told),
+            Some(watchers) if !later(watchers.full_since, told) => Document::Changed,
             _ => Document::Newest,
         }
     }
@@ -360,7 +364,8 @@ fn next_notify<M: Memory>(
 ) -> Send {
     record.local_cseq = record.local_cseq.wrapping_add(1);
     record.version = record.version.wrapping_add(1);
-    Send { subscription: snapshot(record, package, now), token, document, ending }
+    let told = record.told;
+    Send { subscription: snapshot(record, package, now), token, document, told, ending }
 }
 
 /// The watcher has to be told of a change: it has not been, may see it, and
@@ -461,7 +466,7 @@ fn copy_state<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<St
     })
 }
 
-fn copy_publication<M: Memory>(record: &Publication<M>) -> PublicationCopy {
+pub(super) fn copy_publication<M: Memory>(record: &Publication<M>) -> PublicationCopy {
     PublicationCopy {
         entity_tag: record.text(publication::Text::EntityTag).to_vec(),
         sender: record.text(publication::Text::Sender).to_vec(),

@@ -4,8 +4,10 @@
 //! and returns copies. No I/O happens here.
 
 pub mod lanes;
+pub mod listing;
 pub mod publications;
 pub mod records;
+pub mod resync;
 pub mod retransmissions;
 pub mod rows;
 pub mod shard;

@@ -52,6 +52,7 @@ pub struct Stored {
 }
 
 /// What `begin` says.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and the large one is the rule")]
 pub enum Begun<M: Memory> {
     /// Claimed: write the database, then commit or abort.
     Pending(Pending<M>),
@@ -535,7 +536,7 @@ fn keep_document<M: Memory>(
     }
 }
 
-fn with_tag<M: Memory>(
+pub(super) fn with_tag<M: Memory>(
     records: &Shard<M>,
     presentity: Id<Presentity<M>>,
     tag: &[u8],
@@ -574,7 +575,7 @@ fn has_watchers<M: Memory>(records: &Shard<M>, presentity: Id<Presentity<M>>) ->
     records.presentities.get(presentity).is_some_and(|p| !p.watchers.is_empty())
 }
 
-fn key_of<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<PresentityKey> {
+pub(super) fn key_of<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<PresentityKey> {
     use crate::store::records::PresentityText as Field;
     let record = records.presentities.get(id)?;
     Some(PresentityKey {

@@ -7,7 +7,7 @@ use crate::presence::subscription::{
 };
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
-use crate::store::records::{Lane, Phase, Presentity, PresentityText, Subscription};
+use crate::store::records::{Lane, Phase, Presentity, Subscription};
 use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;

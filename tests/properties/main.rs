@@ -22,13 +22,35 @@ const TAGS: u8 = 3;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Insert { dialog: u8, expires: u8 },
-    Release { dialog: u8 },
-    Renew { dialog: u8, cseq: u32, expires: u8, moved: bool },
-    Remove { dialog: u8 },
-    Pass { seconds: u8 },
-    Create { publication: u8, expires: u8 },
-    Change { publication: u8, step: u8, abort: bool, expires: u8 },
+    Insert {
+        dialog: u8,
+        expires: u8,
+    },
+    Release {
+        dialog: u8,
+    },
+    Renew {
+        dialog: u8,
+        cseq: u32,
+        expires: u8,
+        moved: bool,
+    },
+    Remove {
+        dialog: u8,
+    },
+    Pass {
+        seconds: u8,
+    },
+    Create {
+        publication: u8,
+        expires: u8,
+    },
+    Change {
+        publication: u8,
+        step: u8,
+        abort: bool,
+        expires: u8,
+    },
     Expire,
     /// The owner of the lane does a little.
     Step,
@@ -97,14 +119,25 @@ impl Model {
         let world = World::new(Setup { shards: 1, ..Setup::default() });
         let key = world.key("alice", package);
         Model {
-            world, key, package,
+            world,
+            key,
+            package,
             dialogs: BTreeMap::new(),
             publications: Vec::new(),
-            changes: 0, minted: 0, lane: None, composed: None,
+            changes: 0,
+            minted: 0,
+            lane: None,
+            composed: None,
         }
     }
 
-    fn change<'a>(&self, step: Step, old: Option<&'a [u8]>, tag: &'a [u8], expires: u8) -> Change<'a> {
+    fn change<'a>(
+        &self,
+        step: Step,
+        old: Option<&'a [u8]>,
+        tag: &'a [u8],
+        expires: u8,
+    ) -> Change<'a> {
         Change {
             step,
             if_match: old,
@@ -154,9 +187,15 @@ impl Model {
                 (snapshot.expires, snapshot.remote_cseq) = (u32::from(expires), 5);
                 let token = store.insert_subscription(&self.key, &snapshot, now).unwrap();
                 let new = Dialog {
-                    token, ending: None, released: false, remote_cseq: 5, local_cseq: 1,
-                    contact: b"old", expires_at: now + i64::from(expires),
-                    told: self.changes, due: false,
+                    token,
+                    ending: None,
+                    released: false,
+                    remote_cseq: 5,
+                    local_cseq: 1,
+                    contact: b"old",
+                    expires_at: now + i64::from(expires),
+                    told: self.changes,
+                    due: false,
                 };
                 self.dialogs.insert(dialog, new);
             }
@@ -171,8 +210,15 @@ impl Model {
                 let id = DialogId { call_id: &call_id, from_tag: b"", to_tag: b"" };
                 let contact: &[u8] = if moved { b"new" } else { b"old" };
                 let renewal = Renewal {
-                    package: self.package, event_id: None, cseq, cseq_offset: 0,
-                    expires: u32::from(expires), now, contact, socket: b"", local_contact: b"",
+                    package: self.package,
+                    event_id: None,
+                    cseq,
+                    cseq_offset: 0,
+                    expires: u32::from(expires),
+                    now,
+                    contact,
+                    socket: b"",
+                    local_contact: b"",
                     flags: 0,
                 };
                 let (verdict, token) = store.renew_subscription(id, &renewal).unwrap();
@@ -276,8 +322,12 @@ impl Model {
             self.composed = Some((state, self.changes));
             return true;
         };
-        let composed =
-            Composed { round: state.round, farewells: &state.farewells, skip_first: false };
+        let composed = Composed {
+            round: state.round,
+            farewells: &state.farewells,
+            skip_first: false,
+            watchers: None,
+        };
         let taken = store.take(lane, composed, self.world.now(), 1);
         for send in &taken.sends {
             self.sent(send, changes);
@@ -292,7 +342,11 @@ impl Model {
 
     /// Owns the lane, if there is work, until there is none.
     fn drain(&mut self) {
-        while self.step() {}
+        let mut steps = 0;
+        while self.step() {
+            steps += 1;
+            assert!(steps < 1000, "the lane is never done");
+        }
         // Nothing may be left that somebody is to be told.
         let (now, changes) = (self.world.now(), self.changes);
         for known in self.dialogs.values_mut().filter(|known| known.released) {

@@ -35,7 +35,9 @@ fn fickle(world: &mut World, thread: usize) {
         world.subscribe(Subscribe::refresh(&call));
         match n % 3 {
             0 => drop(world.subscribe(Subscribe::end(&call))),
-            1 => drop(world.subscribe(Subscribe { expires: Some("1"), ..Subscribe::refresh(&call) })),
+            1 => {
+                drop(world.subscribe(Subscribe { expires: Some("1"), ..Subscribe::refresh(&call) }))
+            }
             _ => {}
         }
     }
@@ -155,6 +157,10 @@ fn no_watcher_sees_an_older_state_after_a_newer_one() {
 #[test]
 fn nor_with_publications_in_the_database() {
     for _ in 0..20 {
-        race(Setup { mode: presence::config::SubscriptionMode::Memory, shards: 4, ..Setup::stored() });
+        race(Setup {
+            mode: presence::config::SubscriptionMode::Memory,
+            shards: 4,
+            ..Setup::stored()
+        });
     }
 }

@@ -113,7 +113,9 @@ fn the_first_tag_that_comes_is_the_only_one_of_concurrent_updates() {
         assert_eq!(other.publish(publish).code, 412);
     });
     setup.database.unwrap().fail_if(move |statement| {
-        if statement.verb == "update" && let Some(once) = once.take() {
+        if statement.verb == "update"
+            && let Some(once) = once.take()
+        {
             // Not under the fake's own lock.
             std::thread::spawn(once).join().unwrap();
         }
@@ -302,12 +304,8 @@ fn removals_while_the_lane_is_busy_are_shown_closed_one_by_one() {
         other.watch("late", "presence");
     });
     world.create("presence", "c");
-    let expected = [
-        "w 5 active a+b+c",
-        "late 2 active c",
-        "w 6 active closed(a)+c",
-        "w 7 active closed(b)+c",
-    ];
+    let expected =
+        ["w 5 active a+b+c", "late 2 active c", "w 6 active closed(a)+c", "w 7 active closed(b)+c"];
     assert_eq!(world.seen(), expected);
 }
 
@@ -359,6 +357,22 @@ fn a_panic_between_claim_and_commit_leaves_everything_as_it_was() {
         world.expire();
         world.assert_empty();
     }
+}
+
+#[test]
+fn a_panic_in_the_reply_does_not_keep_the_lane() {
+    let mut world = World::default();
+    world.watch("w", "presence");
+    world.seen();
+    let mut other = world.fork();
+    let before_reply: Box<dyn FnOnce() + Send> =
+        Box::new(|| std::panic::resume_unwind(Box::new(())));
+    let publish = Publish { body: "a", before_reply: Some(before_reply), ..Publish::default() };
+    let doomed = std::panic::AssertUnwindSafe(move || drop(other.publish(publish)));
+    std::panic::catch_unwind(doomed).unwrap_err();
+    world.send();
+    world.create("presence", "b");
+    assert_eq!(world.seen(), ["w 3 active a", "w 4 active a+b"]);
 }
 
 #[test]

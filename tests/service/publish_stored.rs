@@ -34,8 +34,7 @@ fn the_row_follows_the_publication() {
     assert_eq!((rows(&world, "etag"), rows(&world, "body")), (vec![tag.clone()], vec!["b".into()]));
     world.remove("presence", &tag);
     assert_eq!(rows(&world, "etag"), [""; 0]);
-    let expected =
-        ["w 2 active offline", "w 3 active a", "w 4 active b", "w 5 active closed(b)"];
+    let expected = ["w 2 active offline", "w 3 active a", "w 4 active b", "w 5 active closed(b)"];
     assert_eq!(world.seen(), expected);
 }
 
@@ -144,13 +143,13 @@ fn a_final_state_is_not_lost_while_the_lane_is_busy() {
 
 #[test]
 fn users_may_be_spelled_in_any_case() {
-    let mut world =
-        World::new(Setup { user_case: UserCase::Insensitive, ..Setup::stored() });
+    let mut world = World::new(Setup { user_case: UserCase::Insensitive, ..Setup::stored() });
     let tag = world.create("presence", "a");
     world.publish(Publish { user: "Alice", body: "b", ..Publish::default() });
     world.subscribe(Subscribe { user: "ALICE", expires: Some("0"), ..Subscribe::new("fetch") });
     assert_eq!(world.seen(), ["fetch 1 terminated;reason=timeout a+b"]);
-    let removal = Publish { user: "aLICE", tag: Some(&tag), expires: Some("0"), ..Publish::default() };
+    let removal =
+        Publish { user: "aLICE", tag: Some(&tag), expires: Some("0"), ..Publish::default() };
     assert_eq!(world.publish(removal).code, 200);
     assert_eq!(rows(&world, "body"), ["b"]);
 }

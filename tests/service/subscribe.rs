@@ -181,7 +181,8 @@ fn a_blocked_watcher_is_told_even_if_nothing_can_be_composed() {
     let mut world = World::new(Setup::stored());
     world.create("presence", "a");
     world.host.database.as_ref().unwrap().fail_if(|statement| {
-        statement.verb == "query" && statement.texts.contains(&&b"presence"[..])
+        statement.verb == "query"
+            && statement.texts.contains(&&b"presence"[..])
             && !statement.texts.contains(&&b"blocked"[..])
     });
     world.subscribe(Subscribe { watcher: "blocked", ..Subscribe::new("w") });
@@ -351,8 +352,7 @@ fn an_answer_can_end_a_subscription() {
         assert_eq!(world.watchers("alice", PRESENCE), left);
         world.send();
         let winfo = world.seen().concat();
-        assert_eq!(winfo.contains(&call), false);
-        assert_eq!(winfo.is_empty(), left == 1);
+        assert_eq!(winfo.contains("status=\"terminated\""), left == 0, "{winfo}");
         world.subscribe(Subscribe::end(&call));
         world.events();
     }
@@ -373,8 +373,7 @@ fn a_stale_token_ends_nothing() {
 
 #[test]
 fn a_failing_package_is_tried_again_by_the_senders() {
-    let mut world =
-        World::new(Setup { database: Some(Default::default()), ..Setup::stored() });
+    let mut world = World::new(Setup { database: Some(Default::default()), ..Setup::stored() });
     world.create("presence", "a");
     let database = world.host.database.clone().unwrap();
     world.watch("w", "presence");
@@ -386,6 +385,22 @@ fn a_failing_package_is_tried_again_by_the_senders() {
     database.work_again();
     world.send();
     assert_eq!(world.seen(), ["w 3 active a+b"]);
+}
+
+#[test]
+fn watchers_who_need_nothing_do_not_keep_the_lane_busy() {
+    // About as many as are looked at in one go.
+    for watchers in 120..136 {
+        let mut world = World::default();
+        for n in 0..watchers {
+            world.subscribe(Subscribe { watcher: "pending", ..Subscribe::new(&format!("w{n}")) });
+        }
+        world.create("presence", "a");
+        world.seen();
+        world.send();
+        world.watch("w", "presence");
+        assert_eq!(world.seen(), ["w 2 active a"]);
+    }
 }
 
 #[test]

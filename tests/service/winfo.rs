@@ -30,13 +30,16 @@ fn every_change_of_the_watchers_is_told() {
     assert_eq!(documents(&mut world), [""; 0]);
     world.subscribe(Subscribe::end("w"));
     let told = documents(&mut world);
-    assert!(told.len() == 1 && !told[0].contains("sip:w@h"), "{told:?}");
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("event=\"timeout\" status=\"terminated\">sip:w@h<"), "{told:?}");
     world.pass(3600);
     world.subscribe(Subscribe { event: Some("presence.winfo"), ..Subscribe::refresh("winfo") });
-    world.events();
+    let told = documents(&mut world);
+    assert!(told.len() == 1 && !told[0].contains("sip:w@h"), "its end is told once: {told:?}");
     world.expire();
     let told = documents(&mut world);
-    assert!(told.len() == 1 && told[0].contains("package=\"presence\"/>"), "{told:?}");
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("status=\"waiting\">sip:pending@h<"), "{told:?}");
 }
 
 #[test]

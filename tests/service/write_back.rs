@@ -49,7 +49,10 @@ fn rows_follow_subscriptions() {
     world.subscribe(Subscribe::end("c"));
     flush(&mut world);
     assert_eq!(stored(&world), ["b"]);
-    assert_eq!((column(&world, "contact"), column(&world, "remote_cseq")), (vec!["sip:b@new".into()], vec!["99".into()]));
+    assert_eq!(
+        (column(&world, "contact"), column(&world, "remote_cseq")),
+        (vec!["sip:b@new".into()], vec!["99".into()])
+    );
     assert_eq!(column(&world, "expires"), [(world.now() + 3600).to_string()]);
     let before = world.host.database.as_ref().unwrap().statements();
     flush(&mut world);
@@ -82,7 +85,10 @@ fn a_clean_shutdown_writes_exact_values() {
     flush(&mut world);
     world.create("presence", "a");
     write_back::flush(&world.server, &mut world.host, true);
-    assert_eq!((column(&world, "local_cseq"), column(&world, "version")), (vec!["3".into()], vec!["2".into()]));
+    assert_eq!(
+        (column(&world, "local_cseq"), column(&world, "version")),
+        (vec!["3".into()], vec!["2".into()])
+    );
 }
 
 #[test]
@@ -140,7 +146,9 @@ fn an_end_while_the_row_is_being_written_removes_the_row() {
         let database = world.host.database.clone().unwrap();
         let mut once = Some(move || drop(other.subscribe(Subscribe::end("w"))));
         database.fail_if(move |statement| {
-            if statement.verb == "insert" && let Some(once) = once.take() {
+            if statement.verb == "insert"
+                && let Some(once) = once.take()
+            {
                 std::thread::spawn(once).join().unwrap();
             }
             fails && statement.verb == "insert"
@@ -160,7 +168,9 @@ fn any_mix_of_ends_and_failures_leaves_exactly_the_living() {
         let database = world.host.database.clone().unwrap();
         let mut count = seed;
         database.fail_if(move |_| {
-            count = count.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            count = count
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             count >> 33 & 7 == 0
         });
         let stop = Arc::new(AtomicBool::new(false));

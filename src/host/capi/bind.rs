@@ -1,6 +1,8 @@
 //! `bind_presence`: the functions that sibling modules get.
 
-use crate::host::capi::{events, shtable, unavailable};
+use crate::host::capi::{
+    authorization, db_timer, dialog, documents, events, publication, requests, shtable,
+};
 use crate::host::memory::{Received, Release};
 use crate::host::{boundary, sys};
 
@@ -12,7 +14,7 @@ pub fn fill(api: &mut sys::presence_api) {
         contains_event: Some(events::contains_event),
         search_event: Some(events::search_event),
         get_event_list: Some(events::get_event_list),
-        update_watchers_status: Some(unavailable::update_watchers_status),
+        update_watchers_status: Some(authorization::update_watchers_status),
         new_shtable: Some(shtable::new_shtable),
         destroy_shtable: Some(shtable::destroy_shtable),
         insert_shtable: Some(shtable::insert_shtable),
@@ -20,17 +22,17 @@ pub fn fill(api: &mut sys::presence_api) {
         delete_shtable: Some(shtable::delete_shtable),
         update_shtable: Some(shtable::update_shtable),
         mem_copy_subs: Some(shtable::mem_copy_subs),
-        update_db_subs_timer: Some(unavailable::update_db_subs_timer),
-        extract_sdialog_info: Some(unavailable::extract_sdialog_info),
-        get_sphere: Some(unavailable::get_sphere),
-        get_presentity: Some(unavailable::get_presentity),
+        update_db_subs_timer: Some(db_timer::update_db_subs_timer),
+        extract_sdialog_info: Some(dialog::extract_sdialog_info),
+        get_sphere: Some(documents::get_sphere),
+        get_presentity: Some(documents::get_presentity),
         free_presentity: Some(free_presentity),
-        pres_auth_status: Some(unavailable::pres_auth_status),
-        handle_publish: Some(unavailable::handle_publish),
-        handle_subscribe0: Some(unavailable::handle_subscribe0),
-        handle_subscribe: Some(unavailable::handle_subscribe),
-        update_presentity: Some(unavailable::update_presentity),
-        pres_refresh_watchers: Some(unavailable::pres_refresh_watchers),
+        pres_auth_status: Some(authorization::pres_auth_status),
+        handle_publish: Some(requests::handle_publish),
+        handle_subscribe0: Some(requests::handle_subscribe0),
+        handle_subscribe: Some(requests::handle_subscribe),
+        update_presentity: Some(publication::update_presentity),
+        pres_refresh_watchers: Some(authorization::pres_refresh_watchers),
     };
 }
 

@@ -4,8 +4,13 @@
 
 #![allow(clippy::missing_safety_doc)]
 
+pub mod authorization;
 pub mod bind;
+pub mod db_timer;
+pub mod dialog;
+pub mod documents;
 pub mod events;
+pub mod publication;
+pub mod requests;
 pub mod shtable;
 pub mod subs;
-pub mod unavailable;

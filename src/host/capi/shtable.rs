@@ -9,17 +9,16 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::host::capi::shtable::node::{
-    copy, equal, free_node, free_outside, replacement, shm_block,
-};
+use crate::host::capi::shtable::node::{copy, equal, free_outside, replacement, shm_block};
+pub(super) use crate::host::capi::shtable::node::{free_node, pkg_copy};
 use crate::host::lock;
 use crate::host::log::log_error;
 use crate::host::{boundary, memory, sys};
 
 /// `db_flag`: the row is as in the database.
-const NOT_UPDATED: c_int = 1;
+pub(super) const NOT_UPDATED: c_int = 1;
 /// `db_flag`: the row is to be updated.
-const UPDATED: c_int = 2;
+pub(super) const UPDATED: c_int = 2;
 
 static DELETE_SAME: AtomicBool = AtomicBool::new(false);
 
@@ -203,7 +202,7 @@ pub unsafe extern "C" fn search_shtable(
 
 /// # Safety
 /// `head` is NULL or begins a list whose lock is held.
-unsafe fn search(
+pub(super) unsafe fn search(
     head: *mut sys::subs_t,
     call_id: sys::_str,
     to_tag: sys::_str,

@@ -384,7 +384,7 @@ impl Config {
             after = self.after,
             routes = self.extra_routes,
         ));
-        text
+        text.replace("@PORT@", &port.to_string())
     }
 }
 

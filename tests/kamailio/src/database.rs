@@ -20,7 +20,7 @@ pub fn create_sqlite(file: &Path) {
     let connection = Connection::open(file)
         .unwrap_or_else(|error| panic!("cannot create {}: {error}", file.display()));
     let mut script = String::from("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; BEGIN;\n");
-    for name in ["standard-create.sql", "presence-create.sql"] {
+    for name in ["standard-create.sql", "presence-create.sql", "rls-create.sql"] {
         let path = format!("{SCHEMA}/{name}");
         script += &std::fs::read_to_string(&path).unwrap_or_else(|error| {
             panic!("cannot read {path}: {error} (package kamailio-sqlite-modules)")

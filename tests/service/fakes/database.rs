@@ -43,7 +43,9 @@ impl FakeDatabase {
         self.lock().fails = Some(Box::new(judge));
     }
 
+    /// Also ends the transaction of who panicked in one.
     pub fn work_again(&self) {
+        self.busy.store(false, SeqCst);
         self.lock().fails = None;
     }
 

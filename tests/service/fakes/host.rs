@@ -12,7 +12,9 @@ use presence::presence::event_package::PackageId;
 use presence::presence::subscription::{Authorization, Snapshot, Status, Text};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst,
+};
 use std::sync::{Arc, Mutex};
 
 /// What left the server.
@@ -86,7 +88,7 @@ impl Transport for FakeHost {
             hook();
         }
         let random = self.outside.random.fetch_add(1, SeqCst);
-        if self.yields && random.is_multiple_of(3) {
+        if self.yields && random % 3 == 0 {
             std::thread::yield_now();
         }
         let of = |field| text(notify.subscription.text(field));

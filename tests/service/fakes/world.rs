@@ -39,7 +39,9 @@ pub fn dialog(id: &str, state: &str) -> String {
     match id {
         "" => "<dialog-info></dialog-info>".to_owned(),
         id => {
-            format!("<dialog-info><dialog id=\"{id}\"><state>{state}</state></dialog></dialog-info>")
+            format!(
+                "<dialog-info><dialog id=\"{id}\"><state>{state}</state></dialog></dialog-info>"
+            )
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::host::{memory, sys, text};
 ///
 /// # Safety
 /// `node` is made by `copy` in shared memory and is in no list.
-pub(super) unsafe fn free_node(node: *mut sys::subs_t) {
+pub(in crate::host::capi) unsafe fn free_node(node: *mut sys::subs_t) {
     // SAFETY: the caller's promise; strings outside the block are our own
     // blocks of shared memory.
     unsafe {
@@ -118,6 +118,15 @@ pub(super) unsafe fn copy(
 /// For [`copy`]: a block of shared memory, or NULL.
 pub(super) fn shm_block(size: usize) -> *mut u8 {
     memory::shm_allocate(size).map_or(ptr::null_mut(), std::ptr::NonNull::as_ptr)
+}
+
+/// A copy of a record in one block of pkg memory, or NULL.
+///
+/// # Safety
+/// `from` is valid with its strings.
+pub(in crate::host::capi) unsafe fn pkg_copy(from: &sys::subs_t) -> *mut sys::subs_t {
+    // SAFETY: the caller's promise; pkg memory is aligned to 8.
+    unsafe { copy(from, |size| sys::kshim_pkg_malloc(size as _).cast()) }
 }
 
 /// Whether two strings of records are the same.

@@ -1,0 +1,82 @@
+//! `update_presentity`: publications that siblings make without a request.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use crate::error::Rejection;
+use crate::host::capi::authorization::serving;
+use crate::host::log::{Shown, log_error};
+use crate::host::worker::Worker;
+use crate::host::{boundary, module, sys, text};
+use crate::service::sibling_publication::{self, Given};
+
+/// Looks, 2 ms apart, at a publication that another process is changing.
+const PATIENCE: u32 = 50;
+
+/// `update_presentity`: `is_new` makes a publication under the caller's own
+/// entity-tag, or replaces the one that has it; without it the publication of
+/// that tag is changed, refreshed (no body) or removed (`expires` not above 0).
+/// `expires` below 0 with `replace` never ends. 0, also when nothing has that
+/// tag; -1 on failure.
+pub unsafe extern "C" fn update_presentity(
+    event: *mut sys::_str,
+    realm: *mut sys::_str,
+    user: *mut sys::_str,
+    etag: *mut sys::_str,
+    sender: *mut sys::_str,
+    body: *mut sys::_str,
+    expires: c_int,
+    is_new: c_int,
+    replace: c_int,
+) -> c_int {
+    boundary::enter("update_presentity", -1, || {
+        // SAFETY: the sibling passes strings that stay during the call, or NULL.
+        let [event, realm, user, etag, sender, body] = unsafe {
+            [event, realm, user, etag, sender, body]
+                .map(|given| text::pointed(given).unwrap_or_default())
+        };
+        let (Some(server), Some(id)) = (module::server(), serving(event)) else {
+            log_error!("a module publishes for the unknown event {}", Shown(event));
+            return -1;
+        };
+        if realm.is_empty() || etag.is_empty() {
+            log_error!("a module publishes without {}", if etag.is_empty() { "tag" } else { "domain" });
+            return -1;
+        }
+        let given = Given {
+            package: id,
+            user,
+            domain: realm,
+            entity_tag: etag,
+            sender: (!sender.is_empty()).then_some(sender),
+            body,
+            expires: u32::try_from(expires).unwrap_or(0),
+            for_ever: expires < 0 && replace != 0,
+            is_new: is_new != 0,
+        };
+        let mut host = Worker::default();
+        for attempt in 0..PATIENCE {
+            if attempt > 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            match sibling_publication::publish(server, &mut host, &given) {
+                Ok(()) => return 0,
+                // Somebody is changing it right now; the last word counts.
+                Err(Rejection { code: 412, .. })
+                    if sibling_publication::has_tag(server, &given) => {}
+                Err(Rejection { code: 412, .. }) => return 0,
+                Err(rejection) => {
+                    log_error!(
+                        "publication of {}@{} by a module failed: {}",
+                        Shown(user),
+                        Shown(realm),
+                        rejection.reason
+                    );
+                    return -1;
+                }
+            }
+        }
+        log_error!("publication of {}@{} by a module: it is busy", Shown(user), Shown(realm));
+        -1
+    })
+}

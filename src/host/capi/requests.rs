@@ -1,0 +1,73 @@
+//! Requests that a sibling hands to us instead of the script.
+
+use std::ffi::{c_char, c_int};
+
+use crate::host::message::Message;
+use crate::host::{boundary, commands, sys, text};
+use crate::presence::uri::presentity_uri;
+
+/// `handle_publish`: `sender` is the evaluated form of the script function's
+/// parameter, or NULL.
+pub unsafe extern "C" fn handle_publish(
+    msg: *mut sys::sip_msg,
+    sender: *mut c_char,
+    _unused: *mut c_char,
+) -> c_int {
+    // SAFETY: the sibling passes the request being routed, and NULL or a
+    // parameter as Kamailio's fixup functions make them.
+    unsafe {
+        serve("api_handle_publish", msg, |message| {
+            if sender.is_null() {
+                return commands::handle_publish(message, None);
+            }
+            let mut value = sys::_str::default();
+            let got = sys::get_str_fparam(&raw mut value, msg, sender.cast());
+            // What cannot be evaluated is refused as an empty URI is.
+            let uri = if got < 0 { &b""[..] } else { text::bytes(value) };
+            commands::handle_publish(message, Some(uri))
+        })
+    }
+}
+
+/// `handle_subscribe0`: the watcher is who From says.
+pub unsafe extern "C" fn handle_subscribe0(msg: *mut sys::sip_msg) -> c_int {
+    // SAFETY: the sibling passes the request being routed.
+    unsafe {
+        serve("api_handle_subscribe0", msg, |message| commands::handle_subscribe(message, None))
+    }
+}
+
+/// `handle_subscribe`: the watcher is `user` at `domain`.
+pub unsafe extern "C" fn handle_subscribe(
+    msg: *mut sys::sip_msg,
+    user: sys::_str,
+    domain: sys::_str,
+) -> c_int {
+    // SAFETY: the sibling passes the request being routed and two strings that
+    // stay during the call.
+    unsafe {
+        serve("api_handle_subscribe", msg, |message| {
+            let uri = presentity_uri(text::bytes(user), text::bytes(domain));
+            commands::handle_subscribe(message, Some(&uri))
+        })
+    }
+}
+
+/// Serves the request in hand. After a panic it is answered with 500, unless
+/// it was answered before.
+///
+/// # Safety
+/// `msg` is NULL or the request being routed.
+unsafe fn serve(
+    name: &'static str,
+    msg: *mut sys::sip_msg,
+    body: impl FnOnce(Message<'_>) -> c_int,
+) -> c_int {
+    // SAFETY: the caller's promise; the request stays during this call.
+    let Some(message) = (unsafe { Message::new(msg) }) else { return -1 };
+    let served = boundary::enter(name, None, || Some(body(message)));
+    served.unwrap_or_else(|| {
+        boundary::enter("answer_failure", (), || commands::answer_failure(message));
+        -1
+    })
+}

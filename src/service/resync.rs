@@ -1,0 +1,159 @@
+//! Rows of publications that somebody has changed behind our back: the index
+//! in memory follows them (B42).
+
+use std::collections::HashSet;
+
+use crate::error::Fault;
+use crate::ports::{Condition, Host, Value};
+use crate::presence::dialog_info;
+use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::publication::{Facts, Step};
+use crate::service::notifier::{self, Budget};
+use crate::service::{Server, publication_rows};
+use crate::shm::Memory;
+use crate::store::publications::Change;
+use crate::store::rows::{
+    PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
+    read_publication,
+};
+use crate::store::shard::PresentityKey;
+
+/// What names a publication: identity, package and entity-tag.
+type Name = (Vec<u8>, PackageId, Vec<u8>);
+
+fn name(key: &PresentityKey, tag: &[u8]) -> Name {
+    (key.identity.clone(), key.package, tag.to_vec())
+}
+
+/// Follows the rows of one presentity. Nobody is notified yet.
+pub fn presentity<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    package: &EventPackage,
+) -> Result<(), Fault> {
+    if !server.publications_in_database() {
+        return Ok(());
+    }
+    let tags = server.store.entity_tags(key);
+    let before = tags.into_iter().map(|tag| (key.clone(), tag)).collect();
+    follow(server, host, &presentity_conditions(key, &package.name), before).map(|_| ())
+}
+
+/// Follows all rows, and notifies whoever watches something that is different
+/// now.
+pub fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    if !server.publications_in_database() {
+        return Err(Fault::Database);
+    }
+    let mut before = Vec::new();
+    for shard in 0..server.store.shards() {
+        let listed = server.store.list_publications(shard);
+        before.extend(listed.into_iter().map(|(key, copy)| (key, copy.entity_tag)));
+    }
+    for key in follow(server, host, &[], before)? {
+        if let Some(lane) = server.store.tell_again(&key) {
+            notifier::run(server, host, lane, Budget::WORKER);
+        }
+    }
+    server.wake_senders(host);
+    Ok(())
+}
+
+/// `before` is what the index had before the rows are read: what is in both is
+/// updated, what only the rows have is entered, what only the index has is
+/// dropped. Gives the presentities that are different now.
+fn follow<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+    before: Vec<(PresentityKey, Vec<u8>)>,
+) -> Result<Vec<PresentityKey>, Fault> {
+    let known: HashSet<Name> = before.iter().map(|(key, tag)| name(key, tag)).collect();
+    let mut seen: HashSet<Name> = HashSet::new();
+    let mut rows = Vec::new();
+    let table =
+        std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    let order = Some("received_time, id");
+    database.query(table, conditions, PUBLICATION_COLUMNS, order, &mut |columns| {
+        let Some(row) = read_publication(columns) else { return };
+        let package = Event::parse(&row.event).and_then(|event| server.registry.exact(&event));
+        let Some(package) = package else { return };
+        let key = server.store.key(&row.user, &row.host, package);
+        let (facts, dialog_id) = facts(server.registry.get(package), &row);
+        // The documents stay in the database.
+        let row = PublicationRow {
+            publication: crate::store::lanes::PublicationCopy {
+                body: Vec::new(),
+                ..row.publication
+            },
+            ..row
+        };
+        rows.push((key, row, facts, dialog_id));
+    })?;
+    let mut changed: Vec<PresentityKey> = Vec::new();
+    for (key, row, facts, dialog_id) in rows {
+        if key.host != row.host {
+            respell(server, host, &key, &row)?;
+        }
+        let publication = &row.publication;
+        let change = Change {
+            step: Step::Create,
+            if_match: None,
+            entity_tag: &publication.entity_tag,
+            ruid: &publication.ruid,
+            sender: Some(&publication.sender),
+            body: None,
+            facts: Some(facts),
+            dialog_id: &dialog_id,
+            expires_at: publication.expires_at,
+            now: publication.received,
+            priority: publication.priority,
+        };
+        let name = name(&key, &publication.entity_tag);
+        if server.store.sync_publication(&key, &change, known.contains(&name))?
+            && changed.last() != Some(&key)
+        {
+            changed.push(key);
+        }
+        seen.insert(name);
+    }
+    for (key, tag) in before {
+        if !seen.contains(&name(&key, &tag))
+            && server.store.forget_publication(&key, &tag)
+            && changed.last() != Some(&key)
+        {
+            changed.push(key);
+        }
+    }
+    Ok(changed)
+}
+
+/// A domain in another spelling is made ours, as when rows are loaded (B19).
+fn respell<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    row: &PublicationRow,
+) -> Result<(), Fault> {
+    let table =
+        std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)?;
+    let old = PresentityKey { host: row.host.clone(), ..key.clone() };
+    let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
+    let set = [("domain", Value::text(&key.host))];
+    let database = host.database().ok_or(Fault::Database)?;
+    publication_rows::durable(database, |database| database.update(table, &conditions, &set))
+}
+
+fn facts(package: Option<&EventPackage>, row: &PublicationRow) -> (Facts, Vec<u8>) {
+    let info = package
+        .filter(|package| package.is_dialog())
+        .and_then(|_| dialog_info::summary(&row.publication.body));
+    let Some(info) = info else { return Default::default() };
+    let facts = Facts {
+        dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
+        is_final: info.dialogs > 0 && info.all_terminated,
+    };
+    (facts, info.first_id.unwrap_or_default())
+}

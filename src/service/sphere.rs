@@ -1,0 +1,92 @@
+//! Where a presentity says it is (`enable_sphere_check`, B35): rules may hold
+//! in one sphere only, so that they are looked at again when it changes.
+
+use crate::ports::{Host, Level};
+use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::pidf;
+use crate::service::{Server, publication_rows, watchers};
+use crate::shm::Memory;
+use crate::store::shard::PresentityKey;
+
+/// The sphere of the newest publication that names one; `None` also where
+/// spheres are not looked at.
+pub fn of<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    user: &[u8],
+    domain: &[u8],
+) -> Option<Vec<u8>> {
+    if !server.config.enable_sphere_check {
+        return None;
+    }
+    let id = server.registry.serving(&Event::parse(b"presence")?)?;
+    read(server, host, &server.store.key(user, domain, id), &server.registry.get(id)?.name)
+}
+
+fn read<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+) -> Option<Vec<u8>> {
+    let known = server.store.state(key);
+    let now = host.now();
+    let mut publications = known.publications;
+    if server.publications_in_database() && !publications.is_empty() {
+        publications = publication_rows::read(server, host, &known.key, event).ok()?;
+    }
+    publications
+        .iter()
+        .rev()
+        .filter(|publication| publication.expires_at.is_none_or(|at| at >= now))
+        .find_map(|publication| pidf::sphere(&publication.body))
+}
+
+/// What a publication may change: remembers the sphere before it.
+#[derive(Debug)]
+pub struct Watched {
+    key: PresentityKey,
+    package: PackageId,
+    before: Option<Vec<u8>>,
+}
+
+impl Watched {
+    /// Looks at the sphere, if it matters for this package.
+    pub fn before<M: Memory>(
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        package: &EventPackage,
+    ) -> Option<Watched> {
+        let matters = server.config.enable_sphere_check
+            && package.is_presence()
+            && package.requires_authorization
+            && !server.config.force_active;
+        matters.then(|| Watched {
+            key: key.clone(),
+            package: key.package,
+            before: read(server, host, key, &package.name),
+        })
+    }
+
+    /// Judges the watchers anew if the sphere is another one now.
+    pub fn after<M: Memory>(self, server: &Server<M>, host: &mut dyn Host) {
+        let Some(package) = server.registry.get(self.package) else { return };
+        if read(server, host, &self.key, &package.name) == self.before {
+            return;
+        }
+        let (user, domain) = (&self.key.user, &self.key.host);
+        let judged = host.rules(self.package, user, domain).and_then(|rules| match rules {
+            Some(rules) => {
+                watchers::update_watchers(server, host, self.package, user, domain, Some(&rules))
+            }
+            None => Ok(0),
+        });
+        if let Err(fault) = judged {
+            host.log(
+                Level::Error,
+                format_args!("watchers keep their states in the new sphere: {fault}"),
+            );
+        }
+    }
+}

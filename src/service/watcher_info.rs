@@ -1,0 +1,180 @@
+//! Watcher information (RFC 3857): the documents about a presentity's watchers,
+//! made of the living subscriptions, of what has changed, and of those in the
+//! `watchers` table who wait for a decision.
+
+use crate::ports::{Compare, Host, Level, Value};
+use crate::presence::event_package::EventPackage;
+use crate::presence::subscription::{Status, Text};
+use crate::presence::{uri, winfo};
+use crate::service::Server;
+use crate::shm::Memory;
+use crate::store::lanes::{Document, Send};
+use crate::store::rows::dialog_of;
+use crate::store::shard::{PresentityKey, later};
+use crate::store::watcher_changes::{ChangedWatcher, WatcherChanges, id_key};
+use std::collections::HashSet;
+
+/// One watcher in a document.
+#[derive(Debug, Clone)]
+struct Entry {
+    /// Round of its change; `None` for one that is just there.
+    round: Option<u32>,
+    id: String,
+    uri: Vec<u8>,
+    status: Status,
+    event: winfo::WatcherEvent,
+}
+
+/// What the documents are made of.
+#[derive(Debug, Default)]
+pub struct WatcherList {
+    /// All watchers, if somebody gets all.
+    all: Option<Vec<Entry>>,
+    changed: Vec<Entry>,
+    /// `WatcherChanges::full_since`.
+    pub full_since: u32,
+}
+
+impl WatcherList {
+    /// The list of all watchers was made.
+    pub fn has_all(&self) -> bool {
+        self.all.is_some()
+    }
+
+    /// Collects the watchers of `key`, and what has become of others.
+    pub fn new<M: Memory>(
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        changes: WatcherChanges,
+    ) -> WatcherList {
+        WatcherList {
+            all: changes.wants_full.then(|| all(server, host, key)),
+            changed: latest(changes.list),
+            full_since: changes.full_since,
+        }
+    }
+
+    /// The document for one watcher of the watchers.
+    pub fn document(
+        &self,
+        package: &EventPackage,
+        resource: &[u8],
+        send: &Send,
+    ) -> Vec<u8> {
+        let full = send.document != Document::Changed;
+        let name = &package.event.name;
+        let base = &name[..name.len().saturating_sub(".winfo".len())];
+        let changed = self.changed.iter().filter(|entry| {
+            // A full list lacks nobody but those who are gone.
+            let gone = matches!(entry.status, Status::Terminated | Status::Waiting);
+            (gone || !full) && entry.round.is_some_and(|round| later(round, send.told))
+        });
+        let listed = self.all.iter().flatten().filter(|_| full);
+        let mut named = HashSet::new();
+        let watchers: Vec<winfo::Watcher<'_>> = listed
+            .chain(changed)
+            .filter(|entry| named.insert(entry.id.as_str()))
+            .map(|entry| winfo::Watcher {
+                id: &entry.id,
+                uri: &entry.uri,
+                status: entry.status,
+                event: entry.event,
+                display_name: None,
+                expiration: None,
+                duration_subscribed: None,
+            })
+            .collect();
+        winfo::WatcherInfo {
+            // The first NOTIFY of a dialog has version 1 in memory, 0 on the wire.
+            version: send.subscription.version.saturating_sub(1),
+            full,
+            resource,
+            package: base,
+            watchers: &watchers,
+        }
+        .to_xml()
+    }
+}
+
+/// Of several changes of one watcher the last one.
+fn latest(changes: Vec<ChangedWatcher>) -> Vec<Entry> {
+    let mut named = HashSet::new();
+    let mut kept: Vec<Entry> = Vec::with_capacity(changes.len());
+    for change in changes.into_iter().rev() {
+        if named.insert(change.id.clone()) {
+            kept.push(Entry {
+                round: Some(change.round),
+                id: change.id,
+                uri: uri::presentity_uri(&change.user, &change.host),
+                status: change.status,
+                event: change.event,
+            });
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+fn all<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) -> Vec<Entry> {
+    let id_key = id_key(&server.store);
+    let mut entries = Vec::new();
+    server.store.each_watcher(key, host.now(), |_, watcher| {
+        let dialog = dialog_of(&watcher);
+        entries.push(Entry {
+            round: None,
+            id: winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key),
+            uri: uri::presentity_uri(
+                watcher.text(Text::WatcherUser),
+                watcher.text(Text::WatcherHost),
+            ),
+            status: watcher.status,
+            event: winfo::WatcherEvent::Subscribe,
+        });
+    });
+    let subscribed: HashSet<Vec<u8>> = entries.iter().map(|entry| entry.uri.clone()).collect();
+    let resource = uri::presentity_uri(&key.user, &key.host);
+    for uri in waiting(server, host, key, &resource) {
+        if !subscribed.contains(&uri) {
+            entries.push(Entry {
+                round: None,
+                id: winfo::watcher_id(&uri, &resource, b"", id_key),
+                uri,
+                status: Status::Waiting,
+                event: winfo::WatcherEvent::Timeout,
+            });
+        }
+    }
+    entries
+}
+
+/// URIs of those whom the table has as pending; none without a database.
+fn waiting<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    resource: &[u8],
+) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let Some(package) = server.registry.get(key.package) else { return found };
+    if !package.requires_authorization {
+        return found;
+    }
+    let Ok(table) = std::str::from_utf8(&server.config.watchers_table) else { return found };
+    let conditions = [
+        ("presentity_uri", Compare::Eq, Value::text(resource)),
+        ("event", Compare::Eq, Value::text(&package.name)),
+        ("status", Compare::Eq, Value::Int(Status::Pending as i64)),
+    ];
+    let columns = ["watcher_username", "watcher_domain"];
+    let Some(database) = host.database() else { return found };
+    let read = database.query(table, &conditions, &columns, None, &mut |row| {
+        if let [user, domain] = row {
+            found.push(uri::presentity_uri(user.as_bytes(), domain.as_bytes()));
+        }
+    });
+    if read.is_err() {
+        host.log(Level::Warning, format_args!("waiting watchers cannot be read: left out"));
+    }
+    found
+}

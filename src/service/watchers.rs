@@ -1,0 +1,173 @@
+//! What the rules say about those who watch already (B17), and about anybody.
+
+mod purge;
+
+pub use purge::purge;
+
+use crate::error::Fault;
+use crate::ports::{Host, Level};
+use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::request::UriParts;
+use crate::presence::subscription::{Authorization, Snapshot, Status, Text};
+use crate::presence::{text, uri};
+use crate::service::authorization::{self, Row};
+use crate::service::notifier::{self, Budget};
+use crate::service::publication_rows::durable;
+use crate::service::Server;
+use crate::shm::Memory;
+use crate::store::Token;
+use crate::store::shard::PresentityKey;
+use std::collections::HashMap;
+
+/// Rows changed in one transaction.
+const BATCH: usize = 200;
+
+/// User and host of a watcher.
+pub(super) type Name = (Vec<u8>, Vec<u8>);
+
+/// The rules of a presentity have changed: everybody who watches it, or has
+/// tried to, is judged anew, and is notified where that makes a difference.
+/// Gives the number of subscriptions whose state has changed.
+pub fn update_watchers<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    package_id: PackageId,
+    user: &[u8],
+    host_part: &[u8],
+    rules: Option<&[u8]>,
+) -> Result<usize, Fault> {
+    let package = server.registry.get(package_id).ok_or(Fault::Package)?;
+    if !package.requires_authorization || server.config.force_active {
+        return Ok(0);
+    }
+    let key = server.store.key(user, host_part, package_id);
+    let resource = uri::presentity_uri(&key.user, &key.host);
+    let mut rows = authorization::rows(server, host, &resource, &package.name)?;
+    let mut living: Vec<(Token, Name, Authorization)> = Vec::new();
+    server.store.each_watcher(&key, host.now(), |token, copy| {
+        living.push((token, name_of(&copy), state_of(&copy)));
+    });
+    let mut decisions: HashMap<Name, Authorization> = HashMap::new();
+    let mut changed = Vec::new();
+    for (name, row) in &mut rows {
+        let decision = judge(host, &key, name, row, rules)?;
+        if decision != row.state {
+            changed.push((name.clone(), decision.clone()));
+        }
+        decisions.insert(name.clone(), decision);
+    }
+    for (_, name, state) in &living {
+        // Those whom the table does not have are judged by what they are.
+        if !decisions.contains_key(name) {
+            let row = Row { state: state.clone(), by_hand: false };
+            decisions.insert(name.clone(), judge(host, &key, name, &row, rules)?);
+        }
+    }
+    store(server, host, &resource, package, &changed)?;
+    let mut told = 0;
+    for (token, name, _) in living {
+        let Some(decision) = decisions.get(&name) else { continue };
+        match server.store.decide(token, decision) {
+            Ok(true) => told += 1,
+            Ok(false) => {}
+            Err(fault) => host.log(
+                Level::Error,
+                format_args!("a watcher keeps its old state: {fault}"),
+            ),
+        }
+    }
+    if let Some(lane) = server.store.lane_of(&key) {
+        notifier::run(server, host, lane, Budget::WORKER);
+    }
+    server.wake_senders(host);
+    Ok(told)
+}
+
+/// What the rules make of a watcher. One approved by hand stays approved unless
+/// the rules name it.
+fn judge(
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    name: &Name,
+    row: &Row,
+    rules: Option<&[u8]>,
+) -> Result<Authorization, Fault> {
+    let assumed = if row.by_hand { Status::Pending } else { row.state.status };
+    let verdict = ask(host, key, name, assumed, rules)?;
+    Ok(if row.by_hand && verdict.status == Status::Pending { row.state.clone() } else { verdict })
+}
+
+/// Asks the package about a watcher whose status is `assumed` so far.
+pub(super) fn ask(
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    (user, domain): &Name,
+    assumed: Status,
+    rules: Option<&[u8]>,
+) -> Result<Authorization, Fault> {
+    let block = text::pack::<Text>(|n| match Text::ALL[n] {
+        Text::PresentityUser => key.user.clone(),
+        Text::PresentityHost => key.host.clone(),
+        Text::WatcherUser | Text::FromUser => user.clone(),
+        Text::WatcherHost | Text::FromHost => domain.clone(),
+        _ => Vec::new(),
+    })
+    .map_err(|_| Fault::Host)?;
+    let mut subscription = Snapshot::new(key.package, block);
+    subscription.status = assumed;
+    host.authorize(key.package, &subscription, rules)
+}
+
+pub(super) fn name_of(copy: &Snapshot) -> Name {
+    (copy.text(Text::WatcherUser).to_vec(), copy.text(Text::WatcherHost).to_vec())
+}
+
+fn state_of(copy: &Snapshot) -> Authorization {
+    Authorization { status: copy.status, reason: copy.text(Text::Reason).to_vec() }
+}
+
+fn store<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    resource: &[u8],
+    package: &EventPackage,
+    changed: &[(Name, Authorization)],
+) -> Result<(), Fault> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let table = authorization::table(server)?;
+    let Some(database) = host.database() else { return Ok(()) };
+    for batch in changed.chunks(BATCH) {
+        durable(database, |database| {
+            batch.iter().try_for_each(|((user, domain), state)| {
+                let row = authorization::conditions(resource, user, domain, &package.name);
+                database.update(table, &row, &authorization::columns(state))
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// What the rules of `presentity` say about `watcher`, without regard to any
+/// subscription; the flag is for polite blocking.
+pub fn auth_status<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    watcher: UriParts<'_>,
+    presentity: UriParts<'_>,
+) -> Result<(Status, bool), Fault> {
+    let event = Event::parse(b"presence").ok_or(Fault::Package)?;
+    let id = server.registry.serving(&event).ok_or(Fault::Package)?;
+    let package = server.registry.get(id).ok_or(Fault::Package)?;
+    if !package.requires_authorization || server.config.force_active {
+        return Ok((Status::Active, false));
+    }
+    let key = server.store.key(presentity.user, presentity.host, id);
+    let Some(rules) = host.rules(id, presentity.user, presentity.host)? else {
+        return Ok((Status::Pending, false));
+    };
+    let name = (watcher.user.to_vec(), watcher.host.to_vec());
+    let verdict = ask(host, &key, &name, Status::Pending, Some(&rules))?;
+    Ok((verdict.status, verdict.reason == b"polite-block"))
+}

@@ -1,0 +1,95 @@
+//! What there is, for those who ask: the script and the operator's commands.
+//! Everything is copied out under one shard's lock at a time.
+
+use crate::presence::subscription::Snapshot;
+use crate::presence::uri;
+use crate::shm::Memory;
+use crate::store::Store;
+use crate::store::lanes::{PublicationCopy, copy_publication};
+use crate::store::publications::key_of;
+use crate::store::records::{Phase, PresentityText, PublicationPhase};
+use crate::store::shard::PresentityKey;
+use crate::store::subscriptions::snapshot;
+
+/// A subscription and its end.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The subscription.
+    pub subscription: Snapshot,
+    /// Unix time of its end.
+    pub expires_at: i64,
+}
+
+impl<M: Memory> Store<M> {
+    /// Somebody's subscription to exactly this presentity and package lives,
+    /// pending or not (B33).
+    pub fn has_subscribers(&self, key: &PresentityKey, now: i64) -> bool {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
+            owner.is_some_and(|owner| {
+                owner.watchers.iter(&records.subscriptions).any(|(_, record)| {
+                    matches!(record.phase, Phase::Held | Phase::Live) && record.expires_at > now
+                })
+            })
+        })
+        .unwrap_or(false)
+    }
+
+    /// The publications of one shard. Those whose documents the database keeps
+    /// come without.
+    pub fn list_publications(&self, shard: usize) -> Vec<(PresentityKey, PublicationCopy)> {
+        self.with(shard, |records| {
+            let mut all = Vec::new();
+            for (id, owner) in records.presentities.iter() {
+                if owner.publications.is_empty() {
+                    continue;
+                }
+                let Some(key) = key_of(records, id) else { continue };
+                all.extend(
+                    owner
+                        .publications
+                        .iter(&records.publications)
+                        .filter(|(_, record)| {
+                            matches!(
+                                record.phase,
+                                PublicationPhase::Live | PublicationPhase::Changing
+                            )
+                        })
+                        .map(|(_, record)| (key.clone(), copy_publication(record))),
+                );
+            }
+            all
+        })
+        .unwrap_or_default()
+    }
+
+    /// The subscriptions of one shard to this presentity URI, compared without
+    /// case, in all packages.
+    pub fn list_subscriptions(&self, shard: usize, uri: &[u8], now: i64) -> Vec<Listed> {
+        self.with(shard, |records| {
+            let mut all = Vec::new();
+            for (_, owner) in records.presentities.iter() {
+                let known = uri::presentity_uri(
+                    owner.text(PresentityText::User),
+                    owner.text(PresentityText::Host),
+                );
+                if !known.eq_ignore_ascii_case(uri) {
+                    continue;
+                }
+                all.extend(
+                    owner
+                        .watchers
+                        .iter(&records.subscriptions)
+                        .filter(|(_, record)| matches!(record.phase, Phase::Held | Phase::Live))
+                        .map(|(_, record)| Listed {
+                            subscription: snapshot(record, owner.package, now),
+                            expires_at: record.expires_at,
+                        }),
+                );
+            }
+            all
+        })
+        .unwrap_or_default()
+    }
+}

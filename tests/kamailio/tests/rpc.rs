@@ -1,0 +1,267 @@
+//! The operator's commands, through kamcmd and through JSON-RPC.
+
+use presence_kamailio_tests::database::execute;
+use presence_kamailio_tests::prelude::*;
+use serde_json::{Value, json};
+
+fn fault(kamailio: &Kamailio, method: &str, parameters: Value) -> String {
+    let reply = kamailio.json_rpc(method, &parameters);
+    let error = &reply["error"];
+    assert_eq!(error["code"], 500, "{method} {parameters}: {reply}");
+    error["message"].as_str().unwrap_or_default().to_owned()
+}
+
+fn result(kamailio: &Kamailio, method: &str, parameters: Value) -> Value {
+    let reply = kamailio.json_rpc(method, &parameters);
+    assert!(reply.get("error").is_none(), "{method} {parameters}: {reply}");
+    reply["result"].clone()
+}
+
+fn names(record: &Value) -> Vec<String> {
+    record.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default()
+}
+
+fn same(mut one: Vec<String>, other: &[&str]) -> bool {
+    one.sort();
+    let mut other: Vec<&str> = other.to_vec();
+    other.sort();
+    one == other
+}
+
+const BASIC: &[&str] = &["user", "domain", "event", "etag", "sender", "expires"];
+const FULL: &[&str] = &[
+    "user", "domain", "event", "etag", "sender", "expires", "received_time", "priority", "ruid",
+    "body", "hashid",
+];
+
+both_storages! {
+    fn presentity_list_has_every_publication(storage) {
+        let kamailio =
+            Kamailio::start(Config::new(storage).jsonrpcs().publish_arguments("\"$fu\""));
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.publish(bodies::pidf("alice", "phone", "open", "hello"));
+        let mut mail = Publisher::udp(&kamailio, "bob").event("message-summary");
+        mail.publish(bodies::message_summary("bob", 1, 0));
+        let list = result(&kamailio, "presence.presentity_list", json!([]));
+        let list = list.as_array().cloned().unwrap_or_default();
+        // B24: stock lists only what it keeps in memory.
+        let expected = match storage {
+            Storage::Memory => 2,
+            _ => differs("B24", 0, 2),
+        };
+        assert_eq!(list.len(), expected, "{list:?}");
+        if expected > 0 {
+            let alice = list.iter().find(|record| record["user"] == "alice");
+            let alice = alice.unwrap_or_else(|| panic!("{list:?}"));
+            assert!(same(names(alice), BASIC), "{alice}");
+            assert_eq!(alice["domain"], DOMAIN);
+            assert_eq!(alice["event"], "presence");
+            assert_eq!(alice["etag"], phone.tag());
+            assert_eq!(alice["sender"], aor("alice"));
+            assert!(alice["expires"].as_i64().is_some_and(|at| at > 1_600_000_000), "{alice}");
+            let full = result(&kamailio, "presence.presentity_list", json!(["full"]));
+            let alice = full.as_array().and_then(|all| all.iter().find(|one| one["user"] == "alice"));
+            let alice = alice.cloned().unwrap_or_default();
+            assert!(same(names(&alice), FULL), "{alice}");
+            assert!(alice["body"].as_str().is_some_and(|body| body.contains("hello")), "{alice}");
+            assert!(alice["ruid"].as_str().is_some_and(|ruid| ruid.starts_with("pres-")), "{alice}");
+            assert_eq!(alice["priority"], 0);
+            let text = kamailio.rpc_ok(&["presence.presentity_list"]);
+            assert!(text.contains(&phone.tag()) && text.contains(&mail.tag()), "{text}");
+            assert!(!text.contains("body:"), "{text}");
+        }
+        phone.remove();
+        mail.remove();
+        let list = result(&kamailio, "presence.presentity_list", json!([]));
+        assert_eq!(list, json!([]));
+        kamailio.finish();
+    }
+
+    fn presentity_show_filters(storage) {
+        if !ours_only("B24 a newer release's command") { return; }
+        let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());
+        for user in ["alice", "bob"] {
+            Publisher::udp(&kamailio, user).publish(bodies::pidf(user, "phone", "open", ""));
+        }
+        let count = |parameters: Value| {
+            let list = result(&kamailio, "presence.presentity_show", parameters);
+            list.as_array().map_or(0, Vec::len)
+        };
+        assert_eq!(count(json!(["basic", "*", "*"])), 2);
+        assert_eq!(count(json!(["basic", "ALICE", "*"])), 1);
+        assert_eq!(count(json!(["full", "alice", DOMAIN])), 1);
+        assert_eq!(count(json!(["full", "alice", "elsewhere.org"])), 0);
+        assert_eq!(count(json!(["full", "*", DOMAIN])), 2);
+        let full = result(&kamailio, "presence.presentity_show", json!(["full", "bob", "*"]));
+        assert!(same(names(&full[0]), FULL), "{full}");
+        let show = |parameters| fault(&kamailio, "presence.presentity_show", parameters);
+        assert_eq!(show(json!(["odd", "*", "*"])), "Unknown output mode");
+        assert!(kamailio.rpc(&["presence.presentity_show", "basic"]).is_err());
+        kamailio.finish();
+    }
+
+    fn watcher_list_shows_subscriptions(storage) {
+        if !ours_only("B24 a newer release's command") { return; }
+        let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());
+        let mut watcher = Watcher::udp(&kamailio, "alice").named("bob");
+        watcher.extra_headers.push(("User-Agent".into(), "Test phone 1.0".into()));
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        let mut mail = Watcher::udp(&kamailio, "alice").event("message-summary");
+        mail.subscribe(600);
+        mail.next_notify("initial");
+        let list = |mode: &str, uri: &str| {
+            result(&kamailio, "presence.watcher_list", json!([mode, uri]))
+                .as_array()
+                .cloned()
+                .unwrap_or_default()
+        };
+        let basic = list("basic", &aor("Alice"));
+        assert_eq!(basic.len(), 2, "{basic:?}");
+        let bob = basic.iter().find(|one| one["watcher_user"] == "bob").cloned();
+        let bob = bob.unwrap_or_default();
+        let fields = [
+            "pres_uri", "to_user", "to_domain", "from_user", "from_domain", "watcher_user",
+            "watcher_domain", "contact", "event_id", "callid", "user_agent", "expires", "status",
+            "version", "flags",
+        ];
+        assert!(same(names(&bob), &fields), "{bob}");
+        assert_eq!(bob["pres_uri"], aor("alice"));
+        assert_eq!(bob["callid"], watcher.call_id);
+        assert_eq!(bob["user_agent"], "Test phone 1.0");
+        assert_eq!(bob["status"], 1);
+        assert_eq!(bob["version"], 1);
+        let full = list("full", &aor("alice"));
+        let bob = full.iter().find(|one| one["watcher_user"] == "bob").cloned();
+        let bob = bob.unwrap_or_default();
+        assert_eq!(names(&bob).len(), fields.len() + 12, "{bob}");
+        assert_eq!(bob["to_tag"].as_str(), watcher.to_tag.as_deref());
+        assert_eq!(bob["from_tag"], watcher.from_tag);
+        assert_eq!(bob["remote_cseq"], 1);
+        assert_eq!(bob["local_cseq"], 1);
+        assert_eq!(bob["socket"], format!("udp:{}", kamailio.address()));
+        assert!(list("basic", &aor("nobody")).is_empty());
+        let watchers = |parameters| fault(&kamailio, "presence.watcher_list", parameters);
+        assert_eq!(watchers(json!(["odd", aor("alice")])), "Unknown output mode");
+        assert!(kamailio.rpc(&["presence.watcher_list", "basic"]).is_err());
+        kamailio.finish();
+    }
+
+    fn refresh_watchers_and_its_faults(storage) {
+        let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.publish(bodies::pidf("alice", "phone", "open", ""));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        let alice = aor("alice");
+        kamailio.rpc_ok(&["presence.refreshWatchers", &alice, "presence", "1"]);
+        assert!(watcher.next_notify("again").body().contains(">open<"));
+        result(&kamailio, "presence.refreshWatchers", json!([alice, "presence", 1]));
+        watcher.next_notify("again");
+        let refresh = |parameters| fault(&kamailio, "presence.refreshWatchers", parameters);
+        assert_eq!(refresh(json!(["", "presence", 1])), "Empty presentity URI");
+        assert_eq!(refresh(json!([alice, "", 1])), "Empty event parameter");
+        assert_eq!(refresh(json!([alice, "presence", 2])), "No file uri or name parameters");
+        assert_eq!(refresh(json!([alice, "presence", 2, "", "n"])), "Empty file uri parameter");
+        assert_eq!(refresh(json!([alice, "presence", 2, "f", ""])), "Empty file name parameter");
+        assert_eq!(refresh(json!([alice, "nonsense", 1])), "Execution failed");
+        assert_eq!(refresh(json!([alice, "message-summary", 0])), "Execution failed");
+        let text = kamailio.rpc(&["presence.refreshWatchers", &alice]);
+        assert!(text.is_err(), "{text:?}");
+        let update = |parameters| fault(&kamailio, "presence.updateWatchers", parameters);
+        assert_eq!(update(json!(["", "presence"])), "Empty presentity URI");
+        assert_eq!(update(json!([alice, ""])), "Empty event parameter");
+        assert_eq!(update(json!([alice, "nonsense"])), "Processing error");
+        assert_eq!(update(json!([alice, "presence"])), "Processing error");
+        watcher.no_more_notify(Duration::from_millis(150), "all were refused");
+        kamailio.finish();
+    }
+
+    fn cleanup_ends_what_has_run_out(storage) {
+        let kamailio = Kamailio::start(
+            Config::new(storage)
+                .jsonrpcs()
+                .presence("clean_period", 0)
+                .presence("db_update_period", 0),
+        );
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.expires = Some(1);
+        phone.publish(bodies::pidf("alice", "phone", "open", ""));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        let mut brief = Watcher::udp(&kamailio, "alice");
+        brief.subscribe(1);
+        brief.next_notify("initial");
+        std::thread::sleep(Duration::from_millis(2200));
+        watcher.no_more_notify(Duration::from_millis(100), "no timer runs");
+        let text = kamailio.rpc_ok(&["presence.cleanup"]);
+        assert!(text.contains("Reload OK"), "{text}");
+        watcher.wait_notify("expired", |n| !n.body().contains(">open<"));
+        // D4: stock frees records without telling their watchers.
+        if target() == Target::Ours {
+            let last = brief.wait_notify("its end", |n| n.state == "terminated");
+            assert_eq!(last.reason(), "timeout");
+        }
+        assert_eq!(brief.try_subscribe(600).status(), Some(481));
+        assert_eq!(result(&kamailio, "presence.cleanup", json!([])), "Reload OK");
+        if storage.has_database() {
+            assert!(kamailio.rows("presentity").is_empty());
+        }
+        kamailio.finish();
+    }
+}
+
+#[test]
+fn publish_cache_sync_follows_the_table() {
+    if !ours_only("B24 a newer release's command") {
+        return;
+    }
+    let kamailio = Kamailio::start(Config::new(Storage::Default).jsonrpcs());
+    let mut phone = Publisher::udp(&kamailio, "alice");
+    phone.publish(bodies::pidf("alice", "phone", "open", ""));
+    let mut watcher = Watcher::udp(&kamailio, "alice");
+    watcher.subscribe(600);
+    watcher.next_notify("initial");
+    let body = bodies::pidf("alice", "byhand", "open", "by hand");
+    execute(
+        &kamailio.database(),
+        &format!(
+            "INSERT INTO presentity (username, domain, event, etag, expires, received_time, body, sender, priority, ruid) \
+             VALUES ('alice', 'EXAMPLE.ORG', 'presence', 'hand.1', 4000000000, 1, '{body}', '', 0, 'hand-1');"
+        )
+        .replace("EXAMPLE.ORG", &DOMAIN.to_ascii_uppercase()),
+    );
+    assert_eq!(result(&kamailio, "presence.publish_cache_sync", json!([])), "OK");
+    watcher.wait_notify("the new row", |n| n.body().contains("by hand"));
+    // B19: the spelling is ours now, and the entity-tag works.
+    assert!(kamailio.rows("presentity").iter().all(|row| row["domain"] == DOMAIN));
+    let mut other = Publisher::udp(&kamailio, "alice");
+    other.etag = Some("hand.1".into());
+    other.refresh();
+    execute(&kamailio.database(), "DELETE FROM presentity WHERE ruid<>'hand-1';");
+    assert!(kamailio.rpc_ok(&["presence.publish_cache_sync"]).contains("OK"));
+    watcher.wait_notify("without the row", |n| {
+        n.body().contains("by hand") && !n.body().contains("\"phone\"")
+    });
+    assert_eq!(phone.try_refresh().status(), Some(412));
+    // Nothing has changed: nobody is told.
+    watcher.skip_notifies();
+    kamailio.rpc_ok(&["presence.publish_cache_sync"]);
+    watcher.no_more_notify(Duration::from_millis(150), "nothing has changed");
+    kamailio.finish();
+}
+
+#[test]
+fn publish_cache_sync_without_a_table() {
+    if !ours_only("B24 a newer release's command") {
+        return;
+    }
+    let kamailio = Kamailio::start(Config::new(Storage::Memory).jsonrpcs());
+    assert_eq!(
+        fault(&kamailio, "presence.publish_cache_sync", json!([])),
+        "Failed to sync presinity table with the publish cache."
+    );
+    kamailio.finish();
+}
