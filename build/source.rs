@@ -117,7 +117,10 @@ fn definitions_of_make(src: &Path, out: &Path) -> Result<Vec<String>, String> {
         }
     }
     // Cargo's variables (TARGET, PROFILE, DEBUG …) mean something else there.
-    run(Command::new("make").args(["cfg", "FLAVOUR=kamailio"]).current_dir(&copy), "make gcc")?;
+    // The makefiles look for libssl, whose presence at Debian's build decides
+    // one flag of the loader's comparison; the module does not need it.
+    let configure = ["cfg", "FLAVOUR=kamailio", "LIBSSL_SET_MUTEX_SHARED=1"];
+    run(Command::new("make").args(configure).current_dir(&copy), "make gcc")?;
     let config = copy.join("config.mak");
     let text =
         std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;

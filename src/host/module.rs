@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use crate::config::{Config, ParameterValue, Parameters};
+use crate::config::{Config, ConfigError, ParameterValue, Parameters};
 use crate::host::database::Driver;
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
@@ -71,7 +71,16 @@ pub fn config() -> Option<&'static Config> {
 /// Takes one parameter of the configuration file.
 pub fn set_parameter(name: &str, value: ParameterValue) -> Result<(), String> {
     let mut parameters = PARAMETERS.lock().map_err(|_| "parameters are in use")?;
-    parameters.get_or_insert_default().set(name, value).map_err(|error| error.to_string())
+    let parameters = parameters.get_or_insert_default();
+    parameters.set(name, value).map_err(|error| error.to_string())?;
+    // Here as well as in mod_init, so that `kamailio -c`, which initialises
+    // nothing, finds values that would be refused.
+    match parameters.validate() {
+        Err(error @ (ConfigError::Range { .. } | ConfigError::Later { .. })) => {
+            Err(error.to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The script may call our functions unless we are only a library.
@@ -236,13 +245,20 @@ fn send_step() {
     let (Some(server), Some(wake)) = (server(), WAKE.get()) else { return };
     wake.wait(SENDER_IDLE);
     let mut host = Worker::default();
-    for shard in 0..server.store.shards() {
-        while let Some(lane) = server.store.take_over(shard) {
-            if notifier::run(server, &mut host, lane, Budget::SENDER) == Run::Failed {
-                std::thread::sleep(SENDER_PAUSE);
-                break;
-            }
+    // One lane of each shard in turn: a lane with a hundred thousand watchers
+    // comes back to its queue and must not keep the others waiting.
+    let (mut busy, mut failed) = (true, false);
+    while busy && !failed {
+        busy = false;
+        for shard in 0..server.store.shards() {
+            let Some(lane) = server.store.take_over(shard) else { continue };
+            busy = true;
+            failed |= notifier::run(server, &mut host, lane, Budget::SENDER) == Run::Failed;
         }
+    }
+    if failed {
+        std::thread::sleep(SENDER_PAUSE);
+        wake.notify();
     }
 }
 

@@ -51,6 +51,20 @@ pub fn publish<M: Memory>(
     host: &mut dyn Host,
     given: &Given<'_>,
 ) -> Result<(), Rejection> {
+    match publish_once(server, host, given) {
+        // Another process has created it since we looked: it is there now.
+        Err(rejection) if rejection.code == 412 && given.is_new => {
+            publish_once(server, host, given)
+        }
+        result => result,
+    }
+}
+
+fn publish_once<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    given: &Given<'_>,
+) -> Result<(), Rejection> {
     let package = server.registry.get(given.package).ok_or(Fault::Package)?;
     if package.kind == Kind::WatcherInfo {
         return Err(Fault::Package.into());

@@ -15,7 +15,7 @@ use crate::store::records::{
     Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase, Subscription,
 };
 use crate::store::shard::{PresentityKey, Shard, later};
-use crate::store::subscriptions::{dialog_of_record, snapshot};
+use crate::store::subscriptions::{Places, snapshot};
 use crate::store::watcher_changes::{WatcherChanges, copy_changes};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
@@ -187,8 +187,8 @@ impl<M: Memory> Store<M> {
             close_pass(records, lane.presentity);
             Taken { sends, more }
         });
-        for (dialog, token) in ended {
-            self.forget_dialog(dialog, token);
+        for (places, token) in ended {
+            self.forget(places, token);
         }
         taken.unwrap_or(Taken { sends: Vec::new(), more: false })
     }
@@ -203,7 +203,7 @@ impl<M: Memory> Store<M> {
         limit: usize,
         visits: &mut usize,
         sends: &mut Vec<Send>,
-        ended: &mut Vec<(u64, Token)>,
+        ended: &mut Vec<(Places, Token)>,
     ) {
         // Who subscribed while only changes were composed waits for the rest.
         if composed.watchers.is_some_and(|watchers| !watchers.has_all) {
@@ -240,14 +240,13 @@ impl<M: Memory> Store<M> {
                     }
                 }
                 Phase::Ending(_) => {
-                    let dialog = self.dialog_hash(dialog_of_record(record));
+                    let places =
+                        records.subscriptions.get(id).map(|record| self.places(records, record));
                     let token = self.token(usize::from(lane.shard), records, id);
                     let newest = Document::Newest;
                     self.take_one(records, lane, id, (composed, newest), now, sends);
                     records.retire_subscription(id);
-                    if let Some(token) = token {
-                        ended.push((dialog, token));
-                    }
+                    ended.extend(places.zip(token));
                 }
             }
         }

@@ -128,6 +128,11 @@ impl<M: Memory> Store<M> {
         change: &Change<'_>,
     ) -> Result<Begun<M>, Fault> {
         let presentity = records.find_or_create(key, hash)?;
+        // A sibling's own tag may be in use: two living publications with one
+        // tag could never be told apart again.
+        if with_tag(records, presentity, change.entity_tag).is_some() {
+            return Ok(Begun::Refused(unknown_entity_tag()));
+        }
         let reserved = reserve(records, presentity, change);
         let publication = match reserved {
             Ok(publication) => publication,

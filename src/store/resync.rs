@@ -130,6 +130,12 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| {
             let presentity = records.find(key, hash)?;
             records.state_changed(presentity, b"");
+            if self.policy.watcher_info.contains(&Some(key.package))
+                && let Some(owner) = records.presentities.get_mut(presentity)
+            {
+                // "Again" means all watchers, not those that have changed.
+                owner.wants_full_since(owner.round);
+            }
             records
                 .take_lane(presentity)
                 .then_some(LaneRef { shard: shard as u16, presentity })

@@ -7,7 +7,7 @@ use crate::presence::subscription::{
 };
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
-use crate::store::records::{Lane, Phase, Presentity, Subscription};
+use crate::store::records::{Lane, Phase, Presentity, PresentityText, Subscription};
 use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
@@ -55,7 +55,7 @@ impl<M: Memory> Store<M> {
     ) -> Result<Token, Fault> {
         let token = self.add(key, snapshot, now, Phase::Held, false)?;
         if self.policy.replaces_same_call {
-            self.remove_same_call(key, snapshot, token);
+            self.replace_same_call(key, snapshot, token);
         }
         Ok(token)
     }
@@ -228,18 +228,18 @@ impl<M: Memory> Store<M> {
                 return None;
             }
             let presentity = record.presentity;
-            let dialog = self.dialog_hash(dialog_of_record(record));
+            let places = self.places(records, record);
             self.watcher_changed(records, id, WatcherEvent::Timeout, true, false);
             records.retire_subscription(id);
             if records.presentities.get(presentity).is_some_and(|p| p.watchers.is_empty()) {
                 records.everybody_told(presentity);
             }
             self.drop_if_idle(records, presentity);
-            Some(dialog)
+            Some(places)
         });
         match removed {
-            Ok(Some(dialog)) => {
-                self.forget_dialog(dialog, token);
+            Ok(Some(places)) => {
+                self.forget(places, token);
                 true
             }
             _ => false,
@@ -315,10 +315,27 @@ impl<M: Memory> Store<M> {
         }
     }
 
-    pub(super) fn forget_dialog(&self, hash: u64, token: Token) {
-        if let Ok(dialogs) = self.dialogs(hash) {
-            dialogs.lock().remove(hash, |number| number == token.number());
+    /// Takes a subscription out of the index.
+    pub(super) fn forget(&self, places: Places, token: Token) {
+        for hash in [Some(places.dialog), places.call].into_iter().flatten() {
+            if let Ok(index) = self.dialogs(hash) {
+                index.lock().remove(hash, |number| number == token.number());
+            }
         }
+    }
+
+    /// Where the index has a subscription.
+    pub(super) fn places(&self, records: &Shard<M>, record: &Subscription<M>) -> Places {
+        let owner = records.presentities.get(record.presentity);
+        let call = owner.filter(|_| self.policy.replaces_same_call).map(|owner| {
+            let identity = owner.text(PresentityText::Identity);
+            self.call_hash(identity, owner.package, record.text(Text::CallId))
+        });
+        Places { dialog: self.dialog_hash(dialog_of_record(record)), call }
+    }
+
+    fn call_hash(&self, identity: &[u8], package: PackageId, call_id: &[u8]) -> u64 {
+        self.shared.hash.hash_parts(&[b"call", identity, &package.0.to_le_bytes(), call_id])
     }
 
     pub(super) fn dialog_hash(&self, dialog: DialogId<'_>) -> u64 {
@@ -334,25 +351,30 @@ impl<M: Memory> Store<M> {
     }
 
     /// `delete_same_subs`: earlier subscriptions of the same call go without
-    /// a NOTIFY; the client has forgotten them.
-    fn remove_same_call(&self, key: &PresentityKey, snapshot: &Snapshot, keep: Token) {
-        let hash = self.presentity_hash(&key.identity, key.package);
-        let shard = self.shard_of(&key.identity);
-        let same = self.with(shard, |records| {
-            let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
-            let Some(owner) = owner else { return Vec::new() };
-            owner
-                .watchers
-                .iter(&records.subscriptions)
-                .filter(|(_, record)| record.text(Text::CallId) == snapshot.text(Text::CallId))
-                .filter_map(|(id, _)| self.token(shard, records, id))
-                .filter(|token| *token != keep)
-                .collect()
-        });
-        for token in same.unwrap_or_default() {
-            self.remove_subscription(token);
+    /// a NOTIFY; the client has forgotten them. The new one takes their place
+    /// in the index.
+    fn replace_same_call(&self, key: &PresentityKey, snapshot: &Snapshot, new: Token) {
+        let call_id = snapshot.text(Text::CallId);
+        let hash = self.call_hash(&key.identity, key.package, call_id);
+        let Ok(index) = self.dialogs(hash) else { return };
+        loop {
+            let old = index.lock().find(hash, |number| number != new.number());
+            let Some(old) = old.and_then(Token::from_number) else { break };
+            if !self.remove_subscription(old) {
+                index.lock().remove(hash, |number| number == old.number());
+            }
         }
+        // Without memory it is merely not replaced by the next one.
+        let _ = index.lock().insert(hash, new.number());
     }
+}
+
+/// The hashes under which the index has a subscription.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    dialog: u64,
+    /// With `delete_same_subs`.
+    call: Option<u64>,
 }
 
 fn add_record<M: Memory>(

@@ -312,8 +312,10 @@ fn removals_while_the_lane_is_busy_are_shown_closed_one_by_one() {
 #[test]
 fn who_subscribes_after_a_change_is_not_shown_the_state_before_it() {
     let mut world = World::default();
-    world.watch("a", "presence");
-    world.watch("b", "presence");
+    // More than are taken in one go.
+    for n in 0..40 {
+        world.watch(&format!("w{n}"), "presence");
+    }
     world.seen();
     meanwhile(&mut world, |other| {
         other.create("presence", "2");

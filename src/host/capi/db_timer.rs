@@ -2,33 +2,43 @@
 //! table. The sibling's lock is held only while a list is changed or copied:
 //! its handler, which sends, and its database are called without.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::c_int;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::host::capi::shtable::{NOT_UPDATED, UPDATED, free_node, pkg_copy, search};
 use crate::host::database_value::{self, Keys};
-use crate::host::log::{log_error, log_warn};
+use crate::host::log::{log_error};
 use crate::host::{boundary, lock, module, sys, text};
 use crate::ports::Value;
 
 /// `db_flag`: there is no row yet.
 const TO_INSERT: c_int = 4;
+/// `db_flag`: nobody has said. rls never sets it, so that the stock module
+/// writes none of its subscriptions.
+const UNKNOWN: c_int = 0;
 
 /// The key of a row, then the other columns that every table has.
-const COLUMNS: [&str; 22] = [
+const COLUMNS: [&str; 23] = [
     "presentity_uri", "callid", "to_tag", "from_tag", "to_user", "to_domain", "from_user",
     "from_domain", "watcher_username", "watcher_domain", "event", "event_id", "local_cseq",
     "remote_cseq", "expires", "status", "reason", "record_route", "contact", "local_contact",
-    "socket_info", "version",
+    "socket_info", "version", "updated",
 ];
 const KEY: usize = 4;
-/// Columns that only some tables have (rls_watchers has `updated` alone).
-const SOMETIMES: [&str; 4] = ["updated", "updated_winfo", "user_agent", "flags"];
+/// Columns that only some tables have (rls_watchers has none of them).
+const SOMETIMES: [&str; 3] = ["updated_winfo", "user_agent", "flags"];
 /// Columns that change.
 const CHANGING: [&str; 8] = [
     "expires", "status", "reason", "remote_cseq", "local_cseq", "version", "contact",
     "record_route",
 ];
+
+thread_local! {
+    /// Those of `SOMETIMES` that a table has, by its name.
+    static KNOWN: RefCell<HashMap<Vec<u8>, Vec<&'static str>>> = RefCell::default();
+}
 
 /// Ends what has expired (the handler is called for each, unless `no_lock`),
 /// writes what has changed, deletes the rows of what has expired. `no_lock`:
@@ -50,12 +60,12 @@ pub unsafe extern "C" fn update_db_subs_timer(
         }
         let offset = module::config().map_or(0, |config| i64::from(config.expires_offset));
         let limit = now() - offset;
-        let mut rows = Rows { connection, functions, columns: None };
+        let rows = Rows { connection, functions };
         for slot in 0..usize::try_from(slots).unwrap_or(0) {
             // SAFETY: a slot of the sibling's table.
             let slot = unsafe { Slot { entry: &mut *table.add(slot), locks: no_lock == 0 } };
             slot.expire(limit, handler);
-            slot.write(&mut rows);
+            slot.write(&rows);
         }
         rows.delete_expired(limit);
     });
@@ -116,14 +126,14 @@ impl Slot<'_> {
     }
 
     /// Writes copies of what has changed.
-    fn write(&self, rows: &mut Rows<'_>) {
+    fn write(&self, rows: &Rows<'_>) {
         let mut copies = Vec::new();
         self.locked(|head| {
             // SAFETY: the list is locked.
             unsafe {
                 let mut node = head.as_ref().map_or(std::ptr::null_mut(), |head| head.next);
                 while let Some(record) = node.as_mut() {
-                    if record.db_flag == UPDATED || record.db_flag == TO_INSERT {
+                    if matches!(record.db_flag, UPDATED | TO_INSERT | UNKNOWN) {
                         let copy = pkg_copy(record);
                         if !copy.is_null() {
                             copies.push(copy);
@@ -165,21 +175,24 @@ impl Slot<'_> {
 struct Rows<'a> {
     connection: *mut sys::db1_con_t,
     functions: &'a sys::db_func_t,
-    /// Those of `SOMETIMES` that the table has, once they were looked for.
-    columns: Option<Vec<&'static str>>,
 }
 
 impl Rows<'_> {
     /// False if the row could not be written.
-    fn write(&mut self, subs: &sys::subs_t) -> bool {
+    fn write(&self, subs: &sys::subs_t) -> bool {
         // SAFETY: a copy whose strings live as long as it does.
         let texts = unsafe { values(subs) };
-        if subs.db_flag == TO_INSERT { self.insert(&texts) } else { self.update(&texts) }
+        match subs.db_flag {
+            UPDATED => self.update(&texts),
+            TO_INSERT => self.insert(&texts),
+            // A row that was restored may be there.
+            _ => self.delete(&texts) && self.insert(&texts),
+        }
     }
 
-    fn insert(&mut self, values: &[(&'static str, Value)]) -> bool {
+    fn insert(&self, values: &[(&'static str, Value)]) -> bool {
         let Some(insert) = self.functions.insert else { return false };
-        let more = self.columns().to_vec();
+        let more = self.columns();
         let row = || {
             values.iter().filter(|(name, _)| COLUMNS.contains(name) || more.contains(name))
         };
@@ -194,13 +207,22 @@ impl Rows<'_> {
         done
     }
 
-    fn update(&mut self, values: &[(&'static str, Value)]) -> bool {
+    fn delete(&self, values: &[(&'static str, Value)]) -> bool {
+        let Some(delete) = self.functions.delete else { return false };
+        let where_values = pick(values, &COLUMNS[..KEY]);
+        let keys = Keys::new(COLUMNS[..KEY].iter().copied());
+        // SAFETY: as many keys as values, which outlive the call; without
+        // operators all compare for equality.
+        unsafe {
+            let values = where_values.as_ptr();
+            delete(self.connection, keys.as_ptr(), std::ptr::null(), values, keys.count()) >= 0
+        }
+    }
+
+    fn update(&self, values: &[(&'static str, Value)]) -> bool {
         let Some(update) = self.functions.update else { return false };
-        let pick = |names: &'static [&'static str]| {
-            let chosen = names.iter().filter_map(|name| values.iter().find(|(n, _)| n == name));
-            chosen.map(|(_, value)| database_value::lend(value)).collect::<Vec<_>>()
-        };
-        let (where_values, set_values) = (pick(&COLUMNS[..KEY]), pick(&CHANGING));
+        let where_values = pick(values, &COLUMNS[..KEY]);
+        let set_values = pick(values, &CHANGING);
         let keys = Keys::new(COLUMNS[..KEY].iter().copied());
         let set = Keys::new(CHANGING.iter().copied());
         // SAFETY: two groups of arrays of the lengths given, which outlive the
@@ -238,16 +260,17 @@ impl Rows<'_> {
     }
 
     /// Which of the columns that only some tables have this one has: a query
-    /// for all columns of no row says it.
-    fn columns(&mut self) -> &[&'static str] {
-        if self.columns.is_none() {
-            let found = self.probe();
-            if found.is_none() {
-                log_warn!("the columns of another module's table are not known");
-            }
-            self.columns = Some(found.unwrap_or_default());
+    /// for all columns of no row says it, with most drivers. The tables are
+    /// looked at once.
+    fn columns(&self) -> Vec<&'static str> {
+        // SAFETY: the open connection names its table.
+        let table = unsafe { text::pointed((*self.connection).table) }.unwrap_or_default();
+        if let Some(known) = KNOWN.with_borrow(|known| known.get(table).cloned()) {
+            return known;
         }
-        self.columns.as_deref().unwrap_or_default()
+        let found = self.probe().unwrap_or_default();
+        KNOWN.with_borrow_mut(|known| known.insert(table.to_vec(), found.clone()));
+        found
     }
 
     fn probe(&self) -> Option<Vec<&'static str>> {
@@ -287,6 +310,12 @@ impl Rows<'_> {
             found
         }
     }
+}
+
+/// The values of some columns, in their order.
+fn pick(values: &[(&'static str, Value)], names: &[&'static str]) -> Vec<sys::db_val_t> {
+    let chosen = names.iter().filter_map(|name| values.iter().find(|(n, _)| n == name));
+    chosen.map(|(_, value)| database_value::lend(value)).collect()
 }
 
 /// The columns of a record and their values.

@@ -214,6 +214,50 @@ both_storages! {
 }
 
 #[test]
+fn cleanup_while_the_server_is_busy() {
+    if !ours_only("D4 stock frees records that others use") {
+        return;
+    }
+    let kamailio = Kamailio::start(
+        Config::new(Storage::Default)
+            .children(4)
+            .shared_memory(128)
+            .presence("clean_period", 1)
+            .presence("db_update_period", 1),
+    );
+    let end = Instant::now() + Duration::from_secs(4);
+    let (server, trace) = (kamailio.address(), kamailio.trace());
+    std::thread::scope(|scope| {
+        for n in 0..3 {
+            let trace = trace.clone();
+            scope.spawn(move || {
+                while Instant::now() < end {
+                    let endpoint =
+                        Endpoint::udp(server, trace.clone(), &format!("busy-watcher-{n}"));
+                    let mut watcher = Watcher::on(endpoint, "alice");
+                    watcher.subscribe(1 + n);
+                    watcher.subscribe(600);
+                    if n != 0 {
+                        watcher.unsubscribe();
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+        }
+        while Instant::now() < end {
+            assert!(kamailio.rpc_ok(&["presence.cleanup"]).contains("Reload OK"));
+        }
+    });
+    // Each row is one dialog's, and each living dialog has one.
+    kamailio.rpc_ok(&["presence.cleanup"]);
+    let rows = kamailio.rows("active_watchers");
+    let text = kamailio.rpc_ok(&["presence.watcher_list", "basic", &aor("alice")]);
+    assert_eq!(rows.len(), text.matches("callid:").count(), "{rows:?}");
+    assert!(!rows.is_empty());
+    kamailio.finish();
+}
+
+#[test]
 fn publish_cache_sync_follows_the_table() {
     if !ours_only("B24 a newer release's command") {
         return;

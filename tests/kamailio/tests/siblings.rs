@@ -135,7 +135,7 @@ fn rls_subscriptions_expire() {
 
 both_storages! {
     fn pua_publishes_to_ourselves(storage) {
-        // Only the JSON-RPC transport can answer later, as pua_rpc asks.
+        // pua_rpc wants a transport that could answer later.
         let mut config = Config::new(storage)
             .jsonrpcs()
             .module("pua")
@@ -161,7 +161,7 @@ both_storages! {
         let arguments = serde_json::json!([
             aor("alice"), "3600", "presence", "application/pidf+xml", "pua1", ".", proxy, ".", body,
         ]);
-        kamailio.json_rpc("pua.publish", &arguments);
+        kamailio.json_rpc("pua.send_publish", &arguments);
         watcher.wait_notify("what pua published", |n| n.body().contains("by rpc"));
         kamailio.finish();
     }

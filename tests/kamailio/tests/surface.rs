@@ -157,6 +157,48 @@ both_storages! {
         kamailio.finish();
     }
 
+    fn refresh_type_1_of_watcher_information(storage) {
+        if storage == Storage::Memory && !ours_only("D2 crashes") { return; }
+        let kamailio = Kamailio::start(Config::new(storage).before(ON_DEMAND));
+        let endpoint = caller(&kamailio);
+        let mut watcher = Watcher::udp(&kamailio, "alice").named("bob");
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        let mut observer = Watcher::udp(&kamailio, "alice").event("presence.winfo");
+        observer.subscribe(600);
+        observer.next_notify("initial");
+        let uri = aor("alice");
+        let values = [("X-Uri", uri.as_str()), ("X-Event", "presence.winfo")];
+        assert_eq!(call(&endpoint, "one", &values), 1);
+        let body = observer.next_notify("again").body();
+        assert!(body.contains("state=\"full\""), "{body}");
+        let watchers = bodies::watchers(&body);
+        assert!(watchers.iter().any(|one| one.uri == aor("bob")), "{body}");
+        kamailio.finish();
+    }
+
+    fn values_of_subs_are_parameters(storage) {
+        // The value points into what the function replaces.
+        let kamailio = Kamailio::start(
+            Config::new(storage)
+                .subscribe_arguments("\"$var(who)\"")
+                .before_subscribe("$var(who) = $fu;\n")
+                .after(
+                    "if(is_method(\"SUBSCRIBE\")) { pres_has_subscribers(\"$subs(uri)\", \"$subs(event)\");
+                       xlog(\"L_NOTICE\", \"HAS $rc $ci\\n\");
+                       pres_refresh_watchers(\"$subs(uri)\", \"$subs(event)\", 1);
+                       handle_subscribe(\"$subs(pres_uri)\");
+                       xlog(\"L_NOTICE\", \"AGAIN $subs(watcher_username) $ci\\n\"); }",
+                ),
+        );
+        let mut watcher = Watcher::udp(&kamailio, "alice").named("bob");
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        kamailio.wait_log(&format!("HAS 1 {}", watcher.call_id));
+        kamailio.wait_log("AGAIN ");
+        kamailio.finish();
+    }
+
     fn to_tags_of_our_own(storage) {
         if !ours_only("B21 the older page's parameters") { return; }
         for stateless in [false, true] {
