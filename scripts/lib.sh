@@ -65,6 +65,6 @@ check_rust() {
 # ask pkg-config for OpenSSL's version and set a compile flag by the answer.
 # shellcheck disable=SC2034 # for whoever sources this
 build_packages=(
-    kamailio kamailio-presence-modules kamailio-sqlite-modules kamailio-lua-modules
+    kamailio kamailio-presence-modules kamailio-sqlite-modules
     gcc libc6-dev make binutils xz-utils libclang-dev libxml2-dev pkg-config libssl-dev libsqlite3-dev
 )

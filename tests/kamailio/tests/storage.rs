@@ -214,8 +214,28 @@ fn a7_cseq_rises_after_a_crash() {
     kamailio.check_healthy();
 }
 
+/// Storage modes that our module does not have yet are refused at start, with
+/// a line that names the parameter. True if this is one.
+fn refused_for_now(subs_db_mode: u8, publ_cache: u8) -> bool {
+    let parameter = match (subs_db_mode, publ_cache) {
+        (1 | 3, _) => "subs_db_mode",
+        (_, 0) => "publ_cache",
+        _ => return false,
+    };
+    if !differs("storage modes 1, 3 and publ_cache 0 come later", false, true) {
+        return false;
+    }
+    let config = Config::new(Storage::Sqlite { subs_db_mode, publ_cache });
+    let Err(log) = Kamailio::try_start(config) else { panic!("{parameter} is not refused") };
+    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(parameter)), "{log}");
+    true
+}
+
 #[test]
 fn a7_mode_1_loses_no_accepted_subscription() {
+    if refused_for_now(1, 1) {
+        return;
+    }
     let storage = Storage::Sqlite { subs_db_mode: 1, publ_cache: 1 };
     let kamailio = Kamailio::start(Config::new(storage));
     let mut watcher = Watcher::udp(&kamailio, "alice");
@@ -259,6 +279,9 @@ fn what_expires_while_the_server_is_down_is_not_restored() {
 fn every_publ_cache_and_memory_mode_works() {
     for subs_db_mode in [0, 1, 2] {
         for publ_cache in [0, 1, 2] {
+            if refused_for_now(subs_db_mode, publ_cache) {
+                continue;
+            }
             let storage = Storage::Sqlite { subs_db_mode, publ_cache };
             let kamailio = Kamailio::start(Config::new(storage));
             let mut watcher = Watcher::udp(&kamailio, "alice");
