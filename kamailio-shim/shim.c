@@ -228,7 +228,7 @@ static pv_export_t variables[] = {
 	NUMBER(subs_respond_200)           \
 	NUMBER(totag_avpid)                \
 	NUMBER(lock_set_size)              \
-	NUMBER(force_active)
+	NUMBER(force_active)               \
 	NUMBER(winfo_presentity_only)
 
 static int set_parameter(const char *name, modparam_t type, void *value)

@@ -138,9 +138,8 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
     let driver = Driver::bind(url, i64::from(config.fetch_rows))?;
     let mut connection =
         driver.open(true).map_err(|_| "the database cannot be opened: check db_url")?;
-    let mut check = |table: &[u8], version| {
-        connection.check_table(&String::from_utf8_lossy(table), version)
-    };
+    let mut check =
+        |table: &[u8], version| connection.check_table(&String::from_utf8_lossy(table), version);
     check(&config.presentity_table, PRESENTITY_VERSION)?;
     check(&config.watchers_table, WATCHERS_VERSION)?;
     if config.subs_db_mode != crate::config::SubscriptionMode::Memory {

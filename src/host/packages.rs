@@ -264,12 +264,8 @@ fn hard_state(
     // SAFETY: the strings outlive the call; a document is a `str` with its
     // bytes, both in pkg memory.
     let (result, document) = unsafe {
-        let result = get(
-            &raw mut user.text,
-            &raw mut domain.text,
-            &raw mut file.text,
-            &raw mut document,
-        );
+        let result =
+            get(&raw mut user.text, &raw mut domain.text, &raw mut file.text, &raw mut document);
         (result, Received::take(document, Release::Pkg))
     };
     if result < 0 {

@@ -101,12 +101,8 @@ fn cleanup(call: &Call) {
 }
 
 fn refresh_watchers(call: &Call) {
-    let (mut uri, mut event, mut file, mut name) = (
-        sys::_str::default(),
-        sys::_str::default(),
-        sys::_str::default(),
-        sys::_str::default(),
-    );
+    let (mut uri, mut event, mut file, mut name) =
+        (sys::_str::default(), sys::_str::default(), sys::_str::default(), sys::_str::default());
     let mut kind: c_uint = 0;
     // SAFETY: the core passes its functions; each place is of the type that
     // the format says.

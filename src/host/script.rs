@@ -9,9 +9,7 @@ pub fn xavp_number(root: &[u8], child: &[u8]) -> Option<i64> {
     let mut number = 0;
     // SAFETY: the names are only read, the number is written; the lists are
     // this process's own.
-    let found = unsafe {
-        sys::kshim_xavp_number(&raw mut root, &raw mut child, &raw mut number)
-    };
+    let found = unsafe { sys::kshim_xavp_number(&raw mut root, &raw mut child, &raw mut number) };
     (found > 0).then_some(number)
 }
 

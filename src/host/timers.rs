@@ -18,10 +18,9 @@ use crate::shm::place;
 pub fn register(config: &Config) -> Result<(), String> {
     let turn = place(ShmArena, AtomicBool::new(false)).map_err(|_| "out of shared memory")?;
     TURN.set(turn).map_err(|_| "initialised twice")?;
-    for (period, timer) in [
-        (config.clean_period, on_clean as TimerFunction),
-        (config.db_update_period, on_update),
-    ] {
+    for (period, timer) in
+        [(config.clean_period, on_clean as TimerFunction), (config.db_update_period, on_update)]
+    {
         let Some(period) = period else { continue };
         let period = i32::try_from(period).unwrap_or(i32::MAX);
         // SAFETY: mod_init is the time to register; the functions stay.

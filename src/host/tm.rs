@@ -272,15 +272,9 @@ unsafe fn complete(
 
 /// Answers the request being routed through its transaction, with a To tag of
 /// our own. `headers` are all that the reply gets.
-pub fn reply_with_tag(
-    code: u16,
-    reason: &[u8],
-    headers: &[u8],
-    tag: &[u8],
-) -> Result<(), Fault> {
+pub fn reply_with_tag(code: u16, reason: &[u8], headers: &[u8], tag: &[u8]) -> Result<(), Fault> {
     let api = TRANSACTIONS.get().ok_or(Fault::Host)?;
-    let (lookup, send) =
-        api.0.t_lookup_ident.zip(api.0.t_reply_with_body).ok_or(Fault::Host)?;
+    let (lookup, send) = api.0.t_lookup_ident.zip(api.0.t_reply_with_body).ok_or(Fault::Host)?;
     let transaction = transaction().ok_or(Fault::Host)?;
     let mut referred = ptr::null_mut();
     // t_reply_with_body gives a reference up, so it needs one of its own. If

@@ -137,7 +137,8 @@ mod tests {
     fn registry(names: &[&str]) -> EventPackageRegistry {
         let mut registry = EventPackageRegistry::default();
         for name in names {
-            let mut package = EventPackage::named(name.as_bytes()).unwrap_or_else(|| panic!("{name}"));
+            let mut package =
+                EventPackage::named(name.as_bytes()).unwrap_or_else(|| panic!("{name}"));
             package.content_type = b"text/plain".to_vec();
             assert!(registry.add(package).is_ok());
         }

@@ -202,9 +202,9 @@ pub fn in_dialog(
     cseq_offset: u32,
     expires: u32,
 ) -> InDialog {
-    let Some(current) = current.filter(|known| {
-        !known.ending && known.package == package && known.same_event_id
-    }) else {
+    let Some(current) =
+        current.filter(|known| !known.ending && known.package == package && known.same_event_id)
+    else {
         return InDialog::Unknown;
     };
     if u64::from(cseq) + u64::from(cseq_offset) <= u64::from(current.remote_cseq) {
@@ -288,12 +288,8 @@ pub fn ends_subscription(
 mod tests {
     use super::*;
 
-    const KNOWN: Current = Current {
-        package: PackageId(1),
-        same_event_id: true,
-        remote_cseq: 10,
-        ending: false,
-    };
+    const KNOWN: Current =
+        Current { package: PackageId(1), same_event_id: true, remote_cseq: 10, ending: false };
 
     #[test]
     fn a_request_must_fit_its_dialog() {

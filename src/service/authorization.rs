@@ -11,6 +11,9 @@ use crate::store::rows::presentity_uri;
 /// Old rows looked at in one go.
 const PORTION: usize = 500;
 
+/// User and host of a watcher.
+pub(super) type Name = (Vec<u8>, Vec<u8>);
+
 /// What the table says about a watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
@@ -26,7 +29,7 @@ pub(super) struct Row {
 pub(super) struct OldRow {
     pub(super) resource: Vec<u8>,
     pub(super) event: Vec<u8>,
-    pub(super) name: (Vec<u8>, Vec<u8>),
+    pub(super) name: Name,
     pub(super) state: Authorization,
     pub(super) inserted: i64,
 }
@@ -140,13 +143,16 @@ pub(super) fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
     std::str::from_utf8(&server.config.watchers_table).map_err(|_| Fault::Database)
 }
 
-/// All rows of a presentity, by user and host of the watcher.
+/// User and host of a watcher.
+pub(super) type WatcherName = (Vec<u8>, Vec<u8>);
+
+/// All rows of a presentity, by watcher.
 pub(super) fn rows<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     resource: &[u8],
     event: &[u8],
-) -> Result<Vec<((Vec<u8>, Vec<u8>), Row)>, Fault> {
+) -> Result<Vec<(WatcherName, Row)>, Fault> {
     let mut found = Vec::new();
     let table = table(server)?;
     let Some(database) = host.database() else { return Ok(found) };
@@ -179,7 +185,12 @@ pub(super) fn old_rows<M: Memory>(
         ("inserted_time", Compare::Less, Value::Int(before)),
     ];
     let wanted = [
-        "presentity_uri", "event", "watcher_username", "watcher_domain", "status", "reason",
+        "presentity_uri",
+        "event",
+        "watcher_username",
+        "watcher_domain",
+        "status",
+        "reason",
         "inserted_time",
     ];
     database.query(table, &conditions, &wanted, Some("inserted_time"), &mut |columns| {

@@ -93,8 +93,7 @@ fn end<M: Memory>(
     }
     let tag = &expired.stored.entity_tag;
     let shown = expired.has_watchers && (farewell || expired.unseen_final);
-    let document =
-        publication_rows::remove(server, host, &expired.key, &package.name, tag, shown)?;
+    let document = publication_rows::remove(server, host, &expired.key, &package.name, tag, shown)?;
     Ok((farewell, document))
 }
 

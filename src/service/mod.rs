@@ -61,7 +61,10 @@ impl<M: Memory> Server<M> {
     }
 
     /// The package that serves an Event header, and the parsed header.
-    fn package(&self, event: Option<&[u8]>) -> Result<(PackageId, &EventPackage, Event), Rejection> {
+    fn package(
+        &self,
+        event: Option<&[u8]>,
+    ) -> Result<(PackageId, &EventPackage, Event), Rejection> {
         let value = event.map(<[u8]>::trim_ascii).filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| self.bad_event())?;
         let event = Event::parse(value).ok_or(Rejection::bad_request("Malformed Event"))?;
@@ -104,7 +107,8 @@ pub fn refuse(
         412 | 481 | 423 => Level::Debug,
         _ => Level::Info,
     };
-    let reply = Reply { code: rejection.code, reason: rejection.reason, headers: rejection.headers };
+    let reply =
+        Reply { code: rejection.code, reason: rejection.reason, headers: rejection.headers };
     let sent = incoming.reply(&reply).is_ok();
     if host.logs(level) || !sent {
         host.log(

@@ -116,10 +116,10 @@ fn round<M: Memory>(
         skip_first: !server.config.send_fast_notify
             && package.peer.is_none()
             && composition.is_empty(),
-        watchers: composition.watchers.as_ref().map(|list| ComposedWatchers {
-            full_since: list.full_since,
-            has_all: list.has_all(),
-        }),
+        watchers: composition
+            .watchers
+            .as_ref()
+            .map(|list| ComposedWatchers { full_since: list.full_since, has_all: list.has_all() }),
     };
     loop {
         let taken = server.store.take(lane, composed, host.now(), PORTION);
@@ -166,19 +166,13 @@ pub fn send_once<M: Memory>(
 
 /// Builds and sends one NOTIFY. Whatever goes wrong concerns this watcher only
 /// (A10).
-fn deliver(
-    host: &mut dyn Host,
-    package: &EventPackage,
-    composition: &Composition,
-    send: &Send,
-) {
+fn deliver(host: &mut dyn Host, package: &EventPackage, composition: &Composition, send: &Send) {
     let subscription = &send.subscription;
-    let body = for_watcher(host, package, composition, send)
-        .unwrap_or_else(|fault| {
-            // Rather no document than one that the rules forbid.
-            failed(host, subscription, format_args!("document left out: {fault}"));
-            Vec::new()
-        });
+    let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
+        // Rather no document than one that the rules forbid.
+        failed(host, subscription, format_args!("document left out: {fault}"));
+        Vec::new()
+    });
     let state = state_of(send);
     let mut headers = Vec::with_capacity(256);
     let contact = notify_headers::contact_uri(

@@ -26,10 +26,7 @@ pub fn handle<M: Memory>(
 /// (`delete_subscription` of `xavp_cfg`).
 pub fn end<M: Memory>(server: &Server<M>, host: &mut dyn Host, token: Token, code: u16) {
     if server.store.remove_subscription(token) {
-        host.log(
-            Level::Debug,
-            format_args!("subscription ended after {code} to its NOTIFY"),
-        );
+        host.log(Level::Debug, format_args!("subscription ended after {code} to its NOTIFY"));
     }
     server.wake_senders(host);
 }

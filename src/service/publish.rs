@@ -209,18 +209,19 @@ fn publish<M: Memory>(
         priority: priority(server, host, now),
     };
     let told = server.config.expires_policy().told(publishing.expires);
-    let pending = match server.store.begin_publication(&publishing.key, publishing.package, &change)? {
-        Begun::Pending(pending) => pending,
-        Begun::Refused(rejection) => return Err(rejection),
-        Begun::Unchanged => {
-            let answer = Answer {
-                code: 200,
-                expires: told,
-                entity_tag: publishing.if_match.unwrap_or_default().to_vec(),
-            };
-            return Ok(Accepted { answer, lane: None, sphere: None });
-        }
-    };
+    let pending =
+        match server.store.begin_publication(&publishing.key, publishing.package, &change)? {
+            Begun::Pending(pending) => pending,
+            Begun::Refused(rejection) => return Err(rejection),
+            Begun::Unchanged => {
+                let answer = Answer {
+                    code: 200,
+                    expires: told,
+                    entity_tag: publishing.if_match.unwrap_or_default().to_vec(),
+                };
+                return Ok(Accepted { answer, lane: None, sphere: None });
+            }
+        };
     let mut claim = Claim { store: &server.store, pending: Some(pending) };
     let ended = match &claim.pending {
         Some(pending) if !in_memory => {
@@ -234,9 +235,10 @@ fn publish<M: Memory>(
         _ => tag,
     };
     let aggregates = publishing.package.aggregates;
-    let lane = claim.pending.take().and_then(|pending| {
-        server.store.commit_publication(pending, aggregates, ended.as_deref())
-    });
+    let lane = claim
+        .pending
+        .take()
+        .and_then(|pending| server.store.commit_publication(pending, aggregates, ended.as_deref()));
     Ok(Accepted { answer: Answer { code: 200, expires: told, entity_tag }, lane, sphere })
 }
 

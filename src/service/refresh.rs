@@ -86,9 +86,7 @@ pub fn refresh<M: Memory>(
     let key = server.store.key(presentity.user, presentity.host, id);
     match what {
         Refresh::Authorization => {
-            let rules = host
-                .rules(id, presentity.user, presentity.host)?
-                .ok_or(Refusal::Rules)?;
+            let rules = host.rules(id, presentity.user, presentity.host)?.ok_or(Refusal::Rules)?;
             watchers::update_watchers(
                 server,
                 host,

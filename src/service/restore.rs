@@ -4,11 +4,11 @@
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::dialog_info;
+use crate::presence::event_package::Event;
 use crate::presence::event_package::EventPackage;
+use crate::presence::event_package::PackageId;
 use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
-use crate::presence::event_package::Event;
-use crate::presence::event_package::PackageId;
 use crate::service::{Server, publication_rows, write_back};
 use crate::shm::Memory;
 use crate::store::publications::Change;
@@ -28,9 +28,7 @@ pub struct Restored {
 
 /// The package of a row; a placeholder if its module is not loaded.
 fn package_of(registry: &mut EventPackageRegistry, event: &[u8]) -> Option<PackageId> {
-    registry
-        .exact(&Event::parse(event)?)
-        .or_else(|| registry.add(EventPackage::named(event)?).ok())
+    registry.exact(&Event::parse(event)?).or_else(|| registry.add(EventPackage::named(event)?).ok())
 }
 
 /// Loads the living subscriptions into memory.
@@ -135,7 +133,8 @@ pub fn publications<M: Memory>(
         return Err(Fault::SharedMemory);
     }
     for (row, key) in respelled {
-        let old = crate::store::shard::PresentityKey { user: row.user, host: row.host, ..key.clone() };
+        let old =
+            crate::store::shard::PresentityKey { user: row.user, host: row.host, ..key.clone() };
         let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
         let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
         publication_rows::durable(database, |database| database.update(&table, &conditions, &set))?;

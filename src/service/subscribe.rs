@@ -90,7 +90,9 @@ fn accept<M: Memory>(
             let event_id = event.parameter(b"id");
             renew(server, host, incoming, request, to_tag, (package_id, event_id), expires)?
         }
-        None => initial(server, host, incoming, request, (package_id, package), event.id(), expires)?,
+        None => {
+            initial(server, host, incoming, request, (package_id, package), event.id(), expires)?
+        }
     };
     Ok(Some(Accepted { package: package_id, expires, afterwards }))
 }
@@ -104,8 +106,7 @@ fn renew<M: Memory>(
     (package, event_id): (PackageId, Option<&[u8]>),
     expires: u32,
 ) -> Result<Afterwards, Rejection> {
-    let dialog =
-        DialogId { call_id: request.id.call_id, from_tag: request.id.from_tag, to_tag };
+    let dialog = DialogId { call_id: request.id.call_id, from_tag: request.id.from_tag, to_tag };
     let renewal = Renewal {
         package,
         event_id,

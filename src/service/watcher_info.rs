@@ -56,12 +56,7 @@ impl WatcherList {
     }
 
     /// The document for one watcher of the watchers.
-    pub fn document(
-        &self,
-        package: &EventPackage,
-        resource: &[u8],
-        send: &Send,
-    ) -> Vec<u8> {
+    pub fn document(&self, package: &EventPackage, resource: &[u8], send: &Send) -> Vec<u8> {
         let full = send.document != Document::Changed;
         let name = &package.event.name;
         let base = &name[..name.len().saturating_sub(".winfo".len())];

@@ -10,10 +10,10 @@ use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::request::UriParts;
 use crate::presence::subscription::{Authorization, Snapshot, Status, Text};
 use crate::presence::{text, uri};
-use crate::service::authorization::{self, Row};
+use crate::service::Server;
+use crate::service::authorization::{self, Name, Row};
 use crate::service::notifier::{self, Budget};
 use crate::service::publication_rows::durable;
-use crate::service::Server;
 use crate::shm::Memory;
 use crate::store::Token;
 use crate::store::shard::PresentityKey;
@@ -21,9 +21,6 @@ use std::collections::HashMap;
 
 /// Rows changed in one transaction.
 const BATCH: usize = 200;
-
-/// User and host of a watcher.
-pub(super) type Name = (Vec<u8>, Vec<u8>);
 
 /// The rules of a presentity have changed: everybody who watches it, or has
 /// tried to, is judged anew, and is notified where that makes a difference.
@@ -64,16 +61,15 @@ pub fn update_watchers<M: Memory>(
         }
     }
     store(server, host, &resource, package, &changed)?;
-    let mut told = 0;
+    let (mut told, now) = (0, host.now());
     for (token, name, _) in living {
         let Some(decision) = decisions.get(&name) else { continue };
-        match server.store.decide(token, decision) {
+        match server.store.decide(token, decision, now) {
             Ok(true) => told += 1,
             Ok(false) => {}
-            Err(fault) => host.log(
-                Level::Error,
-                format_args!("a watcher keeps its old state: {fault}"),
-            ),
+            Err(fault) => {
+                host.log(Level::Error, format_args!("a watcher keeps its old state: {fault}"))
+            }
         }
     }
     if let Some(lane) = server.store.lane_of(&key) {

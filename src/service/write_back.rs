@@ -5,9 +5,7 @@ use crate::ports::{Database, Host, Level};
 use crate::service::Server;
 use crate::service::publication_rows::durable;
 use crate::shm::Memory;
-use crate::store::rows::{
-    dialog_conditions, dialog_of, subscription_changes, subscription_row,
-};
+use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};
 
 /// Rows in one transaction.
@@ -48,12 +46,7 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
 }
 
 /// Writes a batch; gives the number of rows that failed.
-fn write<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    rows: &[Dirty],
-    last: bool,
-) -> usize {
+fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty], last: bool) -> usize {
     let whole = match host.database() {
         Some(database) => durable(database, |database| {
             rows.iter().try_for_each(|row| write_row(server, database, row))
@@ -74,9 +67,10 @@ fn write<M: Memory>(
     while failed.len() < MAX_FAILURES
         && let Some(row) = untried.next()
     {
-        let written = host.database().ok_or(Fault::Database).and_then(|database| {
-            durable(database, |database| write_row(server, database, row))
-        });
+        let written = host
+            .database()
+            .ok_or(Fault::Database)
+            .and_then(|database| durable(database, |database| write_row(server, database, row)));
         match written {
             Ok(()) if last => {}
             Ok(()) => server.store.row_written(row),

@@ -115,7 +115,9 @@ impl<M: Memory> Store<M> {
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| match change.if_match {
             None => self.begin_new(records, shard, key, hash, change),
-            Some(tag) => begin_change(records, shard, records.find(key, hash), package, tag, change),
+            Some(tag) => {
+                begin_change(records, shard, records.find(key, hash), package, tag, change)
+            }
         })?
     }
 
@@ -223,9 +225,7 @@ impl<M: Memory> Store<M> {
     /// Gives a claim up: everything is as before.
     pub fn abort_publication(&self, pending: Pending<M>) {
         let _ = self.with(pending.shard, |records| {
-            if let Some(record) =
-                pending.replaced.and_then(|id| records.publications.get_mut(id))
-            {
+            if let Some(record) = pending.replaced.and_then(|id| records.publications.get_mut(id)) {
                 record.phase = PublicationPhase::Live;
             }
             if pending.step == Step::Create {
@@ -322,7 +322,11 @@ impl<M: Memory> Store<M> {
     }
 
     /// Takes over a publication that the database has kept.
-    pub fn restore_publication(&self, key: &PresentityKey, change: &Change<'_>) -> Result<(), Fault> {
+    pub fn restore_publication(
+        &self,
+        key: &PresentityKey,
+        change: &Change<'_>,
+    ) -> Result<(), Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| match self.begin_new(records, shard, key, hash, change)? {
@@ -580,7 +584,10 @@ fn has_watchers<M: Memory>(records: &Shard<M>, presentity: Id<Presentity<M>>) ->
     records.presentities.get(presentity).is_some_and(|p| !p.watchers.is_empty())
 }
 
-pub(super) fn key_of<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<PresentityKey> {
+pub(super) fn key_of<M: Memory>(
+    records: &Shard<M>,
+    id: Id<Presentity<M>>,
+) -> Option<PresentityKey> {
     use crate::store::records::PresentityText as Field;
     let record = records.presentities.get(id)?;
     Some(PresentityKey {

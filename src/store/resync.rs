@@ -39,9 +39,8 @@ impl<M: Memory> Store<M> {
     ) -> Result<bool, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let changed = self.with(self.shard_of(&key.identity), |records| -> Result<_, Fault> {
-            let Some(id) = records
-                .find(key, hash)
-                .and_then(|owner| with_tag(records, owner, row.entity_tag))
+            let Some(id) =
+                records.find(key, hash).and_then(|owner| with_tag(records, owner, row.entity_tag))
             else {
                 return Ok(None);
             };
@@ -136,9 +135,7 @@ impl<M: Memory> Store<M> {
                 // "Again" means all watchers, not those that have changed.
                 owner.wants_full_since(owner.round);
             }
-            records
-                .take_lane(presentity)
-                .then_some(LaneRef { shard: shard as u16, presentity })
+            records.take_lane(presentity).then_some(LaneRef { shard: shard as u16, presentity })
         })
         .ok()
         .flatten()

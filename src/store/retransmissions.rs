@@ -83,7 +83,14 @@ impl<M: Memory> Retransmissions<M> {
         let parts = [method, id.call_id, id.from_tag, &cseq, id.branch];
         RequestKey {
             hash: self.hash.hash_parts(&parts),
-            check: self.hash.hash_parts(&[&b"check"[..], method, id.call_id, id.from_tag, &cseq, id.branch]),
+            check: self.hash.hash_parts(&[
+                &b"check"[..],
+                method,
+                id.call_id,
+                id.from_tag,
+                &cseq,
+                id.branch,
+            ]),
         }
     }
 
@@ -97,7 +104,11 @@ impl<M: Memory> Retransmissions<M> {
                 return Seen::Answered(Answer {
                     code: entry.code,
                     expires: entry.expires,
-                    entity_tag: entry.tag.get(..usize::from(entry.tag_len)).unwrap_or_default().to_vec(),
+                    entity_tag: entry
+                        .tag
+                        .get(..usize::from(entry.tag_len))
+                        .unwrap_or_default()
+                        .to_vec(),
                 });
             }
             // What is left of the request itself first: it must not be there twice.

@@ -11,10 +11,30 @@ use crate::store::shard::PresentityKey;
 
 /// Columns of `active_watchers` that make a subscription, in reading order.
 pub const SUBSCRIPTION_COLUMNS: &[&str] = &[
-    "presentity_uri", "expires", "event", "event_id", "to_user", "to_domain", "watcher_username",
-    "watcher_domain", "callid", "to_tag", "from_tag", "socket_info", "local_contact", "contact",
-    "record_route", "reason", "from_user", "from_domain", "user_agent", "local_cseq",
-    "remote_cseq", "version", "status", "flags",
+    "presentity_uri",
+    "expires",
+    "event",
+    "event_id",
+    "to_user",
+    "to_domain",
+    "watcher_username",
+    "watcher_domain",
+    "callid",
+    "to_tag",
+    "from_tag",
+    "socket_info",
+    "local_contact",
+    "contact",
+    "record_route",
+    "reason",
+    "from_user",
+    "from_domain",
+    "user_agent",
+    "local_cseq",
+    "remote_cseq",
+    "version",
+    "status",
+    "flags",
 ];
 
 /// A row of `active_watchers`, read.
@@ -30,9 +50,32 @@ pub struct SubscriptionRow {
 
 /// Reads a row of `SUBSCRIPTION_COLUMNS`; `None` if it is not of that form.
 pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
-    let [presentity, expires, event, event_id, to_user, to_host, watcher_user, watcher_host,
-        call_id, to_tag, from_tag, socket, local_contact, contact, record_route, reason,
-        from_user, from_host, user_agent, local_cseq, remote_cseq, version, status, flags] = row
+    let [
+        presentity,
+        expires,
+        event,
+        event_id,
+        to_user,
+        to_host,
+        watcher_user,
+        watcher_host,
+        call_id,
+        to_tag,
+        from_tag,
+        socket,
+        local_contact,
+        contact,
+        record_route,
+        reason,
+        from_user,
+        from_host,
+        user_agent,
+        local_cseq,
+        remote_cseq,
+        version,
+        status,
+        flags,
+    ] = row
     else {
         return None;
     };
@@ -145,8 +188,16 @@ pub fn presentity_uri(snapshot: &Snapshot) -> Vec<u8> {
 
 /// Columns of `presentity` that make a publication, in reading order.
 pub const PUBLICATION_COLUMNS: &[&str] = &[
-    "username", "domain", "event", "etag", "expires", "received_time", "priority", "sender",
-    "ruid", "body",
+    "username",
+    "domain",
+    "event",
+    "etag",
+    "expires",
+    "received_time",
+    "priority",
+    "sender",
+    "ruid",
+    "body",
 ];
 
 /// A row of `presentity`, read.

@@ -78,8 +78,7 @@ impl<M: Memory> Shard<M> {
     pub fn find(&self, key: &PresentityKey, hash: u64) -> Option<Id<Presentity<M>>> {
         self.by_identity.find(hash, |id| {
             self.presentities.get(id).is_some_and(|known| {
-                known.package == key.package
-                    && known.text(PresentityText::Identity) == key.identity
+                known.package == key.package && known.text(PresentityText::Identity) == key.identity
             })
         })
     }
@@ -110,11 +109,7 @@ impl<M: Memory> Shard<M> {
 
     /// Forgets a presentity that nothing refers to. `hash` computes the hash
     /// of its identity and package.
-    pub fn drop_if_idle(
-        &mut self,
-        id: Id<Presentity<M>>,
-        hash: impl Fn(&[u8], PackageId) -> u64,
-    ) {
+    pub fn drop_if_idle(&mut self, id: Id<Presentity<M>>, hash: impl Fn(&[u8], PackageId) -> u64) {
         let Some(record) = self.presentities.get(id) else { return };
         if !record.is_idle() {
             return;
@@ -258,7 +253,8 @@ impl<M: Memory> Shard<M> {
     /// The presentity has something to send.
     pub fn has_work(&self, id: Id<Presentity<M>>) -> bool {
         self.presentities.get(id).is_some_and(|record| {
-            !record.due.is_empty() || (record.completed != record.round && !record.watchers.is_empty())
+            !record.due.is_empty()
+                || (record.completed != record.round && !record.watchers.is_empty())
         })
     }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 /// Seconds that the 2xx to a SUBSCRIBE may take to leave. If it has not then,
 /// its process has failed, and the subscription takes its course without.
-const REPLY_TIME: i64 = 64;
+pub(super) const REPLY_TIME: i64 = 64;
 
 /// CSeq of a dialog before its first NOTIFY, as the stock module counts.
 const FIRST_CSEQ: u32 = 1;
@@ -342,10 +342,7 @@ impl<M: Memory> Store<M> {
         self.shared.hash.hash_parts(&[dialog.call_id, dialog.from_tag, dialog.to_tag])
     }
 
-    fn dialogs(
-        &self,
-        hash: u64,
-    ) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
+    fn dialogs(&self, hash: u64) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
         let count = self.shared.dialogs.len();
         self.shared.dialogs.get(hash as usize & count.saturating_sub(1)).ok_or(Fault::Host)
     }

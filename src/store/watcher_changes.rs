@@ -7,10 +7,10 @@ use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
 use crate::presence::text::{self, Packed, fields};
 use crate::presence::winfo::{WatcherEvent, watcher_id};
 use crate::shm::{Blob, Id, Linked, Links, Memory};
+use crate::store::Store;
 use crate::store::records::{Presentity, PresentityText, Subscription};
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::dialog_of_record;
-use crate::store::Store;
 
 /// Changes kept for one presentity. Beyond that a full document is shorter.
 const MOST: usize = 4096;
@@ -96,7 +96,8 @@ impl<M: Memory> Store<M> {
     ) {
         let Some(record) = records.subscriptions.get(watcher) else { return };
         let Some(owner) = records.presentities.get(record.presentity) else { return };
-        let Some(peer) = self.reporting(records, owner.text(PresentityText::Identity), owner.package)
+        let Some(peer) =
+            self.reporting(records, owner.text(PresentityText::Identity), owner.package)
         else {
             return;
         };
@@ -107,7 +108,8 @@ impl<M: Memory> Store<M> {
             status => status,
         };
         let dialog = dialog_of_record(record);
-        let packed = pack(self, dialog, record.text(Text::WatcherUser), record.text(Text::WatcherHost));
+        let packed =
+            pack(self, dialog, record.text(Text::WatcherUser), record.text(Text::WatcherHost));
         self.note(records, peer, packed, status, event, whole);
     }
 

@@ -7,7 +7,7 @@ use crate::presence::winfo::WatcherEvent;
 use crate::shm::Memory;
 use crate::store::records::Phase;
 use crate::store::shard::PresentityKey;
-use crate::store::subscriptions::{end, snapshot};
+use crate::store::subscriptions::{REPLY_TIME, end, snapshot};
 use crate::store::{LaneRef, Store, Token};
 
 /// Subscriptions copied under one lock.
@@ -50,19 +50,24 @@ impl<M: Memory> Store<M> {
 
     /// A decision about a watcher: its subscription gets the state, and is to
     /// be sent a NOTIFY if that is another one than before. True if it is.
-    pub fn decide(&self, token: Token, decision: &Authorization) -> Result<bool, Fault> {
+    pub fn decide(
+        &self,
+        token: Token,
+        decision: &Authorization,
+        now: i64,
+    ) -> Result<bool, Fault> {
         self.with(token.shard(), |records| {
             let Some(id) = Self::resolve(records, token) else { return Ok(false) };
             let Some(record) = records.subscriptions.get(id) else { return Ok(false) };
-            let same = record.status == decision.status
-                && record.text(Text::Reason) == decision.reason;
+            let same =
+                record.status == decision.status && record.text(Text::Reason) == decision.reason;
             if same || !matches!(record.phase, Phase::Held | Phase::Live) {
                 return Ok(false);
             }
-            let before = record.status;
+            let (before, held) = (record.status, record.phase == Phase::Held);
             // Allocate first, change after.
-            let block = with_text(&record.text, Text::Reason, &decision.reason)
-                .map_err(|_| Fault::Host)?;
+            let block =
+                with_text(&record.text, Text::Reason, &decision.reason).map_err(|_| Fault::Host)?;
             let text = records.blob(&block);
             let over = decision.status == Status::Terminated;
             // A subscription that is to end ends also without memory for the
@@ -80,6 +85,10 @@ impl<M: Memory> Store<M> {
             let ending = Ending::from_reason(&decision.reason);
             if over {
                 end(records, id, ending);
+                // No NOTIFY leaves before the 2xx; should that never leave, the
+                // end is told without.
+                let wheel = &mut records.subscription_expiry;
+                wheel.schedule(&mut records.subscriptions, id, now + REPLY_TIME);
             }
             let event = match (before, decision.status) {
                 (_, Status::Terminated) => WatcherEvent::from_reason(ending.reason()),
@@ -89,7 +98,9 @@ impl<M: Memory> Store<M> {
             if before != decision.status {
                 self.watcher_changed(records, id, event, over, false);
             }
-            records.mark_due(id);
+            if !held {
+                records.mark_due(id);
+            }
             if self.policy.writes_back {
                 records.mark_dirty(id);
             }

@@ -4,11 +4,11 @@
 use crate::presence::subscription::Snapshot;
 use crate::shm::Memory;
 use crate::store::Store;
+use crate::store::Token;
 use crate::store::lanes::CSEQ_RESERVE;
 use crate::store::records::Phase;
 use crate::store::shard::Shard;
 use crate::store::subscriptions::snapshot;
-use crate::store::Token;
 
 /// What has to be done to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,9 @@ fn gone<M: Memory>(
     token: Token,
 ) -> Option<crate::shm::Id<crate::store::records::Subscription<M>>> {
     let id = Store::resolve(records, token)?;
-    records.subscriptions.get(id).filter(|record| record.phase == Phase::Gone && !record.is_dirty)?;
+    records
+        .subscriptions
+        .get(id)
+        .filter(|record| record.phase == Phase::Gone && !record.is_dirty)?;
     Some(id)
 }

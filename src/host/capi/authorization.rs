@@ -24,8 +24,9 @@ pub unsafe extern "C" fn update_watchers_status(
     boundary::enter("update_watchers_status", -1, || {
         // SAFETY: the sibling passes strings that stay during the call, or
         // NULL, and a structure of ours or of its own.
-        let (presentity, rules, id) =
-            unsafe { (text::pointed(presentity), text::pointed(rules), packages::package_of(event)) };
+        let (presentity, rules, id) = unsafe {
+            (text::pointed(presentity), text::pointed(rules), packages::package_of(event))
+        };
         let (Some(server), Some(presentity)) = (module::server(), presentity) else { return -1 };
         let Some(id) = id else {
             log_error!("watchers of {}: no such event package", Shown(presentity));

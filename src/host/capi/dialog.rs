@@ -78,8 +78,7 @@ fn fill(
         pkg.push(block);
         Ok(place)
     };
-    let (uri, route, made) =
-        (owned(shared_line.as_ref())?, owned(route)?, owned(made_contact)?);
+    let (uri, route, made) = (owned(shared_line.as_ref())?, owned(route)?, owned(made_contact)?);
     pkg.into_iter().for_each(|block| {
         block.into_raw();
     });

@@ -52,10 +52,10 @@ fn add(given: &sys::pres_ev_t, name: &[u8]) -> Result<PackageId, &'static str> {
         let id = known.registry.exact(&package.event)?;
         Some((id, known.registry.get(id).is_some_and(|known| !known.content_type.is_empty())))
     });
-    if let Some((id, complete)) = known {
-        if complete || is_placeholder {
-            return Ok(id);
-        }
+    if let Some((id, complete)) = known
+        && (complete || is_placeholder)
+    {
+        return Ok(id);
     }
     package.content_type = content_type.to_vec();
     package.default_expires = given.default_expires;

@@ -40,7 +40,10 @@ pub unsafe extern "C" fn update_presentity(
             return -1;
         };
         if realm.is_empty() || etag.is_empty() {
-            log_error!("a module publishes without {}", if etag.is_empty() { "tag" } else { "domain" });
+            log_error!(
+                "a module publishes without {}",
+                if etag.is_empty() { "tag" } else { "domain" }
+            );
             return -1;
         }
         let given = Given {

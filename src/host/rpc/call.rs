@@ -105,9 +105,7 @@ impl Record<'_> {
                         let number = i32::try_from(*number).unwrap_or(i32::MAX);
                         add(self.handle, format, name, number as c_int)
                     }
-                    Value::Unsigned(number) => {
-                        add(self.handle, format, name, *number as c_uint)
-                    }
+                    Value::Unsigned(number) => add(self.handle, format, name, *number as c_uint),
                 }
             };
             fields.iter().all(|(name, value)| {

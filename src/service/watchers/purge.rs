@@ -9,8 +9,8 @@ use crate::presence::event_package::{Event, PackageId};
 use crate::presence::subscription::Status;
 use crate::presence::uri;
 use crate::service::Server;
-use crate::service::authorization::{self, OldRow};
-use crate::service::watchers::{Name, ask, name_of};
+use crate::service::authorization::{self, Name, OldRow};
+use crate::service::watchers::{ask, name_of};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 

@@ -112,7 +112,7 @@ fn check<T: Element>(ops: Vec<Op>) {
     for key in dead {
         assert!(slab.get_key(key).is_none() && slab.remove_key(key).is_none(), "{key:?} lives on");
     }
-    if model.len() % 2 == 0 {
+    if model.len().is_multiple_of(2) {
         model.values().for_each(|(key, _)| drop(slab.remove(key.id()).unwrap()));
     } else {
         slab.clear();

@@ -88,7 +88,7 @@ impl Transport for FakeHost {
             hook();
         }
         let random = self.outside.random.fetch_add(1, SeqCst);
-        if self.yields && random % 3 == 0 {
+        if self.yields && random.is_multiple_of(3) {
             std::thread::yield_now();
         }
         let of = |field| text(notify.subscription.text(field));

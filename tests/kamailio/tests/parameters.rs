@@ -1,0 +1,266 @@
+//! Parameters that no other file sets: each changes what a phone, an operator
+//! or the database sees, or is refused with a line that names it.
+
+use presence_kamailio_tests::database::{create_sqlite, execute, query};
+use presence_kamailio_tests::prelude::*;
+
+fn open(user: &str) -> String {
+    bodies::pidf(user, "phone", "open", "")
+}
+
+/// The line of a server that does not start which names this.
+fn refusal(config: Config, part: &str) -> String {
+    let Err(log) = Kamailio::try_start(config) else { panic!("{part} is not refused") };
+    let line = log.lines().find(|line| {
+        (line.contains("ERROR") || line.contains("CRITICAL")) && line.contains(part)
+    });
+    line.unwrap_or_else(|| panic!("no line names {part}:\n{log}")).to_owned()
+}
+
+#[test]
+fn tables_can_have_other_names() {
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("folder: {error}"));
+    let file = folder.path().join("renamed.db");
+    create_sqlite(&file);
+    let tables = ["presentity", "active_watchers", "watchers"];
+    for table in tables {
+        execute(&file, &format!(
+            "ALTER TABLE {table} RENAME TO our_{table}; \
+             UPDATE version SET table_name='our_{table}' WHERE table_name='{table}';"
+        ));
+    }
+    let config = || {
+        Config::new(Storage::Default)
+            .parameter("presence_xml", "force_active", 0)
+            .parameter("presence_xml", "integrated_xcap_server", 1)
+            .parameter("presence_xml", "db_url", "@DATABASE@")
+            .presence("db_url", format!("sqlite:///{}", file.display()))
+            .presence("db_update_period", 1)
+    };
+    let named = tables.iter().fold(config(), |config, table| {
+        config.presence(&format!("{table}_table"), format!("our_{table}"))
+    });
+    let kamailio = Kamailio::start(named);
+    Publisher::udp(&kamailio, "alice").publish(open("alice"));
+    let mut watcher = Watcher::udp(&kamailio, "alice");
+    watcher.subscribe(600);
+    watcher.next_notify("initial");
+    for table in tables {
+        let rows = eventually(Duration::from_secs(5), || {
+            Some(query(&file, &format!("SELECT * FROM our_{table}"))).filter(|rows| rows.len() == 1)
+        });
+        assert!(rows.is_some(), "our_{table}");
+    }
+    kamailio.finish();
+    refusal(config(), "presentity");
+}
+
+#[test]
+fn user_parts_are_compared_as_sip_uri_match_says() {
+    for (sip_uri_match, told) in [(0, false), (1, true)] {
+        let config = Config::new(Storage::Memory).presence("sip_uri_match", sip_uri_match);
+        let kamailio = Kamailio::start(config);
+        let mut watcher = Watcher::udp(&kamailio, "Alice");
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        Publisher::udp(&kamailio, "alice").publish(open("alice"));
+        if told {
+            watcher.wait_notify("open", |n| n.body().contains(">open<"));
+        } else {
+            watcher.no_more_notify(Duration::from_millis(200), "another user");
+        }
+        kamailio.finish();
+    }
+}
+
+#[test]
+fn b21_force_active_needs_no_rules() {
+    if !ours_only("B21 the older page's parameters") {
+        return;
+    }
+    for (force_active, state) in [(0, "pending"), (1, "active")] {
+        let kamailio = Kamailio::start(
+            Config::new(Storage::Default)
+                .parameter("presence_xml", "force_active", 0)
+                .parameter("presence_xml", "integrated_xcap_server", 1)
+                .parameter("presence_xml", "db_url", "@DATABASE@")
+                .presence("force_active", force_active),
+        );
+        Publisher::udp(&kamailio, "alice").publish(open("alice"));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        let notify = watcher.next_notify("initial");
+        assert_eq!(notify.state, state);
+        assert_eq!(notify.body().contains(">open<"), force_active == 1);
+        kamailio.finish();
+    }
+}
+
+both_storages! {
+    fn either_timer_process_ends_what_has_expired(storage) {
+        for timer_mode in [0, 1] {
+            let kamailio = Kamailio::start(
+                Config::new(storage)
+                    .presence("timer_mode", timer_mode)
+                    .presence("clean_period", 1)
+                    .presence("db_update_period", 1),
+            );
+            let mut phone = Publisher::udp(&kamailio, "alice");
+            phone.expires = Some(1);
+            phone.publish(open("alice"));
+            let mut watcher = Watcher::udp(&kamailio, "alice");
+            watcher.subscribe(600);
+            watcher.wait_notify_for(Duration::from_secs(6), "expired", |n| !n.body().contains(">open<"));
+            kamailio.finish();
+        }
+    }
+
+    fn the_line_for_each_notify_has_its_level(storage) {
+        // The tests run with debug=2.
+        for (level, lines) in [(2, 1), (1, 1), (3, 0)] {
+            let config = Config::new(storage)
+                .presence("local_log_level", level)
+                .presence("local_log_facility", "LOG_LOCAL3");
+            let kamailio = Kamailio::start(config);
+            let mut watcher = Watcher::udp(&kamailio, "alice");
+            watcher.subscribe(600);
+            watcher.next_notify("initial");
+            watcher.endpoint.barrier();
+            let found = kamailio.log_lines(&format!("on behalf of {}", aor("alice")));
+            assert_eq!(found.len(), lines, "local_log_level {level}: {found:?}");
+            kamailio.finish();
+        }
+    }
+
+    fn a_log_facility_that_does_not_exist_is_refused(storage) {
+        let config = Config::new(storage).presence("local_log_facility", "LOG_NONSENSE");
+        refusal(config, "facility");
+    }
+}
+
+#[test]
+fn startup_mode_0_shows_what_has_expired() {
+    for (startup_mode, shown) in [(1, false), (0, true)] {
+        let config = Config::new(Storage::Default)
+            .presence("clean_period", 0)
+            .presence("startup_mode", startup_mode);
+        let kamailio = Kamailio::start(config);
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.expires = Some(1);
+        phone.publish(open("alice"));
+        std::thread::sleep(Duration::from_millis(2200));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        let notify = watcher.fetch();
+        assert_eq!(notify.body().contains(">open<"), shown, "startup_mode {startup_mode}");
+        kamailio.finish();
+    }
+}
+
+/// SQLite's driver gives a result at once; with drivers that page it this is
+/// one row a page.
+#[test]
+fn all_rows_are_fetched_with_small_fetch_rows() {
+    let kamailio = Kamailio::start(Config::new(Storage::Default).presence("fetch_rows", 1));
+    let mut watchers: Vec<Watcher> =
+        ["bob", "carol", "dave"].map(|user| Watcher::udp(&kamailio, "alice").named(user)).into();
+    for watcher in &mut watchers {
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+    }
+    kamailio.restart();
+    for watcher in &mut watchers {
+        assert_eq!(watcher.try_subscribe(600).status(), Some(200), "{}", watcher.call_id);
+    }
+    kamailio.finish();
+}
+
+both_storages! {
+    fn parameters_without_effect_are_accepted(storage) {
+        // Sizes, locks and matching that our store does not need (A2, A6,
+        // B36), and the notifier processes of mode 3.
+        let mut config = Config::new(storage);
+        for (name, value) in [
+            ("subs_htable_size", 2),
+            ("pres_htable_size", 2),
+            ("db_table_lock_type", 1),
+            ("subs_remove_match", 1),
+            ("waitn_time", 7),
+            ("notifier_poll_rate", 3),
+            ("notifier_processes", 2),
+        ] {
+            config = config.presence(name, value);
+        }
+        if target() == Target::Ours {
+            config = config.presence("lock_set_size", 8);
+        }
+        let kamailio = Kamailio::start(config);
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.publish(open("alice"));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        watcher.wait_notify("open", |n| n.body().contains(">open<"));
+        watcher.unsubscribe();
+        assert_eq!(watcher.try_subscribe(600).status(), Some(481));
+        kamailio.finish();
+    }
+}
+
+/// Kamailio 6.1's parameters and DMQ: known, with the defaults accepted, and
+/// refused by name where they would have to do something.
+#[test]
+fn what_comes_later_is_refused_by_name() {
+    if !ours_only("parameters of newer releases") {
+        return;
+    }
+    let refused = [
+        ("enable_dmq", "1"),
+        ("enable_subs_dmq", "1"),
+        ("skip_notify_dmq", "1"),
+        ("default_socket", "udp:127.0.0.1:5060"),
+        ("dmq_peer_id", "other"),
+    ];
+    for (name, value) in refused {
+        let config = Config::new(Storage::Memory).presence(name, value);
+        let line = refusal(config, name);
+        assert!(line.contains("needs a later version"), "{line}");
+    }
+    let mut config = Config::new(Storage::Memory);
+    for (name, value) in [
+        ("enable_dmq", "0"),
+        ("enable_pres_dmq", "1"),
+        ("enable_pres_sync_dmq", "1"),
+        ("enable_subs_dmq", "0"),
+        ("enable_subs_sync_dmq", "1"),
+        ("skip_notify_dmq", "0"),
+        ("dmq_peer_id", "presence"),
+    ] {
+        config = config.presence(name, value);
+    }
+    Kamailio::start(config).finish();
+}
+
+/// Subscriptions of a mode that stores them are there again when the operator
+/// changes back from mode 0.
+#[test]
+fn b25_mode_0_leaves_stored_subscriptions_alone() {
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("folder: {error}"));
+    let file = folder.path().join("kept.db");
+    create_sqlite(&file);
+    execute(
+        &file,
+        "INSERT INTO active_watchers (presentity_uri, watcher_username, watcher_domain, to_user, \
+         to_domain, from_user, from_domain, event, callid, to_tag, from_tag, local_cseq, remote_cseq, \
+         contact, expires, status, version, socket_info, local_contact, updated, updated_winfo) VALUES ('sip:a@b', 'w', 'b', \
+         'a', 'b', 'w', 'b', 'presence', 'kept', 't', 'f', 1, 1, 'sip:w@127.0.0.1:9', 4000000000, 1, 1, \
+         'udp:127.0.0.1:5060', 'sip:127.0.0.1:5060', -1, -1);",
+    );
+    let config = Config::new(Storage::Sqlite { subs_db_mode: 0, publ_cache: 1 })
+        .presence("db_url", format!("sqlite:///{}", file.display()));
+    let kamailio = Kamailio::start(config);
+    let mut watcher = Watcher::udp(&kamailio, "alice");
+    watcher.subscribe(600);
+    watcher.next_notify("initial");
+    kamailio.finish();
+    let rows = query(&file, "SELECT callid FROM active_watchers");
+    assert_eq!(rows.len(), differs("B25", 0, 1), "{rows:?}");
+}
