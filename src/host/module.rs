@@ -10,7 +10,7 @@ use std::time::Duration;
 use once_cell::sync::OnceCell;
 
 use crate::config::{Config, ConfigError, ParameterValue, Parameters};
-use crate::host::database::Driver;
+use crate::host::database::{Connection, Driver};
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
@@ -197,6 +197,12 @@ fn connect() -> Result<(), String> {
     Ok(())
 }
 
+/// One more connection for this process, besides the one that a caller further
+/// out is using.
+pub fn another_connection() -> Option<Connection> {
+    DRIVER.get()?.as_ref()?.open(false).ok()
+}
+
 /// All modules are initialised, nothing is forked: the registry is complete
 /// and stored state is taken over.
 fn begin(config: &'static Config) -> Result<(), String> {
@@ -281,7 +287,16 @@ fn on_notify_completed(completion: &tm::Completion<'_>) {
 
 /// The server stops: what is only in memory is written, if it is kept at all.
 pub fn destroy() {
-    let Some(server) = server().filter(|server| server.store.policy.writes_back) else { return };
+    if let Some(server) = server().filter(|server| server.store.policy.writes_back) {
+        write_the_last(server);
+    }
+    // Kamailio's own clean-up, which comes after this, waits for ever if a
+    // child was killed with one of its locks in hand: the log then tells that
+    // it was not us.
+    log_info!("presence has stopped");
+}
+
+fn write_the_last(server: &KamailioServer) {
     for shard in SHARDS.get().copied().unwrap_or_default() {
         // SAFETY: Kamailio calls destroy in its main process after all others
         // have ended; one may have been killed with the lock in hand.

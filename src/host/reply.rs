@@ -194,7 +194,8 @@ impl Incoming for Request<'_> {
             }
             _ => self.send(reply, tag.as_deref()),
         };
-        if sent.is_err() {
+        // Whoever refuses a request says so itself.
+        if sent.is_err() && reply.code < 300 {
             log_warn!("reply {} {} could not be sent", reply.code, reply.reason);
         }
         sent

@@ -28,8 +28,11 @@ pub unsafe fn pointed<'a>(text: *const sys::_str) -> Option<&'a [u8]> {
 /// A `str` that looks at `text`, for calls that only read it. A length beyond
 /// an int is cut off.
 pub fn lend(text: &[u8]) -> sys::_str {
+    // An empty slice may begin at address 1: C that counts back from the end,
+    // as the core's hash functions do, would wrap around.
+    let start = if text.is_empty() { c"".as_ptr() } else { text.as_ptr().cast() };
     sys::_str {
-        s: text.as_ptr().cast_mut().cast(),
+        s: start.cast_mut(),
         len: i32::try_from(text.len()).unwrap_or(i32::MAX),
     }
 }

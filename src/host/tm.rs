@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::error::Fault;
 use crate::host::kept::Kept;
-use crate::host::log::{self, Shown, log_error};
+use crate::host::log::{self, Shown, log_debug};
 use crate::host::{boundary, reply_event, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
 use crate::presence::subscription::{Snapshot, Text};
@@ -85,7 +85,7 @@ impl Transport for TmTransport {
             return NotifyOutcome::Failed;
         };
         let Some(mut dialog) = Dialog::new(subscription, notify.cseq) else {
-            log_error!("NOTIFY for {call_id}: the route set cannot be parsed");
+            log_debug!("NOTIFY for {call_id}: the route set cannot be parsed");
             return NotifyOutcome::Failed;
         };
         let mut method = text::lend(b"NOTIFY");
@@ -120,7 +120,6 @@ impl Transport for TmTransport {
             kept.hand_over();
         }
         if result < 0 {
-            log_error!("NOTIFY for {call_id} could not be sent");
             return NotifyOutcome::Failed;
         }
         dialog.log(subscription, notify);

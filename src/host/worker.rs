@@ -137,7 +137,9 @@ impl Host for Worker {
 
     fn database(&mut self) -> Option<&mut dyn Database> {
         if self.connection.is_none() {
-            self.connection = CONNECTION.take();
+            // A caller further out may hold it: it is replying, and the
+            // script's event route for replies has come back to us.
+            self.connection = CONNECTION.take().or_else(module::another_connection);
         }
         self.connection.as_mut().map(|connection| connection as &mut dyn Database)
     }

@@ -3,12 +3,15 @@
 //! service writes the database where there is one; `commit` makes the change
 //! part of the state, or `abort` leaves everything as it was.
 
-use crate::error::{Fault, Rejection};
-use crate::presence::event_package::EventPackage;
-use crate::presence::publication::{
-    Facts, Step, Text, leaves_shared_line_alone, unknown_entity_tag,
-};
-use crate::presence::text;
+mod claim;
+mod expired;
+
+pub use expired::Expired;
+
+pub(super) use claim::with_tag;
+
+use crate::error::Rejection;
+use crate::presence::publication::{Facts, Step, Text};
 use crate::shm::{Blob, Id, Links, Memory, Timer};
 use crate::store::records::{Presentity, Publication, PublicationPhase};
 use crate::store::shard::{PresentityKey, Shard, later};
@@ -89,85 +92,7 @@ pub struct Pending<M: Memory> {
     pub unseen_final: bool,
 }
 
-/// An expired publication that was claimed for removal.
-pub struct Expired<M: Memory> {
-    shard: usize,
-    publication: Id<Publication<M>>,
-    /// Its presentity.
-    pub key: PresentityKey,
-    /// Its row.
-    pub stored: Stored,
-    /// There are watchers whom the removal has to be shown to.
-    pub has_watchers: bool,
-    /// As with `Pending`.
-    pub unseen_final: bool,
-}
-
 impl<M: Memory> Store<M> {
-    /// First step: judges the change against what is stored and claims it.
-    pub fn begin_publication(
-        &self,
-        key: &PresentityKey,
-        package: &EventPackage,
-        change: &Change<'_>,
-    ) -> Result<Begun<M>, Fault> {
-        let hash = self.presentity_hash(&key.identity, key.package);
-        let shard = self.shard_of(&key.identity);
-        self.with(shard, |records| match change.if_match {
-            None => self.begin_new(records, shard, key, hash, change),
-            Some(tag) => {
-                begin_change(records, shard, records.find(key, hash), package, tag, change)
-            }
-        })?
-    }
-
-    fn begin_new(
-        &self,
-        records: &mut Shard<M>,
-        shard: usize,
-        key: &PresentityKey,
-        hash: u64,
-        change: &Change<'_>,
-    ) -> Result<Begun<M>, Fault> {
-        let presentity = records.find_or_create(key, hash)?;
-        // A sibling's own tag may be in use: two living publications with one
-        // tag could never be told apart again.
-        if with_tag(records, presentity, change.entity_tag).is_some() {
-            return Ok(Begun::Refused(unknown_entity_tag()));
-        }
-        let reserved = reserve(records, presentity, change);
-        let publication = match reserved {
-            Ok(publication) => publication,
-            Err(fault) => {
-                self.drop_if_idle(records, presentity);
-                return Err(fault);
-            }
-        };
-        let replaced = same_dialog(records, presentity, publication, change.dialog_id);
-        if let Some(record) = replaced.and_then(|id| records.publications.get_mut(id)) {
-            record.phase = PublicationPhase::Changing;
-        }
-        Ok(Begun::Pending(Pending {
-            shard,
-            presentity,
-            publication,
-            step: Step::Create,
-            text: None,
-            body: None,
-            facts: change.facts,
-            expires_at: change.expires_at,
-            now: change.now,
-            priority: change.priority,
-            sender: change.sender.unwrap_or_default().to_vec(),
-            stored: stored(records, publication),
-            replaced_row: replaced.map(|id| stored(records, id)),
-            replaced,
-            key: key_of(records, presentity).unwrap_or_else(|| key.clone()),
-            has_watchers: has_watchers(records, presentity),
-            unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
-        }))
-    }
-
     /// Second step: the change is part of the state from here on. Gives the
     /// lane when the caller is the one to notify.
     /// `shows_closed`: the package shows a removed publication closed once;
@@ -239,209 +164,6 @@ impl<M: Memory> Store<M> {
             }
         });
     }
-
-    /// Claims up to `budget` publications of one shard that have expired. True
-    /// if there may be more.
-    pub fn claim_expired(&self, shard: usize, now: i64, budget: usize) -> (Vec<Expired<M>>, bool) {
-        self.with(shard, |records| {
-            let mut claimed = Vec::new();
-            let mut looks = budget;
-            while let Some(publication) =
-                records.publication_expiry.pop_due(&mut records.publications, now, &mut looks)
-            {
-                let Some(record) = records.publications.get_mut(publication) else { continue };
-                if record.phase != PublicationPhase::Live {
-                    // A request is changing it: look again in a second.
-                    records.publication_expiry.schedule(
-                        &mut records.publications,
-                        publication,
-                        now + 1,
-                    );
-                    continue;
-                }
-                record.phase = PublicationPhase::Changing;
-                let presentity = record.presentity;
-                let Some(key) = key_of(records, presentity) else { continue };
-                claimed.push(Expired {
-                    shard,
-                    publication,
-                    key,
-                    stored: stored(records, publication),
-                    has_watchers: has_watchers(records, presentity),
-                    unseen_final: unseen_final(records, publication),
-                });
-            }
-            (claimed, looks == 0)
-        })
-        .unwrap_or_default()
-    }
-
-    /// Removes a claimed publication. Its watchers are told by the sender
-    /// processes, unless `quietly`.
-    pub fn remove_expired(
-        &self,
-        expired: Expired<M>,
-        shows_closed: bool,
-        document: Option<&[u8]>,
-        quietly: bool,
-    ) {
-        let _ = self.with(expired.shard, |records| {
-            let Some(record) = records.publications.get_mut(expired.publication) else { return };
-            let presentity = record.presentity;
-            keep_document(records, expired.publication, document);
-            if quietly {
-                let told = records.presentities.get(presentity).map(|p| (p.completed, p.round));
-                records.end_publication(expired.publication, false, b"");
-                if let (Some((completed, round)), Some(owner)) =
-                    (told, records.presentities.get_mut(presentity))
-                    && completed == round
-                {
-                    owner.completed = owner.round;
-                }
-            } else {
-                records.end_publication(expired.publication, shows_closed, b"");
-            }
-            self.queue_lane(records, presentity);
-            self.drop_if_idle(records, presentity);
-        });
-    }
-
-    /// Gives a claimed publication back because its row could not be deleted;
-    /// it is tried again after `delay` seconds.
-    pub fn keep_expired(&self, expired: Expired<M>, now: i64, delay: i64) {
-        let _ = self.with(expired.shard, |records| {
-            if let Some(record) = records.publications.get_mut(expired.publication) {
-                record.phase = PublicationPhase::Live;
-                records.publication_expiry.schedule(
-                    &mut records.publications,
-                    expired.publication,
-                    now + delay,
-                );
-            }
-        });
-    }
-
-    /// Takes over a publication that the database has kept.
-    pub fn restore_publication(
-        &self,
-        key: &PresentityKey,
-        change: &Change<'_>,
-    ) -> Result<(), Fault> {
-        let hash = self.presentity_hash(&key.identity, key.package);
-        let shard = self.shard_of(&key.identity);
-        self.with(shard, |records| match self.begin_new(records, shard, key, hash, change)? {
-            Begun::Pending(mut pending) => {
-                // Rows of one dialog coexist in the table; so they do here.
-                if let Some(record) =
-                    pending.replaced.take().and_then(|id| records.publications.get_mut(id))
-                {
-                    record.phase = PublicationPhase::Live;
-                }
-                enter(records, pending);
-                Ok(())
-            }
-            Begun::Unchanged | Begun::Refused(_) => Err(Fault::Host),
-        })?
-    }
-}
-
-fn begin_change<M: Memory>(
-    records: &mut Shard<M>,
-    shard: usize,
-    presentity: Option<Id<Presentity<M>>>,
-    package: &EventPackage,
-    tag: &[u8],
-    change: &Change<'_>,
-) -> Result<Begun<M>, Fault> {
-    let found = presentity.and_then(|owner| Some((owner, with_tag(records, owner, tag)?)));
-    let Some((presentity, publication)) = found else {
-        return Ok(Begun::Refused(unknown_entity_tag()));
-    };
-    let Some(record) = records.publications.get(publication) else {
-        return Ok(Begun::Refused(unknown_entity_tag()));
-    };
-    if record.phase != PublicationPhase::Live {
-        return Ok(Begun::Refused(unknown_entity_tag()));
-    }
-    if package.is_shared_line()
-        && let Some(facts) = change.facts
-        && change.step == Step::Modify
-        && leaves_shared_line_alone(record.facts, record.text(Text::Sender), facts, change.sender)
-    {
-        return Ok(Begun::Unchanged);
-    }
-    let packed = text::pack::<Text>(|n| match Text::ALL[n] {
-        Text::EntityTag => change.entity_tag.to_vec(),
-        Text::Sender => change.sender.unwrap_or(record.text(Text::Sender)).to_vec(),
-        Text::Ruid => record.text(Text::Ruid).to_vec(),
-        Text::DialogId if change.facts.is_some() => change.dialog_id.to_vec(),
-        Text::DialogId => record.text(Text::DialogId).to_vec(),
-    })
-    .map_err(|_| Fault::Host)?;
-    // A removal needs no memory: it makes room.
-    let text = match change.step {
-        Step::Remove => None,
-        _ => Some(records.blob(&packed)?),
-    };
-    let body = change.body.map(|body| records.blob(body)).transpose()?;
-    if let Some(record) = records.publications.get_mut(publication) {
-        record.phase = PublicationPhase::Changing;
-    }
-    Ok(Begun::Pending(Pending {
-        shard,
-        presentity,
-        publication,
-        step: change.step,
-        text,
-        body,
-        facts: change.facts,
-        expires_at: change.expires_at,
-        now: change.now,
-        priority: change.priority,
-        sender: change.sender.unwrap_or_default().to_vec(),
-        replaced: None,
-        stored: stored(records, publication),
-        replaced_row: None,
-        key: key_of(records, presentity).ok_or(Fault::Host)?,
-        has_watchers: has_watchers(records, presentity),
-        unseen_final: unseen_final(records, publication),
-    }))
-}
-
-/// Puts an invisible new publication at the end of the presentity's list.
-fn reserve<M: Memory>(
-    records: &mut Shard<M>,
-    presentity: Id<Presentity<M>>,
-    change: &Change<'_>,
-) -> Result<Id<Publication<M>>, Fault> {
-    let packed = text::pack::<Text>(|n| {
-        match Text::ALL[n] {
-            Text::EntityTag => change.entity_tag,
-            Text::Sender => change.sender.unwrap_or_default(),
-            Text::Ruid => change.ruid,
-            Text::DialogId => change.dialog_id,
-        }
-        .to_vec()
-    })
-    .map_err(|_| Fault::Host)?;
-    let record = Publication {
-        presentity,
-        text: records.blob(&packed)?,
-        body: records.blob(change.body.unwrap_or_default())?,
-        expires_at: change.expires_at,
-        received: change.now,
-        priority: change.priority,
-        round: 0,
-        facts: change.facts.unwrap_or_default(),
-        phase: PublicationPhase::Reserved,
-        published: Links::new(),
-        expiring: Timer::new(),
-    };
-    let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
-    if let Some(owner) = records.presentities.get_mut(presentity) {
-        owner.publications.push_back(&mut records.publications, id);
-    }
-    Ok(id)
 }
 
 /// The claimed change takes effect. The publication becomes the newest, unless
@@ -545,33 +267,6 @@ fn keep_document<M: Memory>(
     }
 }
 
-pub(super) fn with_tag<M: Memory>(
-    records: &Shard<M>,
-    presentity: Id<Presentity<M>>,
-    tag: &[u8],
-) -> Option<Id<Publication<M>>> {
-    let owner = records.presentities.get(presentity)?;
-    let mut all = owner.publications.iter(&records.publications);
-    all.find(|(_, p)| p.text(Text::EntityTag) == tag).map(|(id, _)| id)
-}
-
-fn same_dialog<M: Memory>(
-    records: &Shard<M>,
-    presentity: Id<Presentity<M>>,
-    new: Id<Publication<M>>,
-    dialog_id: &[u8],
-) -> Option<Id<Publication<M>>> {
-    if dialog_id.is_empty() {
-        return None;
-    }
-    let owner = records.presentities.get(presentity)?;
-    let mut all = owner.publications.iter(&records.publications);
-    all.find(|(id, p)| {
-        *id != new && p.phase == PublicationPhase::Live && p.text(Text::DialogId) == dialog_id
-    })
-    .map(|(id, _)| id)
-}
-
 fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Stored {
     let text = |field| records.publications.get(id).map(|p| p.text(field).to_vec());
     Stored {
@@ -584,7 +279,7 @@ fn has_watchers<M: Memory>(records: &Shard<M>, presentity: Id<Presentity<M>>) ->
     records.presentities.get(presentity).is_some_and(|p| !p.watchers.is_empty())
 }
 
-pub(super) fn key_of<M: Memory>(
+pub(in crate::store) fn key_of<M: Memory>(
     records: &Shard<M>,
     id: Id<Presentity<M>>,
 ) -> Option<PresentityKey> {

@@ -50,12 +50,7 @@ impl<M: Memory> Store<M> {
 
     /// A decision about a watcher: its subscription gets the state, and is to
     /// be sent a NOTIFY if that is another one than before. True if it is.
-    pub fn decide(
-        &self,
-        token: Token,
-        decision: &Authorization,
-        now: i64,
-    ) -> Result<bool, Fault> {
+    pub fn decide(&self, token: Token, decision: &Authorization, now: i64) -> Result<bool, Fault> {
         self.with(token.shard(), |records| {
             let Some(id) = Self::resolve(records, token) else { return Ok(false) };
             let Some(record) = records.subscriptions.get(id) else { return Ok(false) };

@@ -26,7 +26,9 @@ impl<'a> Message<'a> {
                     .map(|contact| text::bytes(contact.uri))
             }
         };
-        uri.filter(|uri| !uri.is_empty()).ok_or(Rejection::bad_request("Malformed Contact"))
+        // A line folded inside the URI would break the request line of NOTIFYs.
+        let whole = |uri: &&[u8]| !uri.is_empty() && !uri.iter().any(u8::is_ascii_control);
+        uri.filter(whole).ok_or(Rejection::bad_request("Malformed Contact"))
     }
 
     /// All Record-Route values in received order. As in stock, one that

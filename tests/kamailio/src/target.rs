@@ -69,8 +69,8 @@ fn first_in_path(folder: &Path, mend: &str) -> String {
     format!("{}:{STOCK_MODULE_DIR}", folder.display())
 }
 
-/// What the target under test is expected to do where decision `decision` of
-/// `decisions.md` (or defect `D…` of the stock module) makes a difference.
+/// What the target under test is expected to do where they differ: `decision`
+/// is the row of the README's difference table (`D…` is a defect of stock).
 pub fn differs<T: Debug>(decision: &str, upstream: T, ours: T) -> T {
     let (value, name) = match target() {
         Target::Upstream => (upstream, "upstream"),

@@ -45,6 +45,21 @@ fn scripted(storage: Storage) -> Config {
 }
 
 both_storages! {
+    fn the_route_for_replies_may_come_back_to_us(storage) {
+        let kamailio = Kamailio::start(Config::new(storage).stateless().route(
+            "event_route[sl:local-response] { if(is_method(\"PUBLISH\")) {\n\
+             if(pres_refresh_watchers(\"$ru\", \"presence\", \"1\"))\n\
+             xlog(\"L_NOTICE\", \"REFRESHED $ru\\n\"); } }",
+        ));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        Publisher::udp(&kamailio, "alice").publish(bodies::pidf("alice", "phone", "open", "hello"));
+        watcher.wait_notify("state", |notify| notify.body().contains("hello"));
+        assert_eq!(kamailio.log_lines("REFRESHED").len(), 1);
+        kamailio.finish();
+    }
+
     fn subs_shows_the_subscription_in_three_places(storage) {
         let kamailio = Kamailio::start(scripted(storage));
         let mut phone = Publisher::udp(&kamailio, "alice");

@@ -11,9 +11,9 @@ fn open(user: &str) -> String {
 /// The line of a server that does not start which names this.
 fn refusal(config: Config, part: &str) -> String {
     let Err(log) = Kamailio::try_start(config) else { panic!("{part} is not refused") };
-    let line = log.lines().find(|line| {
-        (line.contains("ERROR") || line.contains("CRITICAL")) && line.contains(part)
-    });
+    let line = log
+        .lines()
+        .find(|line| (line.contains("ERROR") || line.contains("CRITICAL")) && line.contains(part));
     line.unwrap_or_else(|| panic!("no line names {part}:\n{log}")).to_owned()
 }
 
@@ -24,10 +24,13 @@ fn tables_can_have_other_names() {
     create_sqlite(&file);
     let tables = ["presentity", "active_watchers", "watchers"];
     for table in tables {
-        execute(&file, &format!(
-            "ALTER TABLE {table} RENAME TO our_{table}; \
+        execute(
+            &file,
+            &format!(
+                "ALTER TABLE {table} RENAME TO our_{table}; \
              UPDATE version SET table_name='our_{table}' WHERE table_name='{table}';"
-        ));
+            ),
+        );
     }
     let config = || {
         Config::new(Storage::Default)
@@ -263,4 +266,50 @@ fn b25_mode_0_leaves_stored_subscriptions_alone() {
     kamailio.finish();
     let rows = query(&file, "SELECT callid FROM active_watchers");
     assert_eq!(rows.len(), differs("B25", 0, 1), "{rows:?}");
+}
+
+#[test]
+fn b30_replaced_values_are_warned_of_once() {
+    let config = Config::new(Storage::Memory)
+        .presence("max_expires", 0)
+        .presence("expires_offset", -5)
+        .ignore_log("replaced by");
+    let kamailio = Kamailio::start(config);
+    let mut watcher = Watcher::udp(&kamailio, "alice");
+    assert_eq!(watcher.subscribe(7200).number("Expires"), Some(3600));
+    for name in ["max_expires", "expires_offset"] {
+        let lines = kamailio.log_lines(&format!("parameter {name}: "));
+        assert_eq!(lines.len(), differs("B30", 0, 1), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("WARNING")), "{lines:?}");
+    }
+    kamailio.finish();
+}
+
+both_storages! {
+    fn b33_only_living_subscriptions_count(storage) {
+        let kamailio = Kamailio::start(Config::new(storage).presence("db_update_period", 0).before(
+            "if(is_method(\"OPTIONS\")) { pres_has_subscribers(\"$ru\", \"presence\"); \
+             xlog(\"L_NOTICE\", \"HAS $rc $ci\\n\"); }",
+        ));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(1);
+        watcher.next_notify("initial");
+        let ask = |id: &str| {
+            let mut message = Message::new(format!("OPTIONS {} SIP/2.0", aor("alice")));
+            message
+                .push("Via", watcher.endpoint.via())
+                .push("From", format!("<{}>;tag={id}", aor("script")))
+                .push("To", format!("<{}>", aor("alice")))
+                .push("Call-ID", id)
+                .push("CSeq", "1 OPTIONS")
+                .push("Content-Length", "0");
+            watcher.endpoint.send(&message.to_bytes());
+            kamailio.wait_log(&format!(" {id}"))
+        };
+        assert!(ask("living").contains("HAS 1 "));
+        std::thread::sleep(Duration::from_millis(2200));
+        let expired = differs("B33", "HAS 1 ", "HAS -1 ");
+        assert!(ask("expired").contains(expired));
+        kamailio.finish();
+    }
 }

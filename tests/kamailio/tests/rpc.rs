@@ -77,6 +77,18 @@ both_storages! {
         kamailio.finish();
     }
 
+    fn presentity_list_full_shows_a_uri_without_user(storage) {
+        let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.presentity = format!("sip:{DOMAIN}");
+        phone.publish(bodies::pidf("alice", "phone", "open", ""));
+        let full = result(&kamailio, "presence.presentity_list", json!(["full"]));
+        if ours_only("B24 in every storage") {
+            assert_eq!((&full[0]["user"], &full[0]["domain"]), (&json!(""), &json!(DOMAIN)), "{full}");
+        }
+        kamailio.finish();
+    }
+
     fn presentity_show_filters(storage) {
         if !ours_only("B24 a newer release's command") { return; }
         let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());

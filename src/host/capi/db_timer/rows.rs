@@ -65,10 +65,7 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// The caller has chosen the table.
-    pub(super) fn new(
-        connection: *mut sys::db1_con_t,
-        functions: &'a sys::db_func_t,
-    ) -> Rows<'a> {
+    pub(super) fn new(connection: *mut sys::db1_con_t, functions: &'a sys::db_func_t) -> Rows<'a> {
         Rows { connection, functions }
     }
 

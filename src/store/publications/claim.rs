@@ -1,0 +1,228 @@
+//! First step of a change: it is judged, the publication is claimed, and all
+//! that the change needs is allocated.
+
+use crate::error::Fault;
+use crate::presence::event_package::EventPackage;
+use crate::presence::publication::{Step, Text, leaves_shared_line_alone, unknown_entity_tag};
+use crate::presence::text;
+use crate::shm::{Id, Links, Memory, Timer};
+use crate::store::Store;
+use crate::store::records::{Presentity, Publication, PublicationPhase};
+use crate::store::shard::{PresentityKey, Shard};
+
+use super::{Begun, Change, Pending, enter, has_watchers, key_of, stored, unseen_final};
+
+impl<M: Memory> Store<M> {
+    /// First step: judges the change against what is stored and claims it.
+    pub fn begin_publication(
+        &self,
+        key: &PresentityKey,
+        package: &EventPackage,
+        change: &Change<'_>,
+    ) -> Result<Begun<M>, Fault> {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        let shard = self.shard_of(&key.identity);
+        self.with(shard, |records| match change.if_match {
+            None => self.begin_new(records, shard, key, hash, change),
+            Some(tag) => {
+                begin_change(records, shard, records.find(key, hash), package, tag, change)
+            }
+        })?
+    }
+
+    fn begin_new(
+        &self,
+        records: &mut Shard<M>,
+        shard: usize,
+        key: &PresentityKey,
+        hash: u64,
+        change: &Change<'_>,
+    ) -> Result<Begun<M>, Fault> {
+        let presentity = records.find_or_create(key, hash)?;
+        // A sibling's own tag may be in use: two living publications with one
+        // tag could never be told apart again.
+        if with_tag(records, presentity, change.entity_tag).is_some() {
+            return Ok(Begun::Refused(unknown_entity_tag()));
+        }
+        let reserved = reserve(records, presentity, change);
+        let publication = match reserved {
+            Ok(publication) => publication,
+            Err(fault) => {
+                self.drop_if_idle(records, presentity);
+                return Err(fault);
+            }
+        };
+        let replaced = same_dialog(records, presentity, publication, change.dialog_id);
+        if let Some(record) = replaced.and_then(|id| records.publications.get_mut(id)) {
+            record.phase = PublicationPhase::Changing;
+        }
+        Ok(Begun::Pending(Pending {
+            shard,
+            presentity,
+            publication,
+            step: Step::Create,
+            text: None,
+            body: None,
+            facts: change.facts,
+            expires_at: change.expires_at,
+            now: change.now,
+            priority: change.priority,
+            sender: change.sender.unwrap_or_default().to_vec(),
+            stored: stored(records, publication),
+            replaced_row: replaced.map(|id| stored(records, id)),
+            replaced,
+            key: key_of(records, presentity).unwrap_or_else(|| key.clone()),
+            has_watchers: has_watchers(records, presentity),
+            unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
+        }))
+    }
+
+    /// Takes over a publication that the database has kept.
+    pub fn restore_publication(
+        &self,
+        key: &PresentityKey,
+        change: &Change<'_>,
+    ) -> Result<(), Fault> {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        let shard = self.shard_of(&key.identity);
+        self.with(shard, |records| match self.begin_new(records, shard, key, hash, change)? {
+            Begun::Pending(mut pending) => {
+                // Rows of one dialog coexist in the table; so they do here.
+                if let Some(record) =
+                    pending.replaced.take().and_then(|id| records.publications.get_mut(id))
+                {
+                    record.phase = PublicationPhase::Live;
+                }
+                enter(records, pending);
+                Ok(())
+            }
+            Begun::Unchanged | Begun::Refused(_) => Err(Fault::Host),
+        })?
+    }
+}
+
+fn begin_change<M: Memory>(
+    records: &mut Shard<M>,
+    shard: usize,
+    presentity: Option<Id<Presentity<M>>>,
+    package: &EventPackage,
+    tag: &[u8],
+    change: &Change<'_>,
+) -> Result<Begun<M>, Fault> {
+    let found = presentity.and_then(|owner| Some((owner, with_tag(records, owner, tag)?)));
+    let Some((presentity, publication)) = found else {
+        return Ok(Begun::Refused(unknown_entity_tag()));
+    };
+    let Some(record) = records.publications.get(publication) else {
+        return Ok(Begun::Refused(unknown_entity_tag()));
+    };
+    if record.phase != PublicationPhase::Live {
+        return Ok(Begun::Refused(unknown_entity_tag()));
+    }
+    if package.is_shared_line()
+        && let Some(facts) = change.facts
+        && change.step == Step::Modify
+        && leaves_shared_line_alone(record.facts, record.text(Text::Sender), facts, change.sender)
+    {
+        return Ok(Begun::Unchanged);
+    }
+    let packed = text::pack::<Text>(|n| match Text::ALL[n] {
+        Text::EntityTag => change.entity_tag.to_vec(),
+        Text::Sender => change.sender.unwrap_or(record.text(Text::Sender)).to_vec(),
+        Text::Ruid => record.text(Text::Ruid).to_vec(),
+        Text::DialogId if change.facts.is_some() => change.dialog_id.to_vec(),
+        Text::DialogId => record.text(Text::DialogId).to_vec(),
+    })
+    .map_err(|_| Fault::Host)?;
+    // A removal needs no memory: it makes room.
+    let text = match change.step {
+        Step::Remove => None,
+        _ => Some(records.blob(&packed)?),
+    };
+    let body = change.body.map(|body| records.blob(body)).transpose()?;
+    if let Some(record) = records.publications.get_mut(publication) {
+        record.phase = PublicationPhase::Changing;
+    }
+    Ok(Begun::Pending(Pending {
+        shard,
+        presentity,
+        publication,
+        step: change.step,
+        text,
+        body,
+        facts: change.facts,
+        expires_at: change.expires_at,
+        now: change.now,
+        priority: change.priority,
+        sender: change.sender.unwrap_or_default().to_vec(),
+        replaced: None,
+        stored: stored(records, publication),
+        replaced_row: None,
+        key: key_of(records, presentity).ok_or(Fault::Host)?,
+        has_watchers: has_watchers(records, presentity),
+        unseen_final: unseen_final(records, publication),
+    }))
+}
+
+/// Puts an invisible new publication at the end of the presentity's list.
+fn reserve<M: Memory>(
+    records: &mut Shard<M>,
+    presentity: Id<Presentity<M>>,
+    change: &Change<'_>,
+) -> Result<Id<Publication<M>>, Fault> {
+    let packed = text::pack::<Text>(|n| {
+        match Text::ALL[n] {
+            Text::EntityTag => change.entity_tag,
+            Text::Sender => change.sender.unwrap_or_default(),
+            Text::Ruid => change.ruid,
+            Text::DialogId => change.dialog_id,
+        }
+        .to_vec()
+    })
+    .map_err(|_| Fault::Host)?;
+    let record = Publication {
+        presentity,
+        text: records.blob(&packed)?,
+        body: records.blob(change.body.unwrap_or_default())?,
+        expires_at: change.expires_at,
+        received: change.now,
+        priority: change.priority,
+        round: 0,
+        facts: change.facts.unwrap_or_default(),
+        phase: PublicationPhase::Reserved,
+        published: Links::new(),
+        expiring: Timer::new(),
+    };
+    let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
+    if let Some(owner) = records.presentities.get_mut(presentity) {
+        owner.publications.push_back(&mut records.publications, id);
+    }
+    Ok(id)
+}
+
+pub(in crate::store) fn with_tag<M: Memory>(
+    records: &Shard<M>,
+    presentity: Id<Presentity<M>>,
+    tag: &[u8],
+) -> Option<Id<Publication<M>>> {
+    let owner = records.presentities.get(presentity)?;
+    let mut all = owner.publications.iter(&records.publications);
+    all.find(|(_, p)| p.text(Text::EntityTag) == tag).map(|(id, _)| id)
+}
+
+fn same_dialog<M: Memory>(
+    records: &Shard<M>,
+    presentity: Id<Presentity<M>>,
+    new: Id<Publication<M>>,
+    dialog_id: &[u8],
+) -> Option<Id<Publication<M>>> {
+    if dialog_id.is_empty() {
+        return None;
+    }
+    let owner = records.presentities.get(presentity)?;
+    let mut all = owner.publications.iter(&records.publications);
+    all.find(|(id, p)| {
+        *id != new && p.phase == PublicationPhase::Live && p.text(Text::DialogId) == dialog_id
+    })
+    .map(|(id, _)| id)
+}
