@@ -7,7 +7,7 @@ use crate::host::module::{self, KamailioServer};
 use crate::host::reply::Request;
 use crate::host::variables;
 use crate::host::worker::Worker;
-use crate::host::{script, worker};
+use crate::host::{boundary, script, sys, worker};
 use crate::ports::Incoming;
 use crate::presence::request::{SubscribeRequest, UriParts};
 use crate::presence::subscription::DialogId;
@@ -196,4 +196,23 @@ fn result(served: Served) -> i32 {
 fn not_running() -> i32 {
     log_error!("the presence server is not running");
     FAILURE
+}
+
+/// Serves the request in hand. After a panic it is answered with 500, unless
+/// it was answered before.
+///
+/// # Safety
+/// `msg` is NULL or the request being routed.
+pub unsafe fn serve(
+    name: &'static str,
+    msg: *mut sys::sip_msg,
+    body: impl FnOnce(Message<'_>) -> i32,
+) -> i32 {
+    // SAFETY: the caller's promise; the request stays during this call.
+    let Some(message) = (unsafe { Message::new(msg) }) else { return -1 };
+    let served = boundary::enter(name, None, || Some(body(message)));
+    served.unwrap_or_else(|| {
+        boundary::enter("answer_failure", (), || answer_failure(message));
+        -1
+    })
 }

@@ -4,8 +4,8 @@
 
 use std::ffi::{c_char, c_int, c_long};
 
+use crate::host::commands::serve;
 use crate::host::log::log_error;
-use crate::host::message::Message;
 use crate::host::{boundary, capi, commands, module, params, sys, text, variables};
 
 /// The module was loaded; nothing is configured yet.
@@ -261,25 +261,6 @@ pub unsafe extern "C" fn presence_bind(api: *mut sys::presence_api) -> c_int {
                 -1
             }
         }
-    })
-}
-
-/// Serves the request in hand. After a panic it is answered with 500, unless
-/// it was answered before.
-///
-/// # Safety
-/// `msg` is NULL or the request being routed.
-unsafe fn serve(
-    name: &'static str,
-    msg: *mut sys::sip_msg,
-    body: impl FnOnce(Message<'_>) -> c_int,
-) -> c_int {
-    // SAFETY: the caller's promise; the request stays during this call.
-    let Some(message) = (unsafe { Message::new(msg) }) else { return -1 };
-    let served = boundary::enter(name, None, || Some(body(message)));
-    served.unwrap_or_else(|| {
-        boundary::enter("answer_failure", (), || commands::answer_failure(message));
-        -1
     })
 }
 

@@ -178,7 +178,8 @@ pub fn child_init(rank: i32) -> Result<(), String> {
     let Some(config) = config().filter(|config| !config.library_mode()) else { return Ok(()) };
     match rank {
         sys::PROC_INIT => begin(config),
-        sys::PROC_TCP_MAIN => Ok(()),
+        // Neither serves anything; the main process connects when it stops.
+        sys::PROC_TCP_MAIN | sys::PROC_POSTCHILDINIT => Ok(()),
         rank if rank == sys::PROC_MAIN as i32 => {
             for _ in 0..SENDERS {
                 process::spawn(c"PRESENCE SENDER", send_step)

@@ -31,10 +31,7 @@ pub fn lend(text: &[u8]) -> sys::_str {
     // An empty slice may begin at address 1: C that counts back from the end,
     // as the core's hash functions do, would wrap around.
     let start = if text.is_empty() { c"".as_ptr() } else { text.as_ptr().cast() };
-    sys::_str {
-        s: start.cast_mut(),
-        len: i32::try_from(text.len()).unwrap_or(i32::MAX),
-    }
+    sys::_str { s: start.cast_mut(), len: i32::try_from(text.len()).unwrap_or(i32::MAX) }
 }
 
 /// `text` without white space around it; header values may begin or end with

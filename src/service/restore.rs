@@ -9,6 +9,7 @@ use crate::presence::event_package::EventPackage;
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
+use crate::presence::subscription::Text;
 use crate::service::{Server, publication_rows, write_back};
 use crate::shm::Memory;
 use crate::store::publications::Change;
@@ -24,6 +25,25 @@ pub struct Restored {
     pub taken: usize,
     /// Rows that could not be read or kept.
     pub skipped: usize,
+    out_of_memory: bool,
+}
+
+impl Restored {
+    /// Counts a row: `None` if it could not be read, else what became of it.
+    fn count(&mut self, row: Option<Result<(), Fault>>) {
+        match row {
+            Some(Ok(())) => self.taken += 1,
+            unread => {
+                self.skipped += 1;
+                self.out_of_memory |= unread == Some(Err(Fault::SharedMemory));
+            }
+        }
+    }
+
+    /// A server that has not room for what it kept must not run without it.
+    fn complete(self) -> Result<Restored, Fault> {
+        if self.out_of_memory { Err(Fault::SharedMemory) } else { Ok(self) }
+    }
 }
 
 /// The package of a row; a placeholder if its module is not loaded.
@@ -40,35 +60,21 @@ pub fn subscriptions<M: Memory>(
     let table = table(&server.config.active_watchers_table)?;
     let mut restored = Restored::default();
     let Server { registry, store, .. } = server;
-    let mut out_of_memory = false;
     let conditions = [("expires", Compare::Greater, Value::Int(now - 1))];
     let database = host.database().ok_or(Fault::Database)?;
     database.query(&table, &conditions, SUBSCRIPTION_COLUMNS, None, &mut |row| {
-        let taken = read_subscription(row, now).and_then(|mut row| {
+        restored.count(read_subscription(row, now).and_then(|mut row| {
             let package = package_of(registry, &row.event)?;
             row.snapshot.package = package;
-            use crate::presence::subscription::Text;
             let key = store.key(
                 row.snapshot.text(Text::PresentityUser),
                 row.snapshot.text(Text::PresentityHost),
                 package,
             );
-            match store.restore_subscription(&key, &row.snapshot, now) {
-                Ok(_) => Some(()),
-                Err(fault) => {
-                    out_of_memory |= fault == Fault::SharedMemory;
-                    None
-                }
-            }
-        });
-        match taken {
-            Some(()) => restored.taken += 1,
-            None => restored.skipped += 1,
-        }
+            Some(store.restore_subscription(&key, &row.snapshot, now).map(|_| ()))
+        }));
     })?;
-    if out_of_memory {
-        return Err(Fault::SharedMemory);
-    }
+    let restored = restored.complete()?;
     // Before the first NOTIFY: the CSeqs that the rows reserve may have been
     // used (A7).
     if server.store.policy.writes_back {
@@ -84,16 +90,14 @@ pub fn publications<M: Memory>(
     server: &mut Server<M>,
     host: &mut dyn Host,
 ) -> Result<Restored, Fault> {
-    let now = host.now();
     let table = table(&server.config.presentity_table)?;
     let mut restored = Restored::default();
     let mut respelled = Vec::new();
-    let mut out_of_memory = false;
     let Server { registry, store, .. } = server;
     let database = host.database().ok_or(Fault::Database)?;
     let order = Some("received_time, id");
     database.query(&table, &[], PUBLICATION_COLUMNS, order, &mut |row| {
-        let taken = read_publication(row).and_then(|row| {
+        restored.count(read_publication(row).and_then(|row| {
             let package_id = package_of(registry, &row.event)?;
             let package = registry.get(package_id)?;
             let key = store.key(&row.user, &row.host, package_id);
@@ -111,27 +115,14 @@ pub fn publications<M: Memory>(
                 now: row.publication.received,
                 priority: row.publication.priority,
             };
-            match store.restore_publication(&key, &change) {
-                Ok(()) => {
-                    if key.host != row.host || key.user != row.user {
-                        respelled.push((row, key));
-                    }
-                    Some(())
-                }
-                Err(fault) => {
-                    out_of_memory |= fault == Fault::SharedMemory;
-                    None
-                }
+            let kept = store.restore_publication(&key, &change);
+            if kept.is_ok() && (key.host != row.host || key.user != row.user) {
+                respelled.push((row, key));
             }
-        });
-        match taken {
-            Some(()) => restored.taken += 1,
-            None => restored.skipped += 1,
-        }
+            Some(kept)
+        }));
     })?;
-    if out_of_memory {
-        return Err(Fault::SharedMemory);
-    }
+    let restored = restored.complete()?;
     for (row, key) in respelled {
         let old =
             crate::store::shard::PresentityKey { user: row.user, host: row.host, ..key.clone() };
@@ -139,7 +130,6 @@ pub fn publications<M: Memory>(
         let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
         publication_rows::durable(database, |database| database.update(&table, &conditions, &set))?;
     }
-    let _ = now;
     report(host, "publications", restored);
     Ok(restored)
 }

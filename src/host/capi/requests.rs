@@ -2,8 +2,8 @@
 
 use std::ffi::{c_char, c_int};
 
-use crate::host::message::Message;
-use crate::host::{boundary, commands, sys, text};
+use crate::host::commands::serve;
+use crate::host::{commands, sys, text};
 use crate::presence::uri::presentity_uri;
 
 /// `handle_publish`: `sender` is the evaluated form of the script function's
@@ -51,23 +51,4 @@ pub unsafe extern "C" fn handle_subscribe(
             commands::handle_subscribe(message, Some(&uri))
         })
     }
-}
-
-/// Serves the request in hand. After a panic it is answered with 500, unless
-/// it was answered before.
-///
-/// # Safety
-/// `msg` is NULL or the request being routed.
-unsafe fn serve(
-    name: &'static str,
-    msg: *mut sys::sip_msg,
-    body: impl FnOnce(Message<'_>) -> c_int,
-) -> c_int {
-    // SAFETY: the caller's promise; the request stays during this call.
-    let Some(message) = (unsafe { Message::new(msg) }) else { return -1 };
-    let served = boundary::enter(name, None, || Some(body(message)));
-    served.unwrap_or_else(|| {
-        boundary::enter("answer_failure", (), || commands::answer_failure(message));
-        -1
-    })
 }

@@ -46,11 +46,13 @@ fn scripted(storage: Storage) -> Config {
 
 both_storages! {
     fn the_route_for_replies_may_come_back_to_us(storage) {
-        let kamailio = Kamailio::start(Config::new(storage).stateless().route(
-            "event_route[sl:local-response] { if(is_method(\"PUBLISH\")) {\n\
-             if(pres_refresh_watchers(\"$ru\", \"presence\", \"1\"))\n\
-             xlog(\"L_NOTICE\", \"REFRESHED $ru\\n\"); } }",
-        ));
+        let route = format!(
+            "event_route[sl:local-response] {{ if(is_method(\"PUBLISH\")) {{\n\
+             if(pres_refresh_watchers(\"{}\", \"presence\", \"1\"))\n\
+             xlog(\"L_NOTICE\", \"REFRESHED\\n\"); }} }}",
+            aor("alice")
+        );
+        let kamailio = Kamailio::start(Config::new(storage).stateless().route(&route));
         let mut watcher = Watcher::udp(&kamailio, "alice");
         watcher.subscribe(600);
         watcher.next_notify("initial");
