@@ -37,15 +37,13 @@ pub fn fill(api: &mut sys::presence_api) {
 }
 
 /// `free_presentity`: frees what `get_presentity` gave. Whose allocator the
-/// document is from follows from the package: a merged or restricted one is
-/// its module's, any other one is ours, in pkg memory.
+/// document is from follows from the package: a merged one is its module's,
+/// any other one is ours, in pkg memory.
 unsafe extern "C" fn free_presentity(document: *mut sys::_str, event: *mut sys::pres_ev_t) {
     boundary::enter("free_presentity", (), || {
         // SAFETY: a sibling passes the package that it passed to get_presentity.
         let release = match unsafe { event.as_ref() } {
-            Some(event) if event.agg_nbody.is_some() || event.apply_auth_nbody.is_some() => {
-                Release::With(event.free_body)
-            }
+            Some(event) if event.agg_nbody.is_some() => Release::With(event.free_body),
             _ => Release::Pkg,
         };
         // SAFETY: the document is the caller's, from get_presentity.
