@@ -191,6 +191,7 @@ static pv_export_t variables[] = {
 	TEXT(local_log_facility)           \
 	TEXT(to_tag_pref)                  \
 	TEXT(default_socket)               \
+	TEXT(dmq_peer_id)                  \
 	NUMBER(clean_period)               \
 	NUMBER(db_update_period)           \
 	NUMBER(waitn_time)                 \

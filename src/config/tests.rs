@@ -121,7 +121,7 @@ const TABLE: &[Row] = &[
     row!("totag_avpid", to_tag_avp, "None", [I(0) => Is("None"), I(5) => Is("Some(5)")]),
     row!("lock_set_size", lock_shards, "64",
         [I(1) => Is("1"), I(128) => Is("128"), I(100) => Replaced("128"), I(0) => Replaced("64"),
-         I(-1) => Replaced("64"), I(1 << 20) => Replaced("65536")]),
+         I(-1) => Replaced("64"), I(1 << 20) => Replaced("4096")]),
     row!("force_active", force_active, "false", [I(0) => Is("false"), I(1) => Is("true")]),
     row!("winfo_presentity_only", winfo_presentity_only, "false", [I(0) => Is("false"), I(1) => Is("true")]),
     row!("enable_pres_dmq", |c| c.dmq.publications.to_string(), "true",

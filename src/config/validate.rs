@@ -13,7 +13,7 @@ use crate::presence::uri::UserCase;
 /// Largest exponent of a table's size: more slots than this have no use.
 const MAX_SIZE_EXPONENT: i64 = 30;
 /// Most lock shards.
-const MAX_SHARDS: i64 = 1 << 16;
+const MAX_SHARDS: i64 = 1 << 12;
 
 impl Parameters {
     /// The configuration, and warnings about values that were replaced, one
@@ -183,7 +183,7 @@ impl Judge<'_> {
     }
 
     fn lock_shards(&mut self) -> u32 {
-        let allowed = "a power of two up to 65536";
+        let allowed = "a power of two up to 4096";
         match self.int("lock_set_size") {
             value if value < 1 => self.replace("lock_set_size", value, 64, allowed),
             value => {

@@ -152,7 +152,7 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
 /// Everything that lies in shared memory from the start.
 fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let arena = ShmArena;
-    let shards = config.lock_shards.clamp(1, 4096) as usize;
+    let shards = config.lock_shards as usize;
     let pool = place(arena, PagePool::<Kamailio>::new(arena, RESERVED_CHUNKS)?)?;
     let hash = place(arena, KeyedHash::new(random()))?;
     let heaps = place_slice(arena, shards, |_| Ok(Heap::new(pool)))?;

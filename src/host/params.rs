@@ -22,7 +22,7 @@ pub unsafe fn set(name: *const c_char, content: *const sys::_str, number: i64) -
     match module::set_parameter(name, value) {
         Ok(()) => true,
         Err(reason) => {
-            log_error!("parameter {name}: {reason}");
+            log_error!("{reason}");
             false
         }
     }

@@ -27,7 +27,14 @@ type Command = unsafe extern "C" fn(*mut sys::rpc, *mut c_void);
 macro_rules! command {
     ($name:ident, $entry:literal, $serve:path) => {
         unsafe extern "C" fn $name(rpc: *mut sys::rpc, context: *mut c_void) {
-            boundary::enter($entry, (), || $serve(&Call { rpc, context }));
+            let call = Call { rpc, context };
+            let served = boundary::enter($entry, false, || {
+                $serve(&call);
+                true
+            });
+            if !served {
+                boundary::enter("rpc_failure", (), || call.fault(c"Internal error"));
+            }
         }
     };
 }

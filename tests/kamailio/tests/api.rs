@@ -211,15 +211,24 @@ fn extract(kamailio: &Kamailio) {
         });
         let lines = lines.unwrap_or_else(|| kamailio.fail("nothing said"));
         let cseq = watcher.cseq;
-        assert_eq!(lines[0], format!(
-            "extract=0 generated=1 expires=600 to=alice@{DOMAIN} from=bob@{DOMAIN} watcher=wu@wd"
-        ));
-        assert_eq!(lines[1], format!(
-            "extract tags=1,1 cseq={cseq} version=1 pres_uri=0 socket=1 local=1"
-        ));
-        assert_eq!(lines[2], format!(
-            "extract contact={contact} route=<sip:one;lr>, <sip:two;lr> agent=phone"
-        ).replace("lr>, <", differs("route sets are joined with a space", "lr>,<", "lr>, <")));
+        assert_eq!(
+            lines[0],
+            format!(
+                "extract=0 generated=1 expires=600 to=alice@{DOMAIN} from=bob@{DOMAIN} watcher=wu@wd"
+            )
+        );
+        assert_eq!(
+            lines[1],
+            format!("extract tags=1,1 cseq={cseq} version=1 pres_uri=0 socket=1 local=1")
+        );
+        assert_eq!(
+            lines[2],
+            format!("extract contact={contact} route=<sip:one;lr>, <sip:two;lr> agent=phone")
+                .replace(
+                    "lr>, <",
+                    differs("route sets are joined with a space", "lr>,<", "lr>, <")
+                )
+        );
         // Memory of the parser belongs to the message; the last line is ours.
     }
 }

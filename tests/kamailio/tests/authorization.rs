@@ -102,11 +102,15 @@ fn b17_old_rows_are_purged() {
         ("waits", 2, "NULL", old),
         ("young", 2, "NULL", i32::MAX),
     ] {
-        database::execute(&kamailio.database(), &format!(
-            "INSERT INTO watchers (presentity_uri, watcher_username, watcher_domain, event, status, \
+        database::execute(
+            &kamailio.database(),
+            &format!(
+                "INSERT INTO watchers (presentity_uri, watcher_username, watcher_domain, event, status, \
              reason, inserted_time) VALUES ('{}', '{user}', '{DOMAIN}', 'presence', {status}, \
-             {reason}, {inserted})", aor("alice")
-        ));
+             {reason}, {inserted})",
+                aor("alice")
+            ),
+        );
     }
     let left = || -> Vec<String> {
         let mut users: Vec<String> =
@@ -206,8 +210,7 @@ fn b16_winfo_tells_what_happened() {
     let whole = winfo.next_notify("bob went: full (older page)");
     assert!(whole.body().contains("state=\"full\""), "{}", whole.body());
     assert!(watchers(&whole).contains(&entry("bob", "terminated", "timeout")));
-    let versions: Vec<u32> =
-        winfo.notifies().iter().map(|n| bodies::version(&n.body())).collect();
+    let versions: Vec<u32> = winfo.notifies().iter().map(|n| bodies::version(&n.body())).collect();
     assert_eq!(versions, (0..versions.len() as u32).collect::<Vec<_>>());
     // Somebody waits for a decision who has no subscription.
     let mut dave = Watcher::udp(&kamailio, "alice").named("dave");

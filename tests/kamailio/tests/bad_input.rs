@@ -524,6 +524,15 @@ const SUBSCRIBE_CASES: &[Case] = &[
         Is(400),
     ),
     (
+        // Stock begins its NOTIFY with a line that ends in the middle.
+        "Contact with a folded line in its URI",
+        |m| {
+            m.set("Contact", "<sip:x\r\n X-Y: 1@127.0.0.1:9>");
+        },
+        Is(200),
+        Is(400),
+    ),
+    (
         "malformed Contact",
         |m| {
             m.set("Contact", "<sip:x@127.0.0.1");

@@ -6,10 +6,31 @@ use presence_kamailio_tests::prelude::*;
 /// All attributes of `$subs` in one log line, after a word.
 fn show(word: &str) -> String {
     let names = [
-        "uri", "pres_uri", "to_user", "to_domain", "from_user", "from_domain", "watcher_username",
-        "watcher_domain", "event", "event_id", "to_tag", "from_tag", "callid", "remote_cseq",
-        "local_cseq", "contact", "local_contact", "record_route", "expires", "status", "reason",
-        "version", "flags", "user_agent", "sockinfo",
+        "uri",
+        "pres_uri",
+        "to_user",
+        "to_domain",
+        "from_user",
+        "from_domain",
+        "watcher_username",
+        "watcher_domain",
+        "event",
+        "event_id",
+        "to_tag",
+        "from_tag",
+        "callid",
+        "remote_cseq",
+        "local_cseq",
+        "contact",
+        "local_contact",
+        "record_route",
+        "expires",
+        "status",
+        "reason",
+        "version",
+        "flags",
+        "user_agent",
+        "sockinfo",
     ];
     let values: Vec<String> = names.iter().map(|name| format!("{name}=$subs({name})")).collect();
     format!("xlog(\"L_NOTICE\", \"{word} {} END\\n\");", values.join(" | "))
@@ -18,9 +39,9 @@ fn show(word: &str) -> String {
 fn value<'a>(line: &'a str, name: &str) -> &'a str {
     let start = format!("{name}=");
     line.split("| ")
-        .flat_map(|part| part.split_once(&start).filter(|(before, _)| {
-            before.is_empty() || before.ends_with(' ')
-        }))
+        .flat_map(|part| {
+            part.split_once(&start).filter(|(before, _)| before.is_empty() || before.ends_with(' '))
+        })
         .map(|(_, value)| value.trim_end_matches(" END").trim())
         .next()
         .unwrap_or_else(|| panic!("no {name} in {line}"))

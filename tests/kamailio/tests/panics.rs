@@ -99,3 +99,23 @@ fn a_panic_at_start_refuses_to_start() {
         assert!(log.contains("injected fault") && !log.contains("signal"), "{entry}: {log}");
     }
 }
+
+#[test]
+fn an_rpc_command_faults() {
+    for command in [
+        "presence.cleanup",
+        "presence.refreshWatchers",
+        "presence.updateWatchers",
+        "presence.presentity_list",
+        "presence.presentity_show",
+        "presence.watcher_list",
+        "presence.publish_cache_sync",
+    ] {
+        let Some(kamailio) = start(command, Storage::Memory) else { return };
+        let answer = kamailio.rpc(&[command, "full", "sip:alice@example.test", "1"]);
+        assert!(answer.as_ref().is_err_and(|text| text.contains("500")), "{command}: {answer:?}");
+        logged(&kamailio, command);
+        Publisher::udp(&kamailio, "alice").publish(open());
+        kamailio.finish();
+    }
+}

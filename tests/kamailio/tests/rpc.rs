@@ -30,8 +30,17 @@ fn same(mut one: Vec<String>, other: &[&str]) -> bool {
 
 const BASIC: &[&str] = &["user", "domain", "event", "etag", "sender", "expires"];
 const FULL: &[&str] = &[
-    "user", "domain", "event", "etag", "sender", "expires", "received_time", "priority", "ruid",
-    "body", "hashid",
+    "user",
+    "domain",
+    "event",
+    "etag",
+    "sender",
+    "expires",
+    "received_time",
+    "priority",
+    "ruid",
+    "body",
+    "hashid",
 ];
 
 both_storages! {

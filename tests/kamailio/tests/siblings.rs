@@ -313,8 +313,7 @@ fn rules_put_over_xcap_approve_a_pending_watcher() {
     }
     let put = |list: &[(&str, &str)]| {
         let path = format!("/xcap-root/pres-rules/users/{}/index", aor("alice"));
-        let status =
-            http(&kamailio, "PUT", &path, "application/auth-policy+xml", &rules(list));
+        let status = http(&kamailio, "PUT", &path, "application/auth-policy+xml", &rules(list));
         assert!(status.contains("200") || status.contains("201"), "{status}");
     };
     put(&[("bob", "allow")]);
@@ -338,7 +337,11 @@ fn rules_put_over_xcap_approve_a_pending_watcher() {
     // A rule that is taken away deactivates.
     put(&[("dave", "allow")]);
     let over = carol.next_notify("not named any more");
-    assert_eq!((over.state.as_str(), over.reason()), ("terminated", "probation"), "presence_xml's default");
+    assert_eq!(
+        (over.state.as_str(), over.reason()),
+        ("terminated", "probation"),
+        "presence_xml's default"
+    );
     bob.assert_rising_cseq();
     carol.assert_rising_cseq();
     kamailio.finish();

@@ -254,7 +254,9 @@ fn transactions_with_own_tags_end() {
     let left = eventually(Duration::from_secs(8), || {
         let text = kamailio.rpc_ok(&["tm.stats"]);
         let current = text.lines().find_map(|line| {
-            line.trim().strip_prefix("current: ").and_then(|number| number.trim().parse::<u32>().ok())
+            line.trim()
+                .strip_prefix("current: ")
+                .and_then(|number| number.trim().parse::<u32>().ok())
         });
         current.filter(|current| *current == 0)
     });
@@ -332,10 +334,11 @@ fn b34_hard_state_is_shown_until_it_is_removed() {
     }
     for publ_cache in [1, 2] {
         let storage = Storage::Sqlite { subs_db_mode: 2, publ_cache };
-        let config = with_rules(storage)
-            .before(ON_DEMAND)
-            .presence("clean_period", 1)
-            .parameter("presence", "db_url", "@DATABASE@");
+        let config = with_rules(storage).before(ON_DEMAND).presence("clean_period", 1).parameter(
+            "presence",
+            "db_url",
+            "@DATABASE@",
+        );
         let kamailio = Kamailio::start(config);
         store_rules(&kamailio, &[("watcher", "allow")]);
         let endpoint = caller(&kamailio);
@@ -358,7 +361,10 @@ fn b34_hard_state_is_shown_until_it_is_removed() {
         watcher.wait_notify("hard state", |n| n.body().contains("on holiday"));
         if publ_cache == 1 {
             let rows = kamailio.rows("presentity");
-            assert_eq!((rows.len(), rows[0]["etag"].as_str(), rows[0]["expires"].as_str()), (1, "index", "-1"));
+            assert_eq!(
+                (rows.len(), rows[0]["etag"].as_str(), rows[0]["expires"].as_str()),
+                (1, "index", "-1")
+            );
         }
         store_document(&kamailio, 16, "http://xcap/alice/index", &document("back soon"));
         assert_eq!(refresh(), 1);
@@ -458,7 +464,11 @@ fn functions_know_their_routes() {
     for (route, function, allowed) in [
         ("failure_route[x]", "pres_has_subscribers(\"sip:a@b\", \"presence\");", true),
         ("onreply_route[x]", "pres_update_watchers(\"sip:a@b\", \"presence\");", true),
-        ("event_route[presence:notify-reply]", "pres_refresh_watchers(\"sip:a@b\", \"presence\", 1);", true),
+        (
+            "event_route[presence:notify-reply]",
+            "pres_refresh_watchers(\"sip:a@b\", \"presence\", 1);",
+            true,
+        ),
         ("failure_route[x]", "pres_auth_status(\"sip:a@b\", \"sip:b@b\");", false),
         ("onreply_route[x]", "handle_publish();", false),
     ] {
