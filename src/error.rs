@@ -39,12 +39,15 @@ pub struct Rejection {
     pub reason: &'static str,
     /// Header lines of the reply, each ended by CR LF.
     pub headers: Vec<u8>,
+    /// It is the server that failed; what a client does wrong must not fill
+    /// the error log.
+    pub is_fault: bool,
 }
 
 impl Rejection {
     /// A reply without headers of its own.
     pub const fn new(code: u16, reason: &'static str) -> Rejection {
-        Rejection { code, reason, headers: Vec::new() }
+        Rejection { code, reason, headers: Vec::new(), is_fault: false }
     }
 
     /// 400 with a reason phrase that names the fault (RFC 3261 21.4.1).
@@ -68,9 +71,10 @@ impl From<Fault> for Rejection {
                 code: 503,
                 reason: "Service Unavailable",
                 headers: b"Retry-After: 10\r\n".to_vec(),
+                is_fault: true,
             },
             Fault::Database | Fault::Package | Fault::Host => {
-                Rejection::new(500, "Server Internal Error")
+                Rejection { is_fault: true, ..Rejection::new(500, "Server Internal Error") }
             }
         }
     }

@@ -16,7 +16,9 @@ use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
 use crate::host::process::Wake;
 use crate::host::worker::{self, Worker};
-use crate::host::{log, packages, process, reply, reply_event, rpc, script, sys, timers, tm};
+use crate::host::{
+    boundary, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
+};
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
 use crate::service::{Server, notify_reply, restore, write_back};
@@ -259,7 +261,12 @@ fn send_step() {
         for shard in 0..server.store.shards() {
             let Some(lane) = server.store.take_over(shard) else { continue };
             busy = true;
-            failed |= notifier::run(server, &mut host, lane, Budget::SENDER) == Run::Failed;
+            // A boundary for each: a lane whose documents make a callback
+            // panic must not keep the shards after it from being served.
+            let run = boundary::enter("sender", Run::Failed, || {
+                notifier::run(server, &mut host, lane, Budget::SENDER)
+            });
+            failed |= run == Run::Failed;
         }
     }
     if failed {

@@ -116,6 +116,7 @@ impl ExpiresPolicy {
                 code: 423,
                 reason: "Interval Too Brief",
                 headers: format!("Min-Expires: {min}\r\n").into_bytes(),
+                is_fault: false,
             }),
             // Who asked for nothing cannot have asked for too little.
             (MinExpiresAction::Reject, None) | (MinExpiresAction::Raise, _) => Ok(min),
@@ -172,6 +173,7 @@ mod tests {
                 code: 423,
                 reason: "Interval Too Brief",
                 headers: b"Min-Expires: 600\r\n".to_vec(),
+                is_fault: false,
             })
         );
         let raise = policy(600, MinExpiresAction::Raise);

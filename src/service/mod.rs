@@ -78,7 +78,7 @@ impl<M: Memory> Server<M> {
         let mut headers = b"Allow-Events: ".to_vec();
         headers.extend(self.registry.allow_events());
         headers.extend_from_slice(b"\r\n");
-        Rejection { code: 489, reason: "Bad Event", headers }
+        Rejection { headers, ..Rejection::new(489, "Bad Event") }
     }
 }
 
@@ -101,18 +101,17 @@ pub fn refuse(
     call_id: &[u8],
     rejection: Rejection,
 ) -> Served {
-    // What a client did wrong is no fault of the server's.
     let level = match rejection.code {
-        500.. => Level::Error,
+        _ if rejection.is_fault => Level::Error,
         412 | 481 | 423 => Level::Debug,
         _ => Level::Info,
     };
     let reply =
         Reply { code: rejection.code, reason: rejection.reason, headers: rejection.headers };
     let sent = incoming.reply(&reply).is_ok();
-    if host.logs(level) || !sent {
+    if host.logs(level) {
         host.log(
-            if sent { level } else { Level::Error },
+            level,
             format_args!(
                 "{method} refused: {} {}{} (Call-ID {})",
                 reply.code,

@@ -139,7 +139,7 @@ fn unsupported_media(package: &EventPackage) -> Rejection {
     let mut headers = b"Accept: ".to_vec();
     headers.extend_from_slice(&package.content_type);
     headers.extend_from_slice(b"\r\n");
-    Rejection { code: 415, reason: "Unsupported media type", headers }
+    Rejection { headers, ..Rejection::new(415, "Unsupported media type") }
 }
 
 /// Makes or changes a publication for a sibling and tells the watchers.
