@@ -7,12 +7,15 @@ use crate::ports::{Host, Level};
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::subscription::Text;
 use crate::presence::{dialog_info, uri};
+use crate::service::seldom::Seldom;
 use crate::service::watcher_info::WatcherList;
 use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Farewell, PublicationCopy, Send, State};
 use crate::store::shard::PresentityKey;
 use std::cmp::Ordering;
+
+static UNREADABLE: Seldom = Seldom::new();
 
 /// A presentity's state, composed.
 #[derive(Debug, Default)]
@@ -169,7 +172,8 @@ fn aggregate(
             good.push(*body);
         }
     }
-    host.log(
+    UNREADABLE.log(
+        host,
         Level::Warning,
         format_args!(
             "{} of {} documents published for {}@{} ({}) cannot be read and are left out",

@@ -14,6 +14,7 @@ pub mod publish;
 pub mod refresh;
 pub mod restore;
 pub mod resync;
+mod seldom;
 pub mod sibling_publication;
 pub mod sphere;
 pub mod subscribe;

@@ -6,11 +6,14 @@ use crate::presence::event_package::EventPackage;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, compose, for_watcher};
+use crate::service::seldom::Seldom;
 use crate::service::{Server, subscribe};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
 use crate::store::shard::PresentityKey;
+
+static POSTPONED: Seldom = Seldom::new();
 
 /// NOTIFYs taken from the store in one go.
 const PORTION: usize = 32;
@@ -83,7 +86,7 @@ pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget
             Ok(true) => {}
             Ok(false) => break,
             Err(fault) => {
-                host.log(Level::Error, format_args!("NOTIFY postponed: {fault}"));
+                POSTPONED.log(host, Level::Error, format_args!("NOTIFY postponed: {fault}"));
                 outcome = Run::Failed;
                 break;
             }

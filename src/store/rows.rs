@@ -131,7 +131,6 @@ pub fn subscription_row(snapshot: &Snapshot, event: &[u8], expires_at: i64) -> V
         ("from_domain", text(Text::FromHost)),
         ("event", Value::text(event)),
         ("event_id", text(Text::EventId)),
-        ("socket_info", text(Text::Socket)),
         ("updated", Value::Int(0)),
         ("updated_winfo", Value::Int(0)),
     ];
@@ -250,4 +249,24 @@ pub fn publication_conditions(key: &PresentityKey, event: &[u8], tag: &[u8]) -> 
     let mut conditions = presentity_conditions(key, event);
     conditions.push(("etag", Compare::Eq, Value::text(tag)));
     conditions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_row_names_every_column_once() {
+        let block = text::pack::<Text>(|_| b"x".to_vec()).unwrap();
+        let row = subscription_row(&Snapshot::new(PackageId(0), block), b"presence", 1);
+        let mut names: Vec<_> = row.iter().map(|(column, _)| *column).collect();
+        names.sort_unstable();
+        let all = names.len();
+        // SQLite takes a column twice, PostgreSQL and MySQL do not.
+        names.dedup();
+        assert_eq!(names.len(), all);
+        for column in SUBSCRIPTION_COLUMNS {
+            assert!(names.contains(column), "{column}");
+        }
+    }
 }

@@ -257,6 +257,249 @@ both_storages! {
     }
 }
 
+/// pua, which sends its requests to ourselves; it does not run without a
+/// database, so that of `Storage::Memory` is for pua alone.
+fn with_pua(storage: Storage) -> Config {
+    let storage = match storage {
+        Storage::Memory => Storage::Sqlite { subs_db_mode: 0, publ_cache: 2 },
+        other => other,
+    };
+    Config::new(storage)
+        .module("siputils")
+        .module("pua")
+        .parameter("pua", "outbound_proxy", "sip:127.0.0.1:@PORT@")
+        .parameter("pua", "db_url", "@DATABASE@")
+}
+
+/// usrloc and registrar without a least lifetime of a registration.
+fn with_registrar(config: Config) -> Config {
+    config.module("usrloc").module("registrar").parameter("registrar", "min_expires", 0).parameter(
+        "usrloc",
+        "timer_interval",
+        1,
+    )
+}
+
+/// Registers `contact` for `user`, by the account `from`; must be answered with 200.
+fn register(endpoint: &Endpoint, from: &str, user: &str, cseq: u32, expires: u32) {
+    let mut message = Message::new(format!("REGISTER sip:{DOMAIN} SIP/2.0"));
+    message
+        .push("Via", endpoint.via())
+        .push("Max-Forwards", "70")
+        .push("From", format!("<{}>;tag=r", aor(from)))
+        .push("To", format!("<{}>", aor(user)))
+        .push("Call-ID", format!("reg-{from}-{user}"))
+        .push("CSeq", format!("{cseq} REGISTER"))
+        .push("Contact", endpoint.contact(user))
+        .push("Expires", expires.to_string())
+        .push("Content-Length", "0");
+    let reply = endpoint.request(&message);
+    assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
+}
+
+/// A message within a call: `method`, its CSeq, and the route set of `route`.
+fn call(
+    endpoint: &Endpoint,
+    callee: &str,
+    request: (&str, u32),
+    reply: Option<&Message>,
+) -> Message {
+    let (method, cseq) = request;
+    let mut message = Message::new(format!("{method} {callee} SIP/2.0"));
+    message
+        .push("Via", endpoint.via())
+        .push("Max-Forwards", "70")
+        .push("From", format!("<{}>;tag=caller", aor("alice")))
+        .push("Call-ID", format!("call-{}", endpoint.local().port()))
+        .push("CSeq", format!("{cseq} {method}"))
+        .push("Contact", endpoint.contact("alice"));
+    let to = reply.and_then(|reply| reply.header("To")).map(str::to_owned);
+    message.push("To", to.unwrap_or_else(|| format!("<{}>", aor("bob"))));
+    for route in reply.map(|reply| reply.all("Record-Route")).unwrap_or_default() {
+        message.push("Route", route);
+    }
+    message.push("Content-Length", "0");
+    message
+}
+
+/// The states of the calls in a NOTIFY.
+fn states(notify: &Notify) -> Vec<String> {
+    bodies::dialogs(&notify.body()).into_iter().map(|(_, state)| state).collect()
+}
+
+both_storages! {
+    fn pua_usrloc_publishes_registrations(storage) {
+        let kamailio = Kamailio::start(
+            with_registrar(with_pua(storage))
+                .module("pua_usrloc")
+                .parameter("pua_usrloc", "default_domain", DOMAIN)
+                .parameter("pua_usrloc", "branch_flag", 5)
+                .before(
+                    "if(method==\"REGISTER\") { pua_set_publish(); save(\"location\"); exit; }\n",
+                ),
+        );
+        let phone = Endpoint::udp(kamailio.address(), kamailio.trace(), "phone");
+        let wait = Duration::from_secs(15);
+        // One registration is taken back, the other runs out.
+        for (user, lifetime) in [("alice", 600), ("bob", 3)] {
+            let mut watcher = Watcher::udp(&kamailio, user);
+            watcher.subscribe(600);
+            let first = watcher.next_notify("nobody has registered");
+            assert!(!first.body().contains("open"), "{}", first.body());
+            register(&phone, user, user, 1, lifetime);
+            let open = watcher.wait_notify_for(wait, "registered", |n| n.body().contains("open"));
+            let entity = format!("entity=\"{}\"", aor(user).trim_start_matches("sip:"));
+            assert!(open.body().contains(&entity), "{}", open.body());
+            // The reply to the PUBLISH has come to pua.
+            phone.barrier();
+            if lifetime > 10 {
+                register(&phone, user, user, 2, lifetime);
+                phone.barrier();
+                register(&phone, user, user, 3, 0);
+            }
+            let over = watcher.wait_notify_for(wait, "not registered any more", |n| {
+                n.order > open.order && !n.body().contains("open")
+            });
+            assert!(over.body().contains("closed"), "{}", over.body());
+            assert_eq!(over.state, "active");
+            watcher.assert_rising_cseq();
+        }
+        kamailio.finish();
+    }
+
+    fn pua_dialoginfo_publishes_the_states_of_a_call(storage) {
+        let kamailio = Kamailio::start(
+            with_pua(storage)
+                .module("dialog")
+                .module("pua_dialoginfo")
+                .parameter("pua_dialoginfo", "caller_confirmed", 0)
+                .before(
+                    "if(method!=\"PUBLISH\" && method!=\"SUBSCRIBE\" && method!=\"OPTIONS\") {
+                       if(has_totag()) { loose_route(); t_relay(); exit; }
+                       record_route(); dlg_manage(); t_relay(); exit; }\n",
+                ),
+        );
+        let wait = Duration::from_secs(10);
+        let mut watchers = Vec::new();
+        for user in ["alice", "bob"] {
+            let mut watcher = Watcher::udp(&kamailio, user).event("dialog");
+            watcher.subscribe(600);
+            watcher.next_notify("no call");
+            watchers.push(watcher);
+        }
+        let see = |state: &str| {
+            for watcher in &watchers {
+                watcher.wait_notify_for(wait, state, |n| states(n) == [state]);
+                // The reply to the PUBLISH has come to pua.
+                watcher.endpoint.barrier();
+            }
+        };
+        let caller = Endpoint::udp(kamailio.address(), kamailio.trace(), "caller");
+        let callee = Endpoint::udp(kamailio.address(), kamailio.trace(), "callee");
+        callee.answer_with(|request| match request.method() {
+            "BYE" => Answer::Code(200),
+            _ => Answer::Silence,
+        });
+        let contact = callee.contact("bob");
+        let target = contact.trim_matches(['<', '>']);
+        caller.send(&call(&caller, target, ("INVITE", 1), None).to_bytes());
+        let invite = callee.wait(wait, |received| {
+            received.iter().find(|entry| entry.message.method() == "INVITE").cloned()
+        });
+        let invite = invite.unwrap_or_else(|| kamailio.fail("no INVITE")).message;
+        let mut ringing = invite.reply(180, "Ringing");
+        ringing.push("Contact", contact.as_str());
+        callee.send(&ringing.to_bytes());
+        see("early");
+        let mut answer = invite.reply(200, "OK");
+        answer.push("Contact", contact.as_str());
+        callee.send(&answer.to_bytes());
+        let answered = caller.wait(wait, |received| {
+            received.iter().find(|entry| entry.message.status() == Some(200)).cloned()
+        });
+        let answered = answered.unwrap_or_else(|| kamailio.fail("no 200")).message;
+        caller.send(&call(&caller, target, ("ACK", 1), Some(&answered)).to_bytes());
+        see("confirmed");
+        let reply = caller.request(&call(&caller, target, ("BYE", 2), Some(&answered)));
+        assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
+        see("terminated");
+        for watcher in &watchers {
+            watcher.assert_rising_cseq();
+        }
+        kamailio.finish();
+    }
+
+    fn pua_dialoginfo_tells_of_a_call_that_is_refused(storage) {
+        let kamailio = Kamailio::start(
+            with_pua(storage)
+                .module("dialog")
+                .module("pua_dialoginfo")
+                .before(
+                    "if(method==\"INVITE\") { record_route(); dlg_manage(); t_relay(); exit; }
+                     if(method==\"ACK\") { t_relay(); exit; }\n",
+                ),
+        );
+        let mut watcher = Watcher::udp(&kamailio, "alice").event("dialog");
+        watcher.subscribe(600);
+        watcher.next_notify("no call");
+        let caller = Endpoint::udp(kamailio.address(), kamailio.trace(), "caller");
+        let callee = Endpoint::udp(kamailio.address(), kamailio.trace(), "callee");
+        callee.answer_with(|request| match request.method() {
+            "INVITE" => Answer::Delayed(Duration::from_millis(700), 404),
+            _ => Answer::Silence,
+        });
+        let contact = callee.contact("bob");
+        let target = contact.trim_matches(['<', '>']);
+        let reply = caller.request(&call(&caller, target, ("INVITE", 1), None));
+        assert_eq!(reply.status(), Some(404), "{}", reply.start_line);
+        let wait = Duration::from_secs(10);
+        let over = watcher.wait_notify_for(wait, "the end", |n| states(n) == ["terminated"]);
+        let trying = watcher.wait_notify("the beginning", |n| states(n) == ["Trying"]);
+        assert!(trying.order < over.order);
+        kamailio.finish();
+    }
+
+    /// A phone with a private account registers a shared line: pua_bla
+    /// subscribes to the phone's account and publishes what it is told for the line.
+    fn pua_bla_subscribes_and_publishes_for_a_shared_line(storage) {
+        let kamailio = Kamailio::start(
+            with_registrar(with_pua(storage))
+                .module("pua_bla")
+                .parameter("presence_xml", "disable_bla", 0)
+                .parameter("pua_bla", "default_domain", DOMAIN)
+                .parameter("pua_bla", "header_name", "Sender")
+                .parameter("pua_bla", "server_address", "sip:bla@127.0.0.1:@PORT@")
+                .parameter("pua_bla", "outbound_proxy", "sip:127.0.0.1:@PORT@")
+                .before(
+                    "if(method==\"REGISTER\") { bla_set_flag(); save(\"location\"); exit; }
+                     if(method==\"NOTIFY\") { sl_send_reply(\"200\", \"OK\");
+                       xlog(\"L_NOTICE\", \"BLA-NOTIFY $hdr(Subscription-State)\\n\");
+                       if($cl > 0) { bla_handle_notify(); } exit; }\n",
+                )
+                // pua_bla asks at the phone's Contact.
+                .before_subscribe("if(!has_totag()) { $ru = $tu; }\n"),
+        );
+        let mut line = Watcher::udp(&kamailio, "line").event("dialog;sla");
+        line.subscribe(600);
+        line.next_notify("the line is free");
+        let phone = Endpoint::udp(kamailio.address(), kamailio.trace(), "phone");
+        register(&phone, "private", "line", 1, 600);
+        kamailio.wait_log("BLA-NOTIFY active;expires=");
+        kamailio.wait_log("SCRIPT-RESULT SUBSCRIBE 1");
+        let mut publisher = Publisher::udp(&kamailio, "private").event("dialog;sla");
+        publisher.publish(bodies::dialog_info("private", 0, &[("c1", "confirmed")]));
+        let wait = Duration::from_secs(10);
+        let notify =
+            line.wait_notify_for(wait, "the line is used", |n| states(n) == ["confirmed"]);
+        assert_eq!(notify.message.header("Event"), Some("dialog;sla"));
+        // The registration ends, and with it the subscription of pua_bla.
+        phone.barrier();
+        register(&phone, "private", "line", 2, 0);
+        kamailio.wait_log("BLA-NOTIFY terminated;reason=timeout");
+        kamailio.finish();
+    }
+}
+
 /// Sends one HTTP request over TCP; the status line.
 fn http(kamailio: &Kamailio, method: &str, path: &str, content_type: &str, body: &str) -> String {
     let port = kamailio.address().port();
