@@ -3,8 +3,8 @@
 use crate::error::Rejection;
 use crate::host::log::{Shown, log_error};
 use crate::host::message::{Message, parts};
-use crate::host::module::{self, KamailioServer};
 use crate::host::reply::Request;
+use crate::host::state::{self, KamailioServer};
 use crate::host::variables;
 use crate::host::worker::Worker;
 use crate::host::{boundary, script, sys, worker};
@@ -19,7 +19,7 @@ const FAILURE: i32 = -1;
 
 /// `handle_publish([sender_uri])`.
 pub fn handle_publish(message: Message<'_>, sender: Option<&[u8]>) -> i32 {
-    let Some(server) = module::server() else { return not_running() };
+    let Some(server) = state::server() else { return not_running() };
     let mut host = Worker::default();
     let mut incoming = Request::new(message);
     result(match message.publish(sender) {
@@ -32,7 +32,7 @@ pub fn handle_publish(message: Message<'_>, sender: Option<&[u8]>) -> i32 {
 
 /// `handle_subscribe([watcher_uri])`.
 pub fn handle_subscribe(message: Message<'_>, watcher: Option<&[u8]>) -> i32 {
-    let Some(server) = module::server() else { return not_running() };
+    let Some(server) = state::server() else { return not_running() };
     // The script's parameter may be a value of `$subs`: what it points into
     // stays until the end.
     let _former = variables::set_subscription(None);
@@ -97,7 +97,7 @@ const POLITE_BLOCK: i32 = 5;
 
 /// `pres_auth_status(watcher, presentity)`.
 pub fn auth_status(watcher: &[u8], presentity: &[u8]) -> i32 {
-    let Some(server) = module::server() else { return not_running() };
+    let Some(server) = state::server() else { return not_running() };
     let (Some(watcher), Some(presentity)) = (uri(watcher), uri(presentity)) else {
         return FAILURE;
     };
@@ -113,7 +113,7 @@ pub fn auth_status(watcher: &[u8], presentity: &[u8]) -> i32 {
 
 /// `pres_has_subscribers(uri, event)`.
 pub fn has_subscribers(presentity: &[u8], event: &[u8]) -> i32 {
-    let Some(server) = module::server() else { return not_running() };
+    let Some(server) = state::server() else { return not_running() };
     let Some((package, _)) = refresh::package(server, event) else {
         log_error!("pres_has_subscribers: event {} is not registered", Shown(event));
         return FAILURE;
@@ -151,7 +151,7 @@ pub fn refresh_watchers(
 
 /// Refreshes watchers; says in the log why not.
 pub fn refresh(presentity: &[u8], event: &[u8], what: Refresh<'_>) -> bool {
-    let Some(server) = module::server() else {
+    let Some(server) = state::server() else {
         not_running();
         return false;
     };

@@ -21,6 +21,7 @@ pub mod reply;
 mod reply_event;
 mod rpc;
 mod script;
+pub mod state;
 pub mod sys;
 pub mod text;
 pub mod timers;

@@ -10,11 +10,14 @@ use std::time::Duration;
 use once_cell::sync::OnceCell;
 
 use crate::config::{Config, ConfigError, ParameterValue, Parameters};
-use crate::host::database::{Connection, Driver};
+use crate::host::database::Driver;
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
 use crate::host::process::Wake;
+use crate::host::state::{
+    CONFIG, DRIVER, Kamailio, KamailioServer, SERVER, WAKE, config, random, server,
+};
 use crate::host::worker::{self, Worker};
 use crate::host::{
     boundary, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
@@ -22,20 +25,9 @@ use crate::host::{
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
 use crate::service::{Server, notify_reply, restore, write_back};
-use crate::shm::{Heap, KeyedHash, Memory, OutOfMemory, PagePool, place, place_slice, seize};
+use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::{Policy, Shared, Store, shard::Shard};
-
-/// Kamailio's shared memory and its locks.
-pub enum Kamailio {}
-
-impl Memory for Kamailio {
-    type Arena = ShmArena;
-    type Lock = KamLock;
-}
-
-/// The server on Kamailio.
-pub type KamailioServer = Server<Kamailio>;
 
 /// Chunks kept for good, so that the first records need no new one.
 const RESERVED_CHUNKS: usize = 2;
@@ -53,22 +45,8 @@ const SENDER_IDLE: Duration = Duration::from_secs(5);
 const SENDER_PAUSE: Duration = Duration::from_millis(500);
 
 static PARAMETERS: Mutex<Option<Parameters>> = Mutex::new(None);
-static CONFIG: OnceCell<Config> = OnceCell::new();
-static DRIVER: OnceCell<Option<Driver>> = OnceCell::new();
 static SHARED: OnceCell<Mutex<Option<Shared<Kamailio>>>> = OnceCell::new();
-static SERVER: OnceCell<KamailioServer> = OnceCell::new();
 static SHARDS: OnceCell<&[lock_api::Mutex<KamLock, Shard<Kamailio>>]> = OnceCell::new();
-static WAKE: OnceCell<Wake> = OnceCell::new();
-
-/// The server; `None` in library mode and before all modules are initialised.
-pub fn server() -> Option<&'static KamailioServer> {
-    SERVER.get()
-}
-
-/// The parameters; `None` before mod_init.
-pub fn config() -> Option<&'static Config> {
-    CONFIG.get()
-}
 
 /// Takes one parameter of the configuration file.
 pub fn set_parameter(name: &str, value: ParameterValue) -> Result<(), String> {
@@ -193,19 +171,6 @@ pub fn child_init(rank: i32) -> Result<(), String> {
     }
 }
 
-fn connect() -> Result<(), String> {
-    let Some(Some(driver)) = DRIVER.get() else { return Ok(()) };
-    let connection = driver.open(false).map_err(|_| "the database cannot be opened")?;
-    worker::set_connection(Some(connection));
-    Ok(())
-}
-
-/// One more connection for this process, besides the one that a caller further
-/// out is using.
-pub fn another_connection() -> Option<Connection> {
-    DRIVER.get()?.as_ref()?.open(false).ok()
-}
-
 /// All modules are initialised, nothing is forked: the registry is complete
 /// and stored state is taken over.
 fn begin(config: &'static Config) -> Result<(), String> {
@@ -238,13 +203,6 @@ fn begin(config: &'static Config) -> Result<(), String> {
     // A connection must not be shared with the processes to be forked.
     worker::set_connection(None);
     SERVER.set(server).map_err(|_| "the server was started twice".into())
-}
-
-/// Wakes the sender processes.
-pub fn wake_senders() {
-    if let Some(wake) = WAKE.get() {
-        wake.notify();
-    }
 }
 
 /// One step of a sender process: waits for lanes that were handed over and
@@ -320,15 +278,9 @@ fn write_the_last(server: &KamailioServer) {
     worker::set_connection(None);
 }
 
-/// Bytes that nobody can guess. The system's generator does not fail once it
-/// has been seeded; should it, time and process tell values apart at least.
-pub fn random() -> [u8; 16] {
-    let mut bytes = [0u8; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        let nanos = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos());
-        bytes = (nanos ^ u128::from(std::process::id()) << 64).to_be_bytes();
-    }
-    bytes
+fn connect() -> Result<(), String> {
+    let Some(Some(driver)) = DRIVER.get() else { return Ok(()) };
+    let connection = driver.open(false).map_err(|_| "the database cannot be opened")?;
+    worker::set_connection(Some(connection));
+    Ok(())
 }

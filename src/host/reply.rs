@@ -7,7 +7,7 @@ use crate::error::Fault;
 use crate::host::log::log_warn;
 use crate::host::message::Message;
 use crate::host::variables::{self, Shown};
-use crate::host::{boundary, module, packages, sys, text, tm};
+use crate::host::{boundary, packages, state, sys, text, tm};
 use crate::ports::{Incoming, PackageVerdict, Reply};
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::Snapshot;
@@ -79,7 +79,7 @@ impl<'a> Request<'a> {
 
     /// Around the first SUBSCRIBE of a dialog.
     pub fn establishing(message: Message<'a>) -> Request<'a> {
-        let prefix = module::config().and_then(|config| config.to_tag_prefix.as_deref());
+        let prefix = state::config().and_then(|config| config.to_tag_prefix.as_deref());
         Request { to_tag_prefix: prefix, ..Request::new(message) }
     }
 
@@ -217,7 +217,7 @@ impl Incoming for Request<'_> {
     }
 
     fn shows_subscriptions(&self) -> bool {
-        module::config().is_some_and(|config| config.pres_subs_mode)
+        state::config().is_some_and(|config| config.pres_subs_mode)
     }
 
     fn accepted(&mut self, subscription: &Snapshot, initial: bool) {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::host::log::log_error;
 use crate::host::tm::Completion;
 use crate::host::variables::{self, Shown};
-use crate::host::{module, sys};
+use crate::host::{state, sys};
 
 /// The route's number, if the script has it.
 static ROUTE: OnceLock<Option<usize>> = OnceLock::new();
@@ -34,7 +34,7 @@ fn route() -> Option<usize> {
 /// The subscription is kept with each NOTIFY, as it is when that is sent: the
 /// script will ask for it. Without the route nothing is kept.
 pub fn keeps_subscriptions() -> bool {
-    route().is_some() && module::config().is_some_and(|config| config.pres_subs_mode)
+    route().is_some() && state::config().is_some_and(|config| config.pres_subs_mode)
 }
 
 /// A message that was made of text by the core's parser, to be freed by it.

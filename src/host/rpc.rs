@@ -7,9 +7,8 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
 
 use crate::host::log::log_error;
-use crate::host::module;
 use crate::host::worker::{self, Worker};
-use crate::host::{boundary, commands, sys, text, timers};
+use crate::host::{boundary, commands, state, sys, text, timers};
 use crate::presence::subscription::Text;
 use crate::presence::uri::presentity_uri;
 use crate::service::listing::{self, Published};
@@ -200,7 +199,7 @@ fn output_mode(call: &Call, mode: &[u8]) -> Option<bool> {
 
 fn list(call: &Call, full: bool, user: Option<&[u8]>, domain: Option<&[u8]>) {
     // A library has no publications.
-    let Some(server) = module::server() else { return };
+    let Some(server) = state::server() else { return };
     match listing::publications(server, &mut Worker::default(), user, domain) {
         Ok(all) => {
             for published in &all {
@@ -250,7 +249,7 @@ fn watcher_list(call: &Call) {
     // SAFETY: the parameters stay until the reply is sent.
     let (mode, uri) = unsafe { (text::bytes(mode), text::bytes(uri)) };
     let Some(full) = output_mode(call, mode) else { return };
-    let Some(server) = module::server() else { return };
+    let Some(server) = state::server() else { return };
     for shard in 0..server.store.shards() {
         for listed in server.store.list_subscriptions(shard, uri, worker::now()) {
             let Some(record) = call.record() else { return };
@@ -307,7 +306,7 @@ fn add_subscription(record: &Record<'_>, listed: &Listed, full: bool) -> bool {
 }
 
 fn publish_cache_sync(call: &Call) {
-    let synced = module::server()
+    let synced = state::server()
         .is_some_and(|server| resync::everything(server, &mut Worker::default()).is_ok());
     if synced {
         call.print(c"OK");

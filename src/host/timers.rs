@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{Config, TimerMode};
 use crate::host::memory::ShmArena;
 use crate::host::worker::Worker;
-use crate::host::{boundary, module, sys};
+use crate::host::{boundary, state, sys};
 use crate::service::expiry;
 use crate::shm::place;
 
@@ -50,7 +50,7 @@ unsafe extern "C" fn on_update(_ticks: c_uint, _parameter: *mut c_void) {
 }
 
 fn clean() {
-    let Some(server) = module::server() else { return };
+    let Some(server) = state::server() else { return };
     let mut host = Worker::default();
     expiry::publications(server, &mut host);
     if server.config.needs_database() {
@@ -61,7 +61,7 @@ fn clean() {
 /// Writes back, unless another process is doing so: two of them could write the
 /// states of one subscription in the wrong order.
 fn update() {
-    let Some(server) = module::server() else { return };
+    let Some(server) = state::server() else { return };
     if let Some(_turn) = Turn::take() {
         expiry::update(server, &mut Worker::default());
     }
@@ -94,7 +94,7 @@ const PATIENCE: u32 = 3000;
 /// What all timers do, at once (`presence.cleanup`).
 pub fn everything() {
     clean();
-    let Some(server) = module::server() else { return };
+    let Some(server) = state::server() else { return };
     for _ in 0..PATIENCE {
         if let Some(_turn) = Turn::take() {
             expiry::update(server, &mut Worker::default());

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::host::log::{Shown as Logged, log_error};
 use crate::host::memory::PkgBlock;
-use crate::host::{module, packages, sys, text};
+use crate::host::{packages, state, sys, text};
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri::presentity_uri;
 
@@ -41,7 +41,7 @@ impl Shown {
     }
 
     fn new(subscription: &Snapshot, local_cseq: u32, version: u32) -> Option<Shown> {
-        if !module::config()?.pres_subs_mode {
+        if !state::config()?.pres_subs_mode {
             return None;
         }
         // SAFETY: registered packages stay in shared memory, with their names.

@@ -8,7 +8,7 @@ use crate::error::Fault;
 use crate::host::database::Connection;
 use crate::host::packages::SiblingPackages;
 use crate::host::tm::TmTransport;
-use crate::host::{log, module, script};
+use crate::host::{log, script, state};
 use crate::ports::{Database, Host, Level, Notify, NotifyOutcome, Packages, Transport};
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{Authorization, Snapshot};
@@ -132,14 +132,14 @@ impl Host for Worker {
     }
 
     fn random(&mut self) -> [u8; 16] {
-        module::random()
+        state::random()
     }
 
     fn database(&mut self) -> Option<&mut dyn Database> {
         if self.connection.is_none() {
             // A caller further out may hold it: it is replying, and the
             // script's event route for replies has come back to us.
-            self.connection = CONNECTION.take().or_else(module::another_connection);
+            self.connection = CONNECTION.take().or_else(state::another_connection);
         }
         self.connection.as_mut().map(|connection| connection as &mut dyn Database)
     }
@@ -149,7 +149,7 @@ impl Host for Worker {
     }
 
     fn wake_senders(&mut self) {
-        module::wake_senders();
+        state::wake_senders();
     }
 
     fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {

@@ -4,7 +4,8 @@ use crate::error::Fault;
 use crate::ports::{Assignment, Compare, Condition, Host, Value};
 use crate::presence::event_package::EventPackage;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text};
-use crate::service::{Server, publication_rows::durable};
+use crate::service::Server;
+use crate::service::durable::durable;
 use crate::shm::Memory;
 use crate::store::rows::presentity_uri;
 

@@ -5,12 +5,14 @@
 
 pub mod authorization;
 pub mod compose;
+mod durable;
 pub mod expiry;
 pub mod listing;
 pub mod notifier;
 pub mod notify_reply;
 pub mod publication_rows;
 pub mod publish;
+pub mod publishing;
 pub mod refresh;
 pub mod restore;
 pub mod resync;

@@ -5,13 +5,14 @@ use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::EventPackage;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
+use crate::service::Server;
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
-use crate::service::{Server, subscribe};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
 use crate::store::shard::PresentityKey;
+use crate::store::subscriptions::may_see;
 
 static POSTPONED: Seldom = Seldom::new();
 
@@ -150,8 +151,8 @@ pub fn send_once<M: Memory>(
     subscription: Snapshot,
     ending: Ending,
 ) -> Result<(), Fault> {
-    let sees = ending.shows_state()
-        && subscribe::may_see(subscription.status, subscription.text(Text::Reason));
+    let sees =
+        ending.shows_state() && may_see(subscription.status, subscription.text(Text::Reason));
     let composition = match sees {
         true => {
             let mut state = server.store.state(key);

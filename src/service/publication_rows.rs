@@ -5,7 +5,8 @@ use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Database, Host, Value};
 use crate::presence::publication::{Step, unknown_entity_tag};
 use crate::service::Server;
-use crate::service::publish::Publishing;
+use crate::service::durable::durable;
+use crate::service::publishing::Publishing;
 use crate::shm::Memory;
 use crate::store::lanes::PublicationCopy;
 use crate::store::publications::{Change, Pending};
@@ -13,9 +14,6 @@ use crate::store::rows::{
     PUBLICATION_COLUMNS, presentity_conditions, publication_conditions, read_publication,
 };
 use crate::store::shard::PresentityKey;
-
-/// Attempts for one change before the client is told to try again.
-const ATTEMPTS: u32 = 4;
 
 /// Writes a claimed change. Gives the document that the row had, if watchers
 /// have to see it a last time.
@@ -116,29 +114,6 @@ pub fn read<M: Memory>(
         &mut |row| found.extend(read_publication(row).map(|row| row.publication)),
     )?;
     Ok(found)
-}
-
-/// Runs a change in a transaction. The host's API does not say why a statement
-/// failed (a lock, a lost connection, a bad value), so any failure repeats the
-/// whole a few times.
-pub fn durable(
-    database: &mut dyn Database,
-    mut work: impl FnMut(&mut dyn Database) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let mut last = Fault::Database;
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            std::thread::sleep(std::time::Duration::from_millis(5 << attempt));
-        }
-        match database.begin().and_then(|()| work(database)).and_then(|()| database.commit()) {
-            Ok(()) => return Ok(()),
-            Err(fault) => {
-                let _ = database.rollback();
-                last = fault;
-            }
-        }
-    }
-    Err(last)
 }
 
 fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {

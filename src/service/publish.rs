@@ -5,18 +5,18 @@ use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::content_type;
 use crate::presence::dialog_info;
 use crate::presence::entity_tag::EntityTag;
-use crate::presence::event_package::{EventPackage, Kind, PackageId};
+use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{self, PublicationKind};
 use crate::presence::publication::{Facts, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::service::notifier::{self, Budget};
 use crate::service::publication_rows;
+use crate::service::publishing::Publishing;
 use crate::service::sphere::Watched;
 use crate::service::{Attempt, FirstSight, Served, Server, refuse};
 use crate::shm::Memory;
 use crate::store::publications::{Begun, Change, Pending};
 use crate::store::retransmissions::Answer;
-use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
 
 /// Unix time at which priorities made of the time begin, as in stock.
@@ -27,31 +27,6 @@ struct Accepted<M: Memory> {
     answer: Answer,
     lane: Option<LaneRef<M>>,
     sphere: Option<Watched>,
-}
-
-/// A publication to be made or changed, from a request or from a sibling.
-#[derive(Debug)]
-pub struct Publishing<'a> {
-    /// The package's id.
-    pub package_id: PackageId,
-    /// The package.
-    pub package: &'a EventPackage,
-    /// The presentity.
-    pub key: PresentityKey,
-    /// Create, refresh, modify or remove.
-    pub step: Step,
-    /// The entity-tag it refers to.
-    pub if_match: Option<&'a [u8]>,
-    /// The entity-tag of a new publication if the caller brings its own.
-    pub own_tag: Option<&'a [u8]>,
-    /// Seconds granted.
-    pub expires: u32,
-    /// It stays until it is removed (hard state); `expires` does not matter.
-    pub for_ever: bool,
-    /// The publisher's watcher URI.
-    pub sender: Option<&'a [u8]>,
-    /// The document; empty for none.
-    pub body: &'a [u8],
 }
 
 /// Serves a PUBLISH.

@@ -10,7 +10,8 @@ use crate::presence::event_package::PackageId;
 use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
-use crate::service::{Server, publication_rows, write_back};
+use crate::service::durable::durable;
+use crate::service::{Server, write_back};
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
@@ -132,7 +133,7 @@ pub fn publications<M: Memory>(
             crate::store::shard::PresentityKey { user: row.user, host: row.host, ..key.clone() };
         let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
         let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
-        publication_rows::durable(database, |database| database.update(&table, &conditions, &set))?;
+        durable(database, |database| database.update(&table, &conditions, &set))?;
     }
     report(host, "publications", restored);
     Ok(restored)

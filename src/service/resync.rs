@@ -8,8 +8,9 @@ use crate::ports::{Condition, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::publication::{Facts, Step};
+use crate::service::Server;
+use crate::service::durable::durable;
 use crate::service::notifier::{self, Budget};
-use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
@@ -143,7 +144,7 @@ fn respell<M: Memory>(
     let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
     let set = [("domain", Value::text(&key.host))];
     let database = host.database().ok_or(Fault::Database)?;
-    publication_rows::durable(database, |database| database.update(table, &conditions, &set))
+    durable(database, |database| database.update(table, &conditions, &set))
 }
 
 fn facts(package: Option<&EventPackage>, row: &PublicationRow) -> (Facts, Vec<u8>) {

@@ -6,7 +6,8 @@ use crate::ports::Host;
 use crate::presence::event_package::{Kind, PackageId};
 use crate::presence::publication::Step;
 use crate::service::Server;
-use crate::service::publish::{Publishing, publish_for_sibling};
+use crate::service::publish::publish_for_sibling;
+use crate::service::publishing::Publishing;
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 

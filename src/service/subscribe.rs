@@ -18,8 +18,6 @@ use crate::store::retransmissions::Answer;
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::Renewal;
 
-pub use crate::store::subscriptions::may_see;
-
 /// What is to be done once the 2xx has left.
 enum Afterwards {
     /// Notify the stored subscription.

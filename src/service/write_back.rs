@@ -3,7 +3,7 @@
 use crate::error::Fault;
 use crate::ports::{Database, Host, Level};
 use crate::service::Server;
-use crate::service::publication_rows::durable;
+use crate::service::durable::durable;
 use crate::shm::Memory;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};

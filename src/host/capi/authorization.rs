@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use crate::host::log::{Shown, log_error};
 use crate::host::worker::Worker;
-use crate::host::{boundary, module, packages, sys, text};
+use crate::host::{boundary, packages, state, sys, text};
 use crate::presence::event_package::{Event, PackageId};
 use crate::presence::request::UriParts;
 use crate::presence::uri;
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn update_watchers_status(
         let (presentity, rules, id) = unsafe {
             (text::pointed(presentity), text::pointed(rules), packages::package_of(event))
         };
-        let (Some(server), Some(presentity)) = (module::server(), presentity) else { return -1 };
+        let (Some(server), Some(presentity)) = (state::server(), presentity) else { return -1 };
         let Some(id) = id else {
             log_error!("watchers of {}: no such event package", Shown(presentity));
             return -1;
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn pres_auth_status(
     boundary::enter("api_auth_status", -1, || {
         // SAFETY: the sibling passes strings that stay during the call.
         let (watcher, presentity) = unsafe { (text::bytes(watcher), text::bytes(presentity)) };
-        let Some(server) = module::server() else { return -1 };
+        let Some(server) = state::server() else { return -1 };
         let mut host = Worker::default();
         match watchers::auth_status(server, &mut host, parts(watcher), parts(presentity)) {
             Ok((_, true)) => POLITE_BLOCK,
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn pres_refresh_watchers(
     boundary::enter("api_refresh_watchers", -1, || {
         // SAFETY: the sibling passes strings that stay during the call.
         let (presentity, event) = unsafe { (text::pointed(presentity), text::pointed(event)) };
-        let (Some(server), Some(presentity), Some(event)) = (module::server(), presentity, event)
+        let (Some(server), Some(presentity), Some(event)) = (state::server(), presentity, event)
         else {
             return -1;
         };
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn pres_refresh_watchers(
 
 /// The package of an Event value that a sibling passed.
 pub(super) fn serving(name: &[u8]) -> Option<PackageId> {
-    module::server()?.registry.serving(&Event::parse(name)?)
+    state::server()?.registry.serving(&Event::parse(name)?)
 }
 
 fn parts(uri: &[u8]) -> UriParts<'_> {

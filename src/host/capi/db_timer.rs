@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::host::capi::db_timer::rows::Rows;
 use crate::host::capi::shtable::{NOT_UPDATED, UPDATED, free_node, pkg_copy, search};
 use crate::host::log::log_error;
-use crate::host::{boundary, lock, module, sys};
+use crate::host::{boundary, lock, state, sys};
 
 /// `db_flag`: there is no row yet.
 const TO_INSERT: c_int = 4;
@@ -36,7 +36,7 @@ pub unsafe extern "C" fn update_db_subs_timer(
         if connection.is_null() || table.is_null() {
             return;
         }
-        let offset = module::config().map_or(0, |config| i64::from(config.expires_offset));
+        let offset = state::config().map_or(0, |config| i64::from(config.expires_offset));
         let limit = now() - offset;
         let rows = Rows::new(connection, functions);
         for slot in 0..usize::try_from(slots).unwrap_or(0) {

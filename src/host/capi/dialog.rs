@@ -6,7 +6,7 @@ use std::ffi::c_int;
 use crate::host::log::{Shown, log_debug, log_error};
 use crate::host::memory::PkgBlock;
 use crate::host::message::Message;
-use crate::host::{boundary, module, packages, reply, sys, text};
+use crate::host::{boundary, packages, reply, state, sys, text};
 use crate::presence::expires::{self, ExpiresPolicy};
 use crate::presence::uri::presentity_uri;
 
@@ -112,6 +112,6 @@ fn fill(
 fn policy(max_expires: c_int) -> ExpiresPolicy {
     let max = u32::try_from(max_expires).unwrap_or(u32::MAX);
     let (min, action) =
-        module::config().map_or_else(Default::default, |c| (c.min_expires, c.min_expires_action));
+        state::config().map_or_else(Default::default, |c| (c.min_expires, c.min_expires_action));
     ExpiresPolicy { max, min, action, offset: 0 }
 }

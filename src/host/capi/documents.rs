@@ -6,7 +6,7 @@ use std::ptr;
 use crate::host::log::{Shown, log_error};
 use crate::host::memory::{self, PkgBlock};
 use crate::host::worker::Worker;
-use crate::host::{boundary, module, packages, sys, text};
+use crate::host::{boundary, packages, state, sys, text};
 use crate::presence::event_package::Kind;
 use crate::presence::uri;
 use crate::service::{compose, sphere};
@@ -31,7 +31,7 @@ pub unsafe extern "C" fn get_presentity(
                 packages::package_of(event),
             )
         };
-        let (Some(server), Some(id)) = (module::server(), id) else { return ptr::null_mut() };
+        let (Some(server), Some(id)) = (state::server(), id) else { return ptr::null_mut() };
         let Some(package) = server.registry.get(id) else { return ptr::null_mut() };
         if package.kind == Kind::WatcherInfo {
             return ptr::null_mut();
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn get_sphere(presentity: *mut sys::_str) -> *mut c_char {
     boundary::enter("get_sphere", ptr::null_mut(), || {
         // SAFETY: the sibling passes a string that stays during the call.
         let presentity = unsafe { text::pointed(presentity) }.unwrap_or_default();
-        let Some(server) = module::server() else { return ptr::null_mut() };
+        let Some(server) = state::server() else { return ptr::null_mut() };
         let (user, domain) = uri::split(presentity);
         let found = sphere::of(server, &mut Worker::default(), user, domain);
         let block = found.and_then(|sphere| PkgBlock::copy(&sphere));

@@ -7,7 +7,7 @@ use crate::error::Rejection;
 use crate::host::capi::authorization::serving;
 use crate::host::log::{Shown, log_error};
 use crate::host::worker::Worker;
-use crate::host::{boundary, module, sys, text};
+use crate::host::{boundary, state, sys, text};
 use crate::service::sibling_publication::{self, Given};
 
 /// Looks, 2 ms apart, at a publication that another process is changing.
@@ -35,7 +35,7 @@ pub unsafe extern "C" fn update_presentity(
             [event, realm, user, etag, sender, body]
                 .map(|given| text::pointed(given).unwrap_or_default())
         };
-        let (Some(server), Some(id)) = (module::server(), serving(event)) else {
+        let (Some(server), Some(id)) = (state::server(), serving(event)) else {
             log_error!("a module publishes for the unknown event {}", Shown(event));
             return -1;
         };

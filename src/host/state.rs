@@ -1,0 +1,65 @@
+//! What all parts of the host layer refer to: the configuration, the server,
+//! the database driver. `module` fills it before the fork; each process then
+//! has the same.
+
+use once_cell::sync::OnceCell;
+
+use crate::config::Config;
+use crate::host::database::{Connection, Driver};
+use crate::host::lock::KamLock;
+use crate::host::memory::ShmArena;
+use crate::host::process::Wake;
+use crate::service::Server;
+use crate::shm::Memory;
+
+/// Kamailio's shared memory and its locks.
+pub enum Kamailio {}
+
+impl Memory for Kamailio {
+    type Arena = ShmArena;
+    type Lock = KamLock;
+}
+
+/// The server on Kamailio.
+pub type KamailioServer = Server<Kamailio>;
+
+pub(super) static CONFIG: OnceCell<Config> = OnceCell::new();
+pub(super) static DRIVER: OnceCell<Option<Driver>> = OnceCell::new();
+pub(super) static SERVER: OnceCell<KamailioServer> = OnceCell::new();
+pub(super) static WAKE: OnceCell<Wake> = OnceCell::new();
+
+/// The server; `None` in library mode and before all modules are initialised.
+pub fn server() -> Option<&'static KamailioServer> {
+    SERVER.get()
+}
+
+/// The parameters; `None` before mod_init.
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get()
+}
+
+/// Wakes the sender processes.
+pub fn wake_senders() {
+    if let Some(wake) = WAKE.get() {
+        wake.notify();
+    }
+}
+
+/// Bytes that nobody can guess. The system's generator does not fail once it
+/// has been seeded; should it, time and process tell values apart at least.
+pub fn random() -> [u8; 16] {
+    let mut bytes = [0u8; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        bytes = (nanos ^ u128::from(std::process::id()) << 64).to_be_bytes();
+    }
+    bytes
+}
+
+/// One more connection for this process, besides the one that a caller further
+/// out is using.
+pub fn another_connection() -> Option<Connection> {
+    DRIVER.get()?.as_ref()?.open(false).ok()
+}

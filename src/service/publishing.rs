@@ -1,0 +1,30 @@
+//! A publication to be made or changed, whoever asks for it.
+
+use crate::presence::event_package::{EventPackage, PackageId};
+use crate::presence::publication::Step;
+use crate::store::shard::PresentityKey;
+
+/// A publication to be made or changed, from a request or from a sibling.
+#[derive(Debug)]
+pub struct Publishing<'a> {
+    /// The package's id.
+    pub package_id: PackageId,
+    /// The package.
+    pub package: &'a EventPackage,
+    /// The presentity.
+    pub key: PresentityKey,
+    /// Create, refresh, modify or remove.
+    pub step: Step,
+    /// The entity-tag it refers to.
+    pub if_match: Option<&'a [u8]>,
+    /// The entity-tag of a new publication if the caller brings its own.
+    pub own_tag: Option<&'a [u8]>,
+    /// Seconds granted.
+    pub expires: u32,
+    /// It stays until it is removed (hard state); `expires` does not matter.
+    pub for_ever: bool,
+    /// The publisher's watcher URI.
+    pub sender: Option<&'a [u8]>,
+    /// The document; empty for none.
+    pub body: &'a [u8],
+}
