@@ -24,6 +24,8 @@ MODULE_VERSION
 
 static presence_api_t pres;
 static int expired;
+/* so many more events are added at start */
+static int more_events;
 
 #define SAY(format, ...) LM_NOTICE("API-CHECK " format "\n", ##__VA_ARGS__)
 #define TEXT(t) (t).len, ((t).s ? (t).s : "")
@@ -179,6 +181,8 @@ static void check_events(void)
 		free_params(parsed.params.list);
 	SAY("event strange=%d", pres.contains_event(&strange, NULL) != NULL);
 	n = pres.get_event_list(&list);
+	if(more_events)
+		SAY("event names=%.*s", list ? list->len : 0, list ? list->s : "");
 	SAY("event list=%d has=%d", n, list != NULL && strstr(list->s, "check-event") != NULL);
 	if(list) {
 		pkg_free(list->s);
@@ -295,7 +299,8 @@ static int mod_init(void)
 {
 	bind_presence_t bind = (bind_presence_t)find_export("bind_presence", 1, 0);
 	pres_ev_t event;
-	int first, again, bad;
+	int first, again, bad, i, added = 0;
+	char name[64];
 
 	if(!bind || bind(&pres) < 0) {
 		LM_ERR("cannot bind presence\n");
@@ -312,8 +317,21 @@ static int mod_init(void)
 	event.req_auth = 1;
 	bad = pres.add_event(&event);
 	SAY("add_event=%d again=%d bad=%d", first, again, bad);
+	event.req_auth = 0;
+	for(i = 0; i < more_events; i++) {
+		snprintf(name, sizeof(name), "check-event-with-a-rather-long-name-%02d", i);
+		event.name = text(name);
+		added += pres.add_event(&event) == 0;
+	}
+	if(more_events)
+		SAY("more events=%d", added);
 	return 0;
 }
+
+static param_export_t parameters[] = {
+	{"more_events", INT_PARAM, &more_events},
+	{0, 0, 0},
+};
 
 static cmd_export_t commands[] = {
 	{"api_check", (cmd_function)api_check, 1, fixup_spve_null, 0, REQUEST_ROUTE},
@@ -321,5 +339,5 @@ static cmd_export_t commands[] = {
 };
 
 struct module_exports exports = {
-	"api_check", 0, commands, 0, 0, 0, 0, mod_init, 0, 0,
+	"api_check", 0, commands, parameters, 0, 0, 0, mod_init, 0, 0,
 };

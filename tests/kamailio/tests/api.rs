@@ -192,6 +192,90 @@ both_storages! {
     }
 }
 
+both_storages! {
+    fn many_long_event_names_are_all_listed(storage) {
+        if !ours_only("D27 the names overflow a buffer of 256 bytes on the stack") {
+            return;
+        }
+        let kamailio = Kamailio::start(
+            Config::new(storage)
+                .siblings(&["presence_xml", module()])
+                .parameter("presence_xml", "force_active", 1)
+                .parameter("api_check", "more_events", 40)
+                .before("if(method==\"MESSAGE\") { api_check(\"$rb\"); sl_send_reply(\"200\", \"OK\"); exit; }\n"),
+        );
+        assert_eq!(said(&kamailio)[1], "more events=40");
+        let mut expected: Vec<String> =
+            (0..40).map(|n| format!("check-event-with-a-rather-long-name-{n:02}")).collect();
+        expected.extend(
+["check-event", "presence", "presence.winfo", "xcap-diff"].map(str::to_owned),
+);
+        expected.sort();
+        let names = |list: &str| {
+            let mut names: Vec<String> = list.split(',').map(|name| name.trim().to_owned()).collect();
+            names.sort();
+            names
+        };
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        for _ in 0..3 {
+            watcher.new_dialog();
+            watcher.event = "weather".into();
+            let reply = watcher.try_subscribe(600);
+            assert_eq!(reply.status(), Some(489), "{}", reply.start_line);
+            assert_eq!(names(reply.header("Allow-Events").unwrap_or("")), expected);
+        }
+        let mut phone = Publisher::udp(&kamailio, "alice").event("weather");
+        let reply = phone.try_publish("sunny");
+        assert_eq!(reply.status(), Some(489), "{}", reply.start_line);
+        assert_eq!(names(reply.header("Allow-Events").unwrap_or("")), expected);
+        // The same by get_event_list.
+        let lines = same_memory(check(&kamailio, &watcher.endpoint, "events"));
+        let list = lines.iter().find_map(|line| line.strip_prefix("event names="));
+        assert_eq!(names(list.unwrap_or("")), expected);
+        // One of them is served as any other.
+        let mut last = Watcher::udp(&kamailio, "alice");
+        last.event = expected[40].clone();
+        last.subscribe(600);
+        let mut phone = Publisher::udp(&kamailio, "alice").event(&expected[40]);
+        phone.content_type = "text/check".into();
+        phone.publish("sunny");
+        last.wait_notify("state", |n| n.body() == "sunny");
+        kamailio.finish();
+    }
+
+    fn a_publish_can_be_handed_over(storage) {
+        let kamailio = Kamailio::start(
+            Config::new(storage)
+                .siblings(&["presence_xml", module()])
+                .parameter("presence_xml", "force_active", 1)
+                .before_publish("api_check(\"publish\"); exit;\n"),
+        );
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        watcher.next_notify("initial");
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.publish(bodies::pidf("alice", "desk", "open", "handed over"));
+        watcher.wait_notify("state", |n| n.body().contains("handed over"));
+        phone.modify(bodies::pidf("alice", "desk", "closed", "changed"));
+        watcher.wait_notify("change", |n| n.body().contains("changed"));
+        let first = phone.tag();
+        phone.remove();
+        phone.etag = Some(first);
+        let reply = phone.try_modify(bodies::pidf("alice", "desk", "open", "late"));
+        assert_eq!(reply.status(), Some(412), "{}", reply.start_line);
+        let results = eventually(Duration::from_secs(3), || {
+            let lines: Vec<String> =
+                said(&kamailio).into_iter().filter(|line| line.contains("result=")).collect();
+            (lines.len() == 4).then_some(lines)
+        });
+        let results = results.unwrap_or_else(|| kamailio.fail("not four results"));
+        assert_eq!(results[..3], ["publish result=1"; 3]);
+        let refused = differs("B32", "publish result=1", "publish result=-1");
+        assert_eq!(results[3], refused);
+        kamailio.finish();
+    }
+}
+
 /// `extract_sdialog_info` as rls uses it, also in library mode (B26).
 fn extract(kamailio: &Kamailio) {
     let mut watcher = Watcher::udp(kamailio, "alice").named("bob");

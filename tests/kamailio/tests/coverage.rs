@@ -51,8 +51,12 @@ const SUBS: &[Proof] = &[Test("events::subs_shows_the_subscription_in_three_plac
 const LUA: &[Proof] = &[Test("surface::all_functions_in_a_lua_script")];
 const API_STATE: &[Proof] = &[Test("api::state_is_published_read_and_removed")];
 const API_TABLE: &[Proof] = &[Test("api::the_table_of_siblings_works_and_leaves_nothing")];
-const API_EVENTS: &[Proof] = &[Test("api::events_are_registered_and_found")];
-const API_REQUESTS: &[Proof] = &[Test("api::requests_can_be_handed_over")];
+const API_EVENTS: &[Proof] = &[
+    Test("api::events_are_registered_and_found"),
+    Test("api::many_long_event_names_are_all_listed"),
+];
+const API_REQUESTS: &[Proof] =
+    &[Test("api::requests_can_be_handed_over"), Test("api::a_publish_can_be_handed_over")];
 const NO_EFFECT: Proof = Test("parameters::parameters_without_effect_are_accepted");
 const REFUSED: Proof = Test("parameters::what_comes_later_is_refused_by_name");
 const VALUES: Proof = Core("src/config/tests.rs::every_value_is_taken_replaced_or_refused");
@@ -146,7 +150,7 @@ const ITEMS: &[Item] = &[
     // 5.1 to 5.4, and those of newer releases.
     (Rpc, "presence.cleanup", &[Test("rpc::cleanup_ends_what_has_run_out"), Test("rpc::cleanup_while_the_server_is_busy")]),
     (Rpc, "presence.refreshWatchers", &[Test("rpc::refresh_watchers_and_its_faults")]),
-    (Rpc, "presence.updateWatchers", &[Test("rpc::refresh_watchers_and_its_faults"), Test("authorization::b17_who_is_approved_by_hand_stays_approved")]),
+    (Rpc, "presence.updateWatchers", &[Test("rpc::refresh_watchers_and_its_faults"), Test("rpc::update_watchers_asks_for_the_rules_again"), Test("authorization::b17_who_is_approved_by_hand_stays_approved")]),
     (Rpc, "presence.presentity_list", &[Test("rpc::presentity_list_has_every_publication")]),
     (Rpc, "presence.presentity_show", &[Test("rpc::presentity_show_filters"), Decision("B24")]),
     (Rpc, "presence.watcher_list", &[Test("rpc::watcher_list_shows_subscriptions"), Decision("B24")]),

@@ -330,3 +330,44 @@ fn publish_cache_sync_without_a_table() {
     );
     kamailio.finish();
 }
+
+/// Rules that are stored in the table count when the command says so.
+#[test]
+fn update_watchers_asks_for_the_rules_again() {
+    let kamailio = Kamailio::start(
+        Config::new(Storage::Default)
+            .parameter("presence_xml", "force_active", 0)
+            .parameter("presence_xml", "integrated_xcap_server", 1)
+            .parameter("presence_xml", "db_url", "@DATABASE@"),
+    );
+    let mut phone = Publisher::udp(&kamailio, "alice");
+    phone.publish(bodies::pidf("alice", "phone", "open", ""));
+    let mut watcher = Watcher::udp(&kamailio, "alice").named("bob");
+    watcher.subscribe(600);
+    assert_eq!(watcher.next_notify("initial").state, "pending");
+    let rules = format!(
+        "<?xml version=\"1.0\"?><cr:ruleset xmlns:cr=\"urn:ietf:params:xml:ns:common-policy\" \
+         xmlns:pr=\"urn:ietf:params:xml:ns:pres-rules\"><cr:rule id=\"r\"><cr:conditions>\
+         <cr:identity><cr:one id=\"{}\"/></cr:identity></cr:conditions><cr:actions>\
+         <pr:sub-handling>allow</pr:sub-handling></cr:actions><cr:transformations>\
+         <pr:provide-services><pr:all-services/></pr:provide-services>\
+         <pr:provide-all-attributes/></cr:transformations></cr:rule></cr:ruleset>",
+        aor("bob")
+    );
+    execute(
+        &kamailio.database(),
+        &format!(
+            "INSERT INTO xcap (username, domain, doc, doc_type, etag, source, doc_uri, port) \
+             VALUES ('alice', '{DOMAIN}', '{rules}', 2, 'e1', 0, 'rules', 0)"
+        ),
+    );
+    watcher.no_more_notify(Duration::from_millis(150), "nobody has said so");
+    let text = kamailio.rpc_ok(&["presence.updateWatchers", &aor("alice"), "presence"]);
+    assert_eq!(text.trim(), "");
+    let notify = watcher.next_notify("approved");
+    assert_eq!(notify.state, "active");
+    assert!(notify.body().contains(">open<"), "{}", notify.body());
+    kamailio.rpc_ok(&["presence.updateWatchers", &aor("alice"), "presence"]);
+    watcher.no_more_notify(Duration::from_millis(150), "nothing has changed");
+    kamailio.finish();
+}
