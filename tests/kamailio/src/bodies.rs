@@ -138,3 +138,23 @@ pub fn watchers(text: &str) -> Vec<WatcherInfo> {
         })
         .collect()
 }
+
+/// A pres-rules document (RFC 5025): for each watcher its sub-handling, such as
+/// `allow`; who is allowed sees everything.
+pub fn pres_rules(rules: &[(&str, &str)]) -> String {
+    let mut document = String::from(
+        "<?xml version=\"1.0\"?><cr:ruleset xmlns:cr=\"urn:ietf:params:xml:ns:common-policy\" \
+         xmlns:pr=\"urn:ietf:params:xml:ns:pres-rules\">",
+    );
+    for (index, (watcher, handling)) in rules.iter().enumerate() {
+        document += &format!(
+            "<cr:rule id=\"r{index}\"><cr:conditions><cr:identity><cr:one id=\"{}\"/>\
+             </cr:identity></cr:conditions><cr:actions><pr:sub-handling>{handling}\
+             </pr:sub-handling></cr:actions><cr:transformations><pr:provide-services>\
+             <pr:all-services/></pr:provide-services><pr:provide-persons><pr:all-persons/>\
+             </pr:provide-persons><pr:provide-all-attributes/></cr:transformations></cr:rule>",
+            aor(watcher)
+        );
+    }
+    document + "</cr:ruleset>"
+}

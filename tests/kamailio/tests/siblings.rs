@@ -5,25 +5,6 @@ use presence_kamailio_tests::prelude::*;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-/// A pres-rules document: (watcher, sub-handling).
-fn rules(list: &[(&str, &str)]) -> String {
-    let mut document = String::from(
-        "<?xml version=\"1.0\"?><cr:ruleset xmlns:cr=\"urn:ietf:params:xml:ns:common-policy\" \
-         xmlns:pr=\"urn:ietf:params:xml:ns:pres-rules\">",
-    );
-    for (index, (watcher, handling)) in list.iter().enumerate() {
-        document += &format!(
-            "<cr:rule id=\"r{index}\"><cr:conditions><cr:identity><cr:one id=\"{}\"/>\
-             </cr:identity></cr:conditions><cr:actions><pr:sub-handling>{handling}\
-             </pr:sub-handling></cr:actions><cr:transformations><pr:provide-services>\
-             <pr:all-services/></pr:provide-services><pr:provide-persons><pr:all-persons/>\
-             </pr:provide-persons><pr:provide-all-attributes/></cr:transformations></cr:rule>",
-            aor(watcher)
-        );
-    }
-    document + "</cr:ruleset>"
-}
-
 /// The tables of rls, in the files of db_text: rls needs REPLACE, which the
 /// driver of SQLite has not. `entries` are the members of the list `friends`.
 fn rls_tables(entries: &[&str]) -> tempfile::TempDir {
@@ -560,7 +541,8 @@ fn rules_put_over_xcap_approve_a_pending_watcher() {
     }
     let put = |list: &[(&str, &str)]| {
         let path = format!("/xcap-root/pres-rules/users/{}/index", aor("alice"));
-        let status = http(&kamailio, "PUT", &path, "application/auth-policy+xml", &rules(list));
+        let status =
+            http(&kamailio, "PUT", &path, "application/auth-policy+xml", &bodies::pres_rules(list));
         assert!(status.contains("200") || status.contains("201"), "{status}");
     };
     put(&[("bob", "allow")]);

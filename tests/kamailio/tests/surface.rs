@@ -69,21 +69,7 @@ fn store_document(kamailio: &Kamailio, kind: u32, uri: &str, document: &str) {
 
 /// pres-rules of `alice`.
 fn store_rules(kamailio: &Kamailio, rules: &[(&str, &str)]) {
-    let mut document = String::from(
-        "<?xml version=\"1.0\"?><cr:ruleset xmlns:cr=\"urn:ietf:params:xml:ns:common-policy\" \
-         xmlns:pr=\"urn:ietf:params:xml:ns:pres-rules\">",
-    );
-    for (index, (watcher, handling)) in rules.iter().enumerate() {
-        document += &format!(
-            "<cr:rule id=\"r{index}\"><cr:conditions><cr:identity><cr:one id=\"{}\"/>\
-             </cr:identity></cr:conditions><cr:actions><pr:sub-handling>{handling}\
-             </pr:sub-handling></cr:actions><cr:transformations><pr:provide-services>\
-             <pr:all-services/></pr:provide-services><pr:provide-persons><pr:all-persons/>\
-             </pr:provide-persons><pr:provide-all-attributes/></cr:transformations></cr:rule>",
-            aor(watcher)
-        );
-    }
-    document += "</cr:ruleset>";
+    let document = bodies::pres_rules(rules);
     store_document(kamailio, 2, "rules", &document);
 }
 
