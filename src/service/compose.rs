@@ -57,15 +57,7 @@ pub fn compose<M: Memory>(
         }
         return Ok(composition);
     }
-    if server.publications_in_database() && !state.publications.is_empty() {
-        let rows = publication_rows::read(server, host, &state.key, &package.name)?;
-        state.publications = in_index_order(&state.publications, rows);
-    }
-    let now = host.now();
-    if server.config.startup_mode {
-        state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
-    }
-    sort(server, &mut state.publications, &state.key.user, &state.key.host);
+    settle(server, host, package, &mut state)?;
     composition.newest_sender =
         state.publications.last().map(|p| p.sender.clone()).unwrap_or_default();
     composition.newest = document(host, package, &state, None);
@@ -187,6 +179,26 @@ fn aggregate(
     host.aggregate(id, user, domain, &good, closing_good).unwrap_or_default()
 }
 
+/// Completes the publications of a state: their documents where the database
+/// keeps them, without those that have run out, in the configured order.
+fn settle<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    package: &EventPackage,
+    state: &mut State,
+) -> Result<(), Fault> {
+    if server.publications_in_database() && !state.publications.is_empty() {
+        let rows = publication_rows::read(server, host, &state.key, &package.name)?;
+        state.publications = in_index_order(&state.publications, rows);
+    }
+    let now = host.now();
+    if server.config.startup_mode {
+        state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
+    }
+    sort(server, &mut state.publications);
+    Ok(())
+}
+
 /// The rows in the order of the index; rows it does not know come first.
 fn in_index_order(
     index: &[PublicationCopy],
@@ -197,12 +209,7 @@ fn in_index_order(
     rows
 }
 
-fn sort<M: Memory>(
-    server: &Server<M>,
-    publications: &mut [PublicationCopy],
-    _user: &[u8],
-    _host: &[u8],
-) {
+fn sort<M: Memory>(server: &Server<M>, publications: &mut [PublicationCopy]) {
     let order = &server.config.retrieve_order;
     if *order == crate::config::RetrieveOrder::by_received_time() {
         return;
@@ -243,15 +250,7 @@ pub fn current<M: Memory>(
 ) -> Result<Vec<u8>, Fault> {
     let mut state = server.store.state(key);
     state.farewells.clear();
-    if server.publications_in_database() && !state.publications.is_empty() {
-        let rows = publication_rows::read(server, host, &state.key, &package.name)?;
-        state.publications = in_index_order(&state.publications, rows);
-    }
-    let now = host.now();
-    if server.config.startup_mode {
-        state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
-    }
-    sort(server, &mut state.publications, &state.key.user, &state.key.host);
+    settle(server, host, package, &mut state)?;
     let newest_sender = state.publications.last().map(|p| p.sender.as_slice()).unwrap_or_default();
     if package.is_shared_line() && !newest_sender.is_empty() && contact == Some(newest_sender) {
         let uri = uri::presentity_uri(&state.key.user, &state.key.host);

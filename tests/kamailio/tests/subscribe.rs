@@ -424,33 +424,6 @@ both_storages! {
 }
 
 #[test]
-fn b36_to_tag_pref_and_totag_avpid() {
-    if !ours_only("B21 parameters of the older manual page") {
-        return;
-    }
-    for stateless in [false, true] {
-        let mut config = Config::new(Storage::Memory)
-            .presence("to_tag_pref", "pref-")
-            .presence("totag_avpid", 77)
-            .after("xlog(\"L_NOTICE\", \"TOTAG $avp(i:77)\\n\");");
-        if stateless {
-            config = config.stateless();
-        }
-        let kamailio = Kamailio::start(config);
-        let mut watcher = Watcher::udp(&kamailio, "alice");
-        watcher.subscribe(600);
-        let tag = watcher.to_tag.clone().unwrap_or_default();
-        assert!(tag.starts_with("pref-"), "{tag}");
-        let notify = watcher.next_notify("initial");
-        assert_eq!(notify.message.from_tag(), Some(tag.as_str()));
-        kamailio.wait_log(&format!("TOTAG {tag}"));
-        watcher.subscribe(600);
-        watcher.next_notify("refresh");
-        kamailio.finish();
-    }
-}
-
-#[test]
 fn b29_a_blocked_watcher_leaves_no_subscription() {
     let kamailio = with_rules(Storage::Default);
     store_rules(&kamailio, &[("watcher", "block")]);

@@ -461,7 +461,7 @@ fn functions_know_their_routes() {
         let config = Config::new(Storage::Memory).route(&format!("{route} {{ {function} }}"));
         match (Kamailio::try_start(config), allowed) {
             (Ok(kamailio), true) => kamailio.finish(),
-            (Err(_), false) => {}
+            (Err(log), false) => assert!(log.contains("cannot be used in the block"), "{log}"),
             (Ok(_), false) => panic!("{function} is accepted in {route}"),
             (Err(error), true) => panic!("{function} in {route}: {error}"),
         }
