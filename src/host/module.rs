@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use crate::config::{Config, ConfigError, ParameterValue, Parameters};
+use crate::config::{Config, ConfigError, ParameterValue, Parameters, SubscriptionMode};
 use crate::host::database::Driver;
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
@@ -122,7 +122,7 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         |table: &[u8], version| connection.check_table(&String::from_utf8_lossy(table), version);
     check(&config.presentity_table, PRESENTITY_VERSION)?;
     check(&config.watchers_table, WATCHERS_VERSION)?;
-    if config.subs_db_mode != crate::config::SubscriptionMode::Memory {
+    if config.subs_db_mode != SubscriptionMode::Memory {
         check(&config.active_watchers_table, ACTIVE_WATCHERS_VERSION)?;
     }
     drop(connection);
@@ -139,9 +139,10 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let index_heap = place(arena, Heap::new(pool))?;
     let now = worker::now();
     let mut free = heaps.iter();
+    let rows_only = config.subs_db_mode == SubscriptionMode::DbOnly;
     let records = place_slice(arena, shards, |_| {
         let heap = free.next().ok_or(OutOfMemory)?;
-        Ok(lock_api::Mutex::new(Shard::new(heap, now)?))
+        Ok(lock_api::Mutex::new(Shard::new(heap, now, rows_only)?))
     })?;
     let _ = SHARDS.set(records);
     let dialogs = place_slice(arena, shards, |_| {
@@ -185,7 +186,7 @@ fn begin(config: &'static Config) -> Result<(), String> {
         .collect();
     let policy = Policy {
         user_case: config.sip_uri_match,
-        writes_back: config.subs_db_mode == crate::config::SubscriptionMode::WriteBack,
+        mode: config.subs_db_mode,
         replaces_same_call: config.delete_same_subs,
         watcher_info,
     };
@@ -253,7 +254,7 @@ fn on_notify_completed(completion: &tm::Completion<'_>) {
 
 /// The server stops: what is only in memory is written, if it is kept at all.
 pub fn destroy() {
-    if let Some(server) = server().filter(|server| server.store.policy.writes_back) {
+    if let Some(server) = server().filter(|server| server.store.policy.keeps_rows()) {
         write_the_last(server);
     }
     // Kamailio's own clean-up, which comes after this, waits for ever if a

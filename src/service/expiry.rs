@@ -111,7 +111,7 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
 /// The update timer: ends subscriptions, then writes back what has changed.
 pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     subscriptions(server, host);
-    if server.store.policy.writes_back {
+    if server.store.policy.keeps_rows() {
         write_back::flush(server, host, false);
     }
 }

@@ -11,6 +11,7 @@ use crate::service::seldom::Seldom;
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
+use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::may_see;
 
@@ -163,7 +164,15 @@ pub fn send_once<M: Memory>(
     };
     let document = if sees { Document::Newest } else { Document::None };
     let told = composition.round;
-    let send = Send { subscription, token: None, document, told, ending: Some(ending) };
+    let send = Send {
+        subscription,
+        token: None,
+        document,
+        told,
+        ending: Some(ending),
+        claim: Claim::None,
+        expires_at: 0,
+    };
     deliver(host, package, &composition, &send);
     Ok(())
 }

@@ -82,7 +82,7 @@ pub fn subscriptions<M: Memory>(
     let restored = restored.complete()?;
     // Before the first NOTIFY: the CSeqs that the rows reserve may have been
     // used (A7).
-    if server.store.policy.writes_back {
+    if server.store.policy.keeps_rows() {
         write_back::flush(server, host, false);
     }
     report(host, "subscriptions", restored);

@@ -96,7 +96,7 @@ impl<M: Memory> Store<M> {
             if !held {
                 records.mark_due(id);
             }
-            if self.policy.writes_back {
+            if self.policy.keeps_rows() {
                 records.mark_dirty(id);
             }
             Ok(true)

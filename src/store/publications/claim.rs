@@ -10,7 +10,7 @@ use crate::store::Store;
 use crate::store::records::{Presentity, Publication, PublicationPhase};
 use crate::store::shard::{PresentityKey, Shard};
 
-use super::{Begun, Change, Pending, enter, has_watchers, key_of, stored, unseen_final};
+use super::{Begun, Change, Pending, enter, key_of, stored, unseen_final};
 
 impl<M: Memory> Store<M> {
     /// First step: judges the change against what is stored and claims it.
@@ -72,7 +72,7 @@ impl<M: Memory> Store<M> {
             replaced_row: replaced.map(|id| stored(records, id)),
             replaced,
             key: key_of(records, presentity).unwrap_or_else(|| key.clone()),
-            has_watchers: has_watchers(records, presentity),
+            has_watchers: records.may_be_watched(presentity),
             unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
         }))
     }
@@ -159,7 +159,7 @@ fn begin_change<M: Memory>(
         stored: stored(records, publication),
         replaced_row: None,
         key: key_of(records, presentity).ok_or(Fault::Host)?,
-        has_watchers: has_watchers(records, presentity),
+        has_watchers: records.may_be_watched(presentity),
         unseen_final: unseen_final(records, publication),
     }))
 }
