@@ -13,7 +13,7 @@ use crate::presence::subscription::Text;
 use crate::presence::uri::presentity_uri;
 use crate::service::listing::{self, Published};
 use crate::service::refresh::Refresh;
-use crate::service::resync;
+use crate::service::{resync, subscriptions};
 use crate::store::listing::Listed;
 use call::{Call, Record, Value};
 
@@ -250,12 +250,13 @@ fn watcher_list(call: &Call) {
     let (mode, uri) = unsafe { (text::bytes(mode), text::bytes(uri)) };
     let Some(full) = output_mode(call, mode) else { return };
     let Some(server) = state::server() else { return };
-    for shard in 0..server.store.shards() {
-        for listed in server.store.list_subscriptions(shard, uri, worker::now()) {
-            let Some(record) = call.record() else { return };
-            if !add_subscription(&record, &listed, full) {
-                return;
-            }
+    let Ok(all) = subscriptions::list(server, &mut Worker::default(), uri) else {
+        return call.fault(c"Execution failed");
+    };
+    for listed in all {
+        let Some(record) = call.record() else { return };
+        if !add_subscription(&record, &listed, full) {
+            return;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::ports::{Host, Level};
-use crate::service::{Server, publication_rows, watchers, write_back};
+use crate::service::{Server, publication_rows, turns, watchers, write_back};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::publications::Expired;
@@ -99,6 +99,13 @@ fn end<M: Memory>(
 
 /// Ends subscriptions that have expired (`db_update_period`).
 pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    if server.store.policy.rows_only() {
+        if let Err(fault) = turns::expire(server, host) {
+            let line = format_args!("expired subscriptions are ended the next time: {fault}");
+            host.log(Level::Error, line);
+        }
+        return;
+    }
     let offset = i64::from(server.config.expires_offset);
     for shard in 0..server.store.shards() {
         while server.store.expire_subscriptions(shard, host.now(), offset, BATCH) {

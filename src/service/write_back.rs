@@ -1,10 +1,12 @@
-//! Writes subscriptions back to the database (`subs_db_mode=2`).
+//! Writes subscriptions to the database: back (`subs_db_mode=2`), or through
+//! before their requests are answered (`subs_db_mode=1`).
 
 use crate::error::Fault;
-use crate::ports::{Database, Host, Level};
+use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::service::Server;
 use crate::service::durable::durable;
 use crate::shm::Memory;
+use crate::store::Token;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};
 
@@ -43,6 +45,25 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
         );
     }
     failed
+}
+
+/// Writes the row of one subscription before its request is answered
+/// (`subs_db_mode=1`).
+pub fn write_through<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    token: Token,
+) -> Result<(), Fault> {
+    let Some(row) = server.store.take_row(token, host.now()) else { return Ok(()) };
+    let written = host
+        .database()
+        .ok_or(Fault::Database)
+        .and_then(|database| durable(database, |database| write_row(server, database, &row)));
+    match written {
+        Ok(()) => server.store.row_written(&row),
+        Err(_) => server.store.row_failed(&row),
+    }
+    written
 }
 
 /// Writes a batch; gives the number of rows that failed.
@@ -94,14 +115,19 @@ fn write_row<M: Memory>(
     let table =
         std::str::from_utf8(&server.config.active_watchers_table).map_err(|_| Fault::Database)?;
     let key = dialog_conditions(dialog_of(&row.subscription));
+    // Another process may have written a later request of this dialog.
+    let mut not_later = key.clone();
+    let cseq = i64::from(row.subscription.remote_cseq);
+    not_later.push(("remote_cseq", Compare::Less, Value::Int(cseq + 1)));
     match row.change {
-        RowChange::Delete => database.delete(table, &key),
+        RowChange::Delete => database.delete(table, &not_later),
         RowChange::Update => {
-            database.update(table, &key, &subscription_changes(&row.subscription, row.expires_at))
+            let changes = subscription_changes(&row.subscription, row.expires_at);
+            database.update(table, &not_later, &changes)
         }
         RowChange::Insert => {
             let event = server.registry.get(row.subscription.package).ok_or(Fault::Database)?;
-            let new = subscription_row(&row.subscription, &event.name, row.expires_at);
+            let new = subscription_row(&row.subscription, &event.name, row.expires_at, 0);
             // A row left by a crash may be in the way.
             database.delete(table, &key)?;
             database.insert(table, &new)

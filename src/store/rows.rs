@@ -116,8 +116,18 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     Some(SubscriptionRow { event: event.as_bytes().to_vec(), snapshot, expires_at })
 }
 
-/// All columns of a subscription's row.
-pub fn subscription_row(snapshot: &Snapshot, event: &[u8], expires_at: i64) -> Vec<Assignment> {
+/// `updated` and `updated_winfo` of a row whose watcher has been told of
+/// everything; other values name the turn of a notifier process.
+pub const NOT_FLAGGED: i64 = -1;
+
+/// All columns of a subscription's row. `updated` goes into the columns that
+/// flag rows for notifier processes.
+pub fn subscription_row(
+    snapshot: &Snapshot,
+    event: &[u8],
+    expires_at: i64,
+    updated: i64,
+) -> Vec<Assignment> {
     let text = |field| Value::text(snapshot.text(field));
     let mut row = vec![
         ("callid", text(Text::CallId)),
@@ -131,8 +141,8 @@ pub fn subscription_row(snapshot: &Snapshot, event: &[u8], expires_at: i64) -> V
         ("from_domain", text(Text::FromHost)),
         ("event", Value::text(event)),
         ("event_id", text(Text::EventId)),
-        ("updated", Value::Int(0)),
-        ("updated_winfo", Value::Int(0)),
+        ("updated", Value::Int(updated)),
+        ("updated_winfo", Value::Int(NOT_FLAGGED.min(updated))),
     ];
     row.extend(subscription_changes(snapshot, expires_at));
     row
@@ -258,7 +268,7 @@ mod tests {
     #[test]
     fn a_new_row_names_every_column_once() {
         let block = text::pack::<Text>(|_| b"x".to_vec()).unwrap();
-        let row = subscription_row(&Snapshot::new(PackageId(0), block), b"presence", 1);
+        let row = subscription_row(&Snapshot::new(PackageId(0), block), b"presence", 1, 0);
         let mut names: Vec<_> = row.iter().map(|(column, _)| *column).collect();
         names.sort_unstable();
         let all = names.len();

@@ -85,11 +85,7 @@ impl<M: Memory> Store<M> {
                 let wheel = &mut records.subscription_expiry;
                 wheel.schedule(&mut records.subscriptions, id, now + REPLY_TIME);
             }
-            let event = match (before, decision.status) {
-                (_, Status::Terminated) => WatcherEvent::from_reason(ending.reason()),
-                (Status::Pending | Status::Waiting, Status::Active) => WatcherEvent::Approved,
-                _ => WatcherEvent::Subscribe,
-            };
+            let event = WatcherEvent::of_decision(before, decision.status, ending);
             if before != decision.status {
                 self.watcher_changed(records, id, event, over, false);
             }
