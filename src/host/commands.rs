@@ -7,7 +7,7 @@ use crate::host::reply::Request;
 use crate::host::state::{self, KamailioServer};
 use crate::host::variables;
 use crate::host::worker::Worker;
-use crate::host::{boundary, script, sys, worker};
+use crate::host::{boundary, script, sys};
 use crate::ports::Incoming;
 use crate::presence::request::{SubscribeRequest, UriParts};
 use crate::presence::subscription::DialogId;

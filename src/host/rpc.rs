@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
 
 use crate::host::log::log_error;
-use crate::host::worker::{self, Worker};
+use crate::host::worker::Worker;
 use crate::host::{boundary, commands, state, sys, text, timers};
 use crate::presence::subscription::Text;
 use crate::presence::uri::presentity_uri;

@@ -1,11 +1,16 @@
 //! What the timers do: end what has run out, purge, flush.
 
+use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
-use crate::service::{Server, publication_rows, turns, watchers, write_back};
+use crate::service::seldom::Seldom;
+use crate::service::{Server, publication_rows, turns, unindexed, watchers, write_back};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::publications::Expired;
+
+/// Watchers could not be told of a change that was stored.
+pub(super) static UNTOLD: Seldom = Seldom::new();
 
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
@@ -40,6 +45,13 @@ impl<M: Memory> Drop for Claimed<'_, M> {
 
 /// Ends publications that have expired (`clean_period`).
 pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    if server.config.publications() == PublicationCache::None {
+        if unindexed::expire(server, host).is_err() {
+            undeleted(host);
+        }
+        server.wake_senders(host);
+        return;
+    }
     // One time for all: what is to be retried later is not retried now.
     let now = host.now();
     let mut failed = false;
@@ -71,12 +83,14 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
         }
     }
     if failed {
-        host.log(
-            Level::Error,
-            format_args!("expired publications cannot be deleted and are tried again"),
-        );
+        undeleted(host);
     }
     server.wake_senders(host);
+}
+
+fn undeleted(host: &mut dyn Host) {
+    let line = format_args!("expired publications cannot be deleted and are tried again");
+    host.log(Level::Error, line);
 }
 
 /// Deletes the row of an expired publication. Gives whether it is shown closed

@@ -24,11 +24,12 @@ pub mod subscribe;
 mod subscription_rows;
 pub mod subscriptions;
 pub mod turns;
+mod unindexed;
 pub mod watcher_info;
 pub mod watchers;
 pub mod write_back;
 
-use crate::config::{Config, PublicationCache, SubscriptionMode};
+use crate::config::{Config, PublicationCache};
 use crate::error::Rejection;
 use crate::ports::{Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
@@ -52,12 +53,7 @@ pub struct Server<M: Memory> {
 impl<M: Memory> Server<M> {
     /// Publications are rows of the database.
     pub fn publications_in_database(&self) -> bool {
-        self.config.publ_cache != PublicationCache::Record
-    }
-
-    /// Subscriptions are written to the database.
-    pub fn subscriptions_in_database(&self) -> bool {
-        self.config.subs_db_mode != SubscriptionMode::Memory
+        self.config.publications() != PublicationCache::Record
     }
 
     /// Wakes the sender processes if lanes were handed over to them.

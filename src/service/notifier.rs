@@ -5,15 +5,15 @@ use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::EventPackage;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
-use crate::service::{Server, row_notifier};
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
+use crate::service::{Server, row_notifier};
 use crate::shm::Memory;
-use crate::store::{LaneRef, Token};
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
 use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::may_see;
+use crate::store::{LaneRef, Token};
 
 static POSTPONED: Seldom = Seldom::new();
 

@@ -34,13 +34,12 @@ pub fn end<M: Memory>(
     code: u16,
 ) {
     let ended = match (token, subscription) {
-        (Token::ROW, Some(subscription)) => {
-            subscriptions::remove_row(server, host, subscription).unwrap_or_else(|fault| {
+        (Token::ROW, Some(subscription)) => subscriptions::remove_row(server, host, subscription)
+            .unwrap_or_else(|fault| {
                 let line = format_args!("a subscription stays until it expires: {fault}");
                 host.log(Level::Error, line);
                 false
-            })
-        }
+            }),
         (Token::ROW, None) => false,
         (token, _) => server.store.remove_subscription(token),
     };

@@ -106,7 +106,7 @@ pub fn publications<M: Memory>(
             let package_id = package_of(registry, &row.event)?;
             let package = registry.get(package_id)?;
             let key = store.key(&row.user, &row.host, package_id);
-            let (facts, dialog_id) = facts(package, &row);
+            let (facts, dialog_id) = facts(Some(package), &row);
             let change = Change {
                 step: Step::Create,
                 if_match: None,
@@ -139,16 +139,13 @@ pub fn publications<M: Memory>(
     Ok(restored)
 }
 
-fn facts(package: &EventPackage, row: &PublicationRow) -> (Facts, Vec<u8>) {
-    if !package.is_dialog() {
-        return Default::default();
-    }
-    let Some(info) = dialog_info::summary(&row.publication.body) else { return Default::default() };
-    let facts = Facts {
-        dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
-        is_final: info.dialogs > 0 && info.all_terminated,
-    };
-    (facts, info.first_id.unwrap_or_default())
+/// What the index has to know of a row's document, and the dialog it is about.
+pub(super) fn facts(package: Option<&EventPackage>, row: &PublicationRow) -> (Facts, Vec<u8>) {
+    let info = package
+        .filter(|package| package.is_dialog())
+        .and_then(|_| dialog_info::summary(&row.publication.body));
+    let Some(info) = info else { return Default::default() };
+    (Facts::of(&info), info.first_id.unwrap_or_default())
 }
 
 fn table(name: &[u8]) -> Result<String, Fault> {

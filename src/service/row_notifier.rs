@@ -329,12 +329,8 @@ fn requeue<M: Memory>(server: &Server<M>, key: &PresentityKey, groups: Vec<Group
         if let Some((cseq, version)) = used {
             (subscription.local_cseq, subscription.version) = (cseq, version);
         }
-        let due = DueRow {
-            subscription,
-            expires_at: last.expires_at,
-            ending,
-            claim: Claim::Always,
-        };
+        let due =
+            DueRow { subscription, expires_at: last.expires_at, ending, claim: Claim::Always };
         // The lane is the caller's: it is not given again.
         let _ = server.store.queue_row(key, &due);
     }

@@ -49,12 +49,10 @@ impl Row {
     /// Why its last NOTIFY is sent, if it is its turn.
     pub fn ending(&self, now: i64, offset: i64) -> Option<Ending> {
         match self.subscription.status {
-            Status::Terminated => {
-                Some(match self.subscription.text(Text::Reason) {
-                    ENDED => Ending::Unsubscribed,
-                    reason => Ending::from_reason(reason),
-                })
-            }
+            Status::Terminated => Some(match self.subscription.text(Text::Reason) {
+                ENDED => Ending::Unsubscribed,
+                reason => Ending::from_reason(reason),
+            }),
             _ if self.has_ended() => Some(Ending::Unsubscribed),
             _ => (self.expires_at < now - offset).then_some(Ending::Expired),
         }

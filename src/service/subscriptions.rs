@@ -4,9 +4,7 @@
 use crate::config::SubscriptionMode;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level};
-use crate::presence::subscription::{
-    Authorization, DialogId, Ending, InDialog, Snapshot, Status,
-};
+use crate::presence::subscription::{Authorization, DialogId, Ending, InDialog, Snapshot, Status};
 use crate::presence::winfo::WatcherEvent;
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows::{self as rows, Row};
@@ -129,7 +127,11 @@ pub fn renew<M: Memory>(
 }
 
 /// The subscription as it is.
-pub fn shown<M: Memory>(server: &Server<M>, host: &mut dyn Host, stored: &Stored) -> Option<Snapshot> {
+pub fn shown<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    stored: &Stored,
+) -> Option<Snapshot> {
     match stored {
         Stored::Record(token) => server.store.subscription(*token, host.now()),
         Stored::Row(row) => Some(row.due.subscription.clone()),
@@ -221,7 +223,8 @@ pub fn list<M: Memory>(
     if server.store.policy.rows_only() {
         let rows = rows::of_uri(server, host, uri)?;
         let living = rows.into_iter().filter(|row| !row.has_ended());
-        let listed = |row: Row| Listed { subscription: row.subscription, expires_at: row.expires_at };
+        let listed =
+            |row: Row| Listed { subscription: row.subscription, expires_at: row.expires_at };
         return Ok(living.map(listed).collect());
     }
     let now = host.now();

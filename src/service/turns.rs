@@ -5,10 +5,10 @@
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::subscription::{DialogId, Text};
+use crate::service::Server;
 use crate::service::notifier::{self, Budget};
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows as rows;
-use crate::service::Server;
 use crate::shm::Memory;
 use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;

@@ -9,7 +9,9 @@ use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::presence::text;
 use crate::shm::{Id, Links, Memory, Timer};
 use crate::store::lanes::{PublicationCopy, is_spared};
-use crate::store::records::{Claim, Phase, Presentity, Publication, PublicationPhase, Subscription};
+use crate::store::records::{
+    Claim, Phase, Presentity, Publication, PublicationPhase, Subscription,
+};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::Places;
@@ -63,7 +65,11 @@ pub struct EndedRow<'a> {
 impl<M: Memory> Store<M> {
     /// A subscription is to be sent a NOTIFY. Gives the lane when the caller is
     /// the one to send it.
-    pub fn queue_row(&self, key: &PresentityKey, due: &DueRow) -> Result<Option<LaneRef<M>>, Fault> {
+    pub fn queue_row(
+        &self,
+        key: &PresentityKey,
+        due: &DueRow,
+    ) -> Result<Option<LaneRef<M>>, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
         let dialog = dialog_of(&due.subscription);
@@ -138,8 +144,11 @@ impl<M: Memory> Store<M> {
         due: &DueRow,
     ) -> Result<Id<Subscription<M>>, Fault> {
         let id = super::subscriptions::new_record(records, presentity, &due.subscription)?;
-        let (round, completed) =
-            records.presentities.get(presentity).map(|p| (p.round, p.completed)).unwrap_or_default();
+        let (round, completed) = records
+            .presentities
+            .get(presentity)
+            .map(|p| (p.round, p.completed))
+            .unwrap_or_default();
         if let Some(record) = records.subscriptions.get_mut(id) {
             record.expires_at = due.expires_at;
             record.claim = due.claim;

@@ -269,8 +269,7 @@ impl<M: Memory> Shard<M> {
     /// The presentity has something to send.
     pub fn has_work(&self, id: Id<Presentity<M>>) -> bool {
         self.presentities.get(id).is_some_and(|record| {
-            !record.due.is_empty()
-                || (record.completed != record.round && self.may_be_watched(id))
+            !record.due.is_empty() || (record.completed != record.round && self.may_be_watched(id))
         })
     }
 

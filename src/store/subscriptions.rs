@@ -342,7 +342,10 @@ impl<M: Memory> Store<M> {
         self.shared.hash.hash_parts(&[dialog.call_id, dialog.from_tag, dialog.to_tag])
     }
 
-    pub(super) fn dialogs(&self, hash: u64) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
+    pub(super) fn dialogs(
+        &self,
+        hash: u64,
+    ) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
         let count = self.shared.dialogs.len();
         self.shared.dialogs.get(hash as usize & count.saturating_sub(1)).ok_or(Fault::Host)
     }

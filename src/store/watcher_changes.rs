@@ -143,11 +143,7 @@ impl<M: Memory> Store<M> {
 
     /// The presentity whose watchers are told of those of `key`. Where these are
     /// rows, whether there are any is seen later.
-    fn reporting(
-        &self,
-        records: &mut Shard<M>,
-        key: &PresentityKey,
-    ) -> Option<Id<Presentity<M>>> {
+    fn reporting(&self, records: &mut Shard<M>, key: &PresentityKey) -> Option<Id<Presentity<M>>> {
         let package =
             self.policy.watcher_info.get(usize::from(key.package.0)).copied().flatten()?;
         let hash = self.presentity_hash(&key.identity, package);
@@ -241,7 +237,10 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
         list: list.collect(),
         full_since: owner.full_since,
         wants_full: owner.owes_full
-            || owner.due.iter(&records.subscriptions).any(|(_, due)| due.claim != Claim::UnlessTold),
+            || owner
+                .due
+                .iter(&records.subscriptions)
+                .any(|(_, due)| due.claim != Claim::UnlessTold),
     }
 }
 

@@ -163,10 +163,7 @@ fn row_of<M: Memory>(
     Some(Dirty { token, change, subscription, expires_at: record.expires_at })
 }
 
-fn gone<M: Memory>(
-    records: &Shard<M>,
-    token: Token,
-) -> Option<Id<Subscription<M>>> {
+fn gone<M: Memory>(records: &Shard<M>, token: Token) -> Option<Id<Subscription<M>>> {
     let id = Store::resolve(records, token)?;
     records
         .subscriptions

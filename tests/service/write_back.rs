@@ -279,7 +279,7 @@ proptest! {
         snapshot.status = Status::Pending;
         (snapshot.remote_cseq, snapshot.local_cseq) = (remote, local);
         (snapshot.version, snapshot.flags, snapshot.expires) = (version, flags, expires);
-        let row = rows::subscription_row(&snapshot, b"presence", 1000 + i64::from(expires));
+        let row = rows::subscription_row(&snapshot, b"presence", 1000 + i64::from(expires), 0);
         let read: Vec<_> = rows::SUBSCRIPTION_COLUMNS
             .iter()
             .map(|name| row.iter().find(|(column, _)| column == name).unwrap().1.clone())

@@ -8,9 +8,9 @@ use crate::ports::{Compare, Host, Value};
 use crate::presence::event_package::{Event, PackageId};
 use crate::presence::subscription::Status;
 use crate::presence::uri;
-use crate::service::{Server, subscriptions};
 use crate::service::authorization::{self, Name, OldRow};
 use crate::service::watchers::{ask, name_of};
+use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 
@@ -53,11 +53,7 @@ pub fn purge<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) ->
 }
 
 /// `None` for a package that is not known, and when its watchers are not.
-fn resource<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    row: &OldRow,
-) -> Option<Resource> {
+fn resource<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &OldRow) -> Option<Resource> {
     let id = server.registry.exact(&Event::parse(&row.event)?)?;
     let (user, domain) = uri::split(&row.resource);
     let key = server.store.key(user, domain, id);

@@ -152,8 +152,9 @@ impl World {
         let heaps = place_slice(arena, setup.shards, |_| Ok(Heap::new(pool))).unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
         let rows_only = setup.mode == SubscriptionMode::DbOnly;
-        let shards =
-            place_slice(arena, setup.shards, |n| Ok(Mutex::new(Shard::new(&heaps[n], now, rows_only)?)));
+        let shards = place_slice(arena, setup.shards, |n| {
+            Ok(Mutex::new(Shard::new(&heaps[n], now, rows_only)?))
+        });
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let sets = place_slice(arena, 64, |_| Ok(Mutex::new(Set::EMPTY))).unwrap();
