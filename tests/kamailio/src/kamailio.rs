@@ -1,7 +1,7 @@
 //! Runs a real Kamailio for one test.
 
-use crate::config::Config;
-use crate::database::{self, Row};
+use crate::config::{Config, Storage};
+use crate::database::{Database, Row};
 use crate::target::{Target, target};
 use crate::trace::Trace;
 use std::cell::{Cell, RefCell};
@@ -84,6 +84,7 @@ pub struct Kamailio {
     folder: RefCell<Option<tempfile::TempDir>>,
     path: PathBuf,
     port: Port,
+    database: Option<Database>,
     config: Config,
     process: RefCell<Option<Child>>,
     trace: Trace,
@@ -105,13 +106,15 @@ impl Kamailio {
             .tempdir()
             .unwrap_or_else(|error| panic!("cannot create a temporary folder: {error}"));
         let path = folder.path().to_owned();
-        if config.storage.has_database() {
-            database::create_sqlite(&path.join("presence.sqlite"));
-        }
+        let database = config.storage.has_database().then(|| {
+            let prepared = config.database.clone();
+            prepared.unwrap_or_else(|| Database::create_in(config.storage.driver(), &path))
+        });
         let kamailio = Self {
             folder: RefCell::new(Some(folder)),
             path,
             port: Port::reserve(),
+            database,
             config,
             process: RefCell::new(None),
             trace: Trace::new(),
@@ -140,7 +143,7 @@ impl Kamailio {
 
     fn launch(&self) -> Result<(), String> {
         let config_file = self.path.join("kamailio.cfg");
-        let text = self.config.text(&self.path, self.port.number);
+        let text = self.config.text(&self.path, self.port.number, self.database.as_ref());
         std::fs::write(&config_file, text)
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", config_file.display()));
         let log = OpenOptions::new()
@@ -209,15 +212,24 @@ impl Kamailio {
         self.path.join("kamailio.log")
     }
 
-    /// The database file (panics when the storage has none).
-    pub fn database(&self) -> PathBuf {
-        assert!(self.config.storage.has_database(), "this Kamailio has no database");
-        self.path.join("presence.sqlite")
+    /// The database (panics when the storage has none).
+    pub fn database(&self) -> &Database {
+        self.database.as_ref().unwrap_or_else(|| panic!("this Kamailio has no database"))
+    }
+
+    /// Where publications and subscriptions are kept.
+    pub fn storage(&self) -> Storage {
+        self.config.storage
     }
 
     /// All rows of a table.
     pub fn rows(&self, table: &str) -> Vec<Row> {
-        database::query(&self.database(), &format!("SELECT * FROM {table} ORDER BY id"))
+        self.database().rows(table)
+    }
+
+    /// Runs statements that change something in the database.
+    pub fn execute(&self, sql: &str) {
+        self.database().execute(sql);
     }
 
     /// The UDP (and TCP) address it listens on.

@@ -1,6 +1,5 @@
 //! Changing from the stock module to ours and back, on one database.
 
-use presence_kamailio_tests::database::execute;
 use presence_kamailio_tests::prelude::*;
 use presence_kamailio_tests::target::{STOCK_MODULE_DIR, our_module_dir};
 use std::os::unix::fs::symlink;
@@ -92,8 +91,7 @@ fn b19_rows_in_another_spelling_are_found() {
     watcher.subscribe(600);
     watcher.next_notify("initial");
     kamailio.stop_cleanly();
-    execute(
-        &kamailio.database(),
+    kamailio.execute(
         "UPDATE presentity SET domain=upper(domain); \
          UPDATE active_watchers SET presentity_uri=replace(presentity_uri, '@' || to_domain, '@' || upper(to_domain));",
     );
