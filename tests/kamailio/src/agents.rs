@@ -195,6 +195,8 @@ pub struct Notify {
     pub order: usize,
     /// When it arrived first.
     pub at: Instant,
+    /// The address that sent it.
+    pub from: SocketAddr,
     /// How often it arrived again.
     pub retransmissions: usize,
 }
@@ -210,6 +212,7 @@ impl Notify {
             subscription_state,
             order: entry.order,
             at: entry.at,
+            from: entry.from,
             retransmissions: 0,
         }
     }
@@ -284,6 +287,11 @@ impl Watcher {
         let endpoint =
             Endpoint::tcp(kamailio.address(), kamailio.trace(), &format!("watcher-of-{user}"));
         Self::of(kamailio, endpoint, user)
+    }
+
+    /// [`Watcher::udp`] for use in another thread, where [`Kamailio`] cannot go.
+    pub fn with(server: SocketAddr, trace: Trace, user: &str) -> Self {
+        Self::on(Endpoint::udp(server, trace, &format!("watcher-of-{user}")), user)
     }
 
     /// A watcher on a socket that exists already.

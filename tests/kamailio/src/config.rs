@@ -134,6 +134,21 @@ impl Storage {
         self.has_readable_tables() && self.subs_db_mode() > 0
     }
 
+    /// Whether publications and subscriptions are there again after a restart,
+    /// in tables that a test can read.
+    pub fn survives_restart(self) -> bool {
+        let both = self.has_publication_rows() && self.has_subscription_rows();
+        if !both {
+            eprintln!("not run with {self:?}: a restart forgets");
+        }
+        both
+    }
+
+    /// Whether the database refuses a value that is longer than its column (B20).
+    pub fn enforces_lengths(self) -> bool {
+        matches!(self.driver(), Driver::Postgres | Driver::MariaDb)
+    }
+
     /// Whether a test can use SQL while Kamailio runs.
     pub fn has_readable_tables(self) -> bool {
         !matches!(self.driver(), Driver::None | Driver::DbText)
@@ -162,6 +177,18 @@ impl Storage {
         }
         go_on
     }
+}
+
+/// How often a random test is repeated: as the variable says, else `usual`, or
+/// 20 times with `PRESENCE_MATRIX=full`.
+pub fn rounds(variable: &str, usual: u32) -> u32 {
+    let number = std::env::var(variable).ok().and_then(|number| number.parse().ok());
+    number.unwrap_or(if whole_matrix() { 20 } else { usual })
+}
+
+/// True with `PRESENCE_MATRIX=full`.
+pub fn whole_matrix() -> bool {
+    std::env::var("PRESENCE_MATRIX").is_ok_and(|value| value == "full")
 }
 
 /// Whether the test of this storage is to run. With `PRESENCE_STORAGE` only
@@ -242,6 +269,7 @@ pub struct Config {
     pub(crate) ignored_log: Vec<String>,
     pub(crate) raw: Option<String>,
     pub(crate) panic_at: Option<String>,
+    pub(crate) module: Target,
     debug: i32,
     newtran: bool,
     siblings: Vec<String>,
@@ -273,6 +301,7 @@ impl Config {
             ignored_log: Vec::new(),
             raw: None,
             panic_at: None,
+            module: target(),
             debug: 2,
             newtran: true,
             siblings: ["presence_xml", "presence_mwi", "presence_dialoginfo"]
@@ -296,6 +325,12 @@ impl Config {
     pub fn panic_at(mut self, entry: &str) -> Self {
         self.panic_at = Some(entry.to_owned());
         self.ignore_log("injected fault")
+    }
+
+    /// Loads this module, whichever is under test ([`Kamailio::start_again_with`]).
+    pub fn with_module(mut self, module: Target) -> Self {
+        self.module = module;
+        self
     }
 
     /// Uses this database instead of a new one: shared with another Kamailio,
@@ -446,7 +481,7 @@ impl Config {
             return raw
                 .replace("@PORT@", &port.to_string())
                 .replace("@FOLDER@", &folder.display().to_string())
-                .replace("@MPATH@", &module_path())
+                .replace("@MPATH@", &module_path(self.module))
                 .replace("@DATABASE@", &database);
         }
         let mut text = String::from("#!KAMAILIO\n");
@@ -466,7 +501,7 @@ impl Config {
         }
         let modules = match self.panic_at {
             Some(_) => fault_module_path(),
-            None => module_path(),
+            None => module_path(self.module),
         };
         line(format_args!("mpath=\"{modules}\""));
         for module in ["kex", "corex", "tm", "tmx", "sl", "pv", "xlog", "textops", "rr", "ctl"] {

@@ -86,6 +86,7 @@ pub struct Kamailio {
     port: Port,
     database: Option<Database>,
     config: Config,
+    module: Cell<Target>,
     process: RefCell<Option<Child>>,
     trace: Trace,
     reported: Cell<bool>,
@@ -115,6 +116,7 @@ impl Kamailio {
             path,
             port: Port::reserve(),
             database,
+            module: Cell::new(config.module),
             config,
             process: RefCell::new(None),
             trace: Trace::new(),
@@ -132,6 +134,12 @@ impl Kamailio {
         }
     }
 
+    /// [`Kamailio::start_again`] with this module.
+    pub fn start_again_with(&self, module: Target) {
+        self.module.set(module);
+        self.start_again();
+    }
+
     /// [`Kamailio::stop_cleanly`] and [`Kamailio::start_again`].
     pub fn restart(&self) {
         let status = self.stop_cleanly();
@@ -143,7 +151,8 @@ impl Kamailio {
 
     fn launch(&self) -> Result<(), String> {
         let config_file = self.path.join("kamailio.cfg");
-        let text = self.config.text(&self.path, self.port.number, self.database.as_ref());
+        let config = self.config.clone().with_module(self.module.get());
+        let text = config.text(&self.path, self.port.number, self.database.as_ref());
         std::fs::write(&config_file, text)
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", config_file.display()));
         let log = OpenOptions::new()
@@ -360,8 +369,8 @@ impl Kamailio {
             None => {
                 let members = group_members(child.id());
                 let only_main = members.iter().all(|(id, _)| *id == child.id() as i32);
-                let module_stopped =
-                    target() == Target::Upstream || self.log().contains("presence has stopped");
+                let module_stopped = self.module.get() == Target::Upstream
+                    || self.log().contains("presence has stopped");
                 if only_main && module_stopped {
                     // The core waits in its own clean-up for a lock of a child
                     // that SIGTERM ended; about 1 of 100 stops of a busy

@@ -30,6 +30,7 @@ pub mod config;
 pub mod database;
 pub mod endpoint;
 pub mod kamailio;
+pub mod rows;
 pub mod server;
 pub mod sip;
 pub mod target;
@@ -40,13 +41,13 @@ pub mod prelude {
     pub use crate::agents::{Notify, Publisher, Watcher};
     pub use crate::bodies;
     pub use crate::both_storages;
-    pub use crate::config::{Config, Driver, Storage};
+    pub use crate::config::{Config, Driver, Storage, rounds};
     pub use crate::database::{Database, Row};
     pub use crate::endpoint::{Answer, Endpoint};
-    pub use crate::every_storage;
     pub use crate::kamailio::{Kamailio, eventually};
     pub use crate::sip::{DOMAIN, Message, aor};
     pub use crate::target::{Target, differs, ours_only, target};
+    pub use crate::{every_storage, storages};
     pub use std::time::{Duration, Instant};
 }
 
@@ -61,32 +62,18 @@ pub mod prelude {
 /// ```
 #[macro_export]
 macro_rules! both_storages {
-    ($($(#[$meta:meta])* fn $name:ident($storage:ident) $body:block)*) => {$(
-        $(#[$meta])*
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-            fn scenario($storage: $crate::config::Storage) $body
-            $crate::storage_tests! {
-                memory: $crate::config::Storage::Memory;
-                default_mode: $crate::config::Storage::Default;
-            }
-        }
-    )*};
+    ($($scenarios:tt)*) => {
+        $crate::storages! { [memory: Storage::Memory; default_mode: Storage::Default;] $($scenarios)* }
+    };
 }
 
 /// As [`both_storages!`], and a test for each cell of storage modes and drivers
 /// that is run every time; all the others are run by `PRESENCE_STORAGE`.
 #[macro_export]
 macro_rules! every_storage {
-    ($($(#[$meta:meta])* fn $name:ident($storage:ident) $body:block)*) => {$(
-        $(#[$meta])*
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-            use $crate::config::{Driver, Storage};
-            fn scenario($storage: Storage) $body
-            $crate::storage_tests! {
+    ($($scenarios:tt)*) => {
+        $crate::storages! {
+            [
                 memory: Storage::Memory;
                 default_mode: Storage::Default;
                 write_through_postgres: Storage::on(Driver::Postgres, 1, 0, 0);
@@ -94,16 +81,33 @@ macro_rules! every_storage {
                 write_back_mariadb: Storage::on(Driver::MariaDb, 2, 1, 0);
                 database_only_postgres: Storage::on(Driver::Postgres, 3, 0, 0);
                 database_only_mariadb_notifiers: Storage::on(Driver::MariaDb, 3, 0, 2);
-            }
+            ]
+            $($scenarios)*
+        }
+    };
+}
+
+/// A test of each scenario for each of the named storages.
+#[macro_export]
+macro_rules! storages {
+    ($cells:tt $($(#[$meta:meta])* fn $name:ident($storage:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            #[allow(unused_imports)]
+            use $crate::config::{Driver, Storage};
+            fn scenario($storage: Storage) $body
+            $crate::storage_tests! { $cells }
         }
     )*};
 }
 
-/// The tests of [`both_storages!`] and [`every_storage!`].
+/// The tests of [`storages!`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! storage_tests {
-    ($($test:ident: $cell:expr;)*) => {$(
+    ([$($test:ident: $cell:expr;)*]) => {$(
         #[test]
         fn $test() {
             if $crate::config::is_wanted($cell) { scenario($cell) }

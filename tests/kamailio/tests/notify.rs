@@ -1,10 +1,7 @@
 //! NOTIFY: wire format, failures and their isolation, TCP, routes, changed Contacts.
 
+use presence_kamailio_tests::bodies::open;
 use presence_kamailio_tests::prelude::*;
-
-fn open(user: &str) -> String {
-    bodies::pidf(user, "phone", "open", "")
-}
 
 both_storages! {
     fn b43_wire_format(storage) {

@@ -1,10 +1,7 @@
 //! PUBLISH: replies, entity-tags, Expires, body checks.
 
+use presence_kamailio_tests::bodies::open;
 use presence_kamailio_tests::prelude::*;
-
-fn open(user: &str) -> String {
-    bodies::pidf(user, "phone", "open", "")
-}
 
 both_storages! {
     fn the_200_carries_expires_then_entity_tag(storage) {

@@ -1,12 +1,9 @@
 //! Retransmissions, races, order, memory.
 
+use presence_kamailio_tests::bodies::open;
 use presence_kamailio_tests::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Barrier;
-
-fn open(user: &str) -> String {
-    bodies::pidf(user, "phone", "open", "")
-}
 
 /// The number of publications that are stored for `alice`.
 fn publications(kamailio: &Kamailio, storage: Storage) -> usize {

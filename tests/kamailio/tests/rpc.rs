@@ -267,6 +267,9 @@ fn cleanup_while_the_server_is_busy() {
     });
     // Each row is one dialog's, and each living dialog has one.
     kamailio.rpc_ok(&["presence.cleanup"]);
+    if !Storage::Default.has_subscription_rows() {
+        return kamailio.finish();
+    }
     let rows = kamailio.rows("active_watchers");
     let text = kamailio.rpc_ok(&["presence.watcher_list", "basic", &aor("alice")]);
     assert_eq!(rows.len(), text.matches("callid:").count(), "{rows:?}");
@@ -276,10 +279,11 @@ fn cleanup_while_the_server_is_busy() {
 
 #[test]
 fn publish_cache_sync_follows_the_table() {
-    if !ours_only("B24 a newer release's command") {
+    let storage = Storage::Default;
+    if !ours_only("B24 a newer release's command") || !storage.has_publication_rows() {
         return;
     }
-    let kamailio = Kamailio::start(Config::new(Storage::Default).jsonrpcs());
+    let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());
     let mut phone = Publisher::udp(&kamailio, "alice");
     phone.publish(bodies::pidf("alice", "phone", "open", ""));
     let mut watcher = Watcher::udp(&kamailio, "alice");
@@ -289,7 +293,7 @@ fn publish_cache_sync_follows_the_table() {
     kamailio.execute(
         &format!(
             "INSERT INTO presentity (username, domain, event, etag, expires, received_time, body, sender, priority, ruid) \
-             VALUES ('alice', 'EXAMPLE.ORG', 'presence', 'hand.1', 4000000000, 1, '{body}', '', 0, 'hand-1');"
+             VALUES ('alice', 'EXAMPLE.ORG', 'presence', 'hand.1', 2000000000, 1, '{body}', '', 0, 'hand-1');"
         )
         .replace("EXAMPLE.ORG", &DOMAIN.to_ascii_uppercase()),
     );
