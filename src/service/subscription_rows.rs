@@ -16,7 +16,7 @@ use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::{
     NOT_FLAGGED, SUBSCRIPTION_COLUMNS, dialog_conditions, dialog_of, presentity_uri,
-    read_subscription, subscription_row,
+    read_subscription, subscription_row, unsigned,
 };
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::Renewal;
@@ -93,7 +93,7 @@ fn read(registry: &EventPackageRegistry, columns: &[Value], now: i64) -> Option<
 
 /// What the row has of a CSeq that was the last one used.
 fn stored_cseq(used: u32) -> Value {
-    Value::Int(i64::from(used.saturating_sub(1)))
+    unsigned(used.wrapping_sub(1))
 }
 
 fn rows<M: Memory>(
@@ -163,13 +163,22 @@ pub fn watchers<M: Memory>(
     Ok(found)
 }
 
-/// Rows of a URI, in all packages.
+/// Rows of a URI, in all packages: as it is given, and in lower case.
 pub fn of_uri<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     uri: &[u8],
 ) -> Result<Vec<Row>, Fault> {
-    rows(server, host, &[("presentity_uri", Compare::Eq, Value::text(uri))])
+    let mut found = Vec::<Row>::new();
+    for spelling in [uri.to_vec(), uri.to_ascii_lowercase()] {
+        let conditions = [("presentity_uri", Compare::Eq, Value::Text(spelling))];
+        for row in rows(server, host, &conditions)? {
+            if found.iter().all(|known| known.id != row.id) {
+                found.push(row);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Somebody's subscription to a presentity lives (B33).
@@ -257,7 +266,7 @@ pub fn renew<M: Memory>(
         let before = row.subscription.remote_cseq;
         let changes = apply(&mut row, renewal, verdict, flag).map_err(|_| Fault::Host)?;
         let mut conditions = key.clone();
-        conditions.push(("remote_cseq", Compare::Eq, Value::Int(i64::from(before))));
+        conditions.push(("remote_cseq", Compare::Eq, unsigned(before)));
         if change(server, host, &conditions, &changes)? {
             return Ok((verdict, Some(row)));
         }
@@ -300,11 +309,11 @@ fn apply(
         // Rows of the stock module may spell the host otherwise (B19).
         ("presentity_uri", Value::Text(presentity_uri(subscription))),
         ("expires", Value::Int(row.expires_at)),
-        ("remote_cseq", Value::Int(i64::from(subscription.remote_cseq))),
+        ("remote_cseq", unsigned(subscription.remote_cseq)),
         ("contact", text(Text::Contact)),
         ("local_contact", text(Text::LocalContact)),
         ("socket_info", text(Text::Socket)),
-        ("flags", Value::Int(i64::from(subscription.flags))),
+        ("flags", unsigned(subscription.flags)),
     ];
     if verdict == InDialog::End && subscription.text(Text::Reason).is_empty() {
         changes.push(("reason", Value::text(ENDED)));
@@ -436,7 +445,7 @@ pub fn claim(
         None => {
             let changes = [
                 ("local_cseq", stored_cseq(used.wrapping_add(count))),
-                ("version", Value::Int(i64::from(version.wrapping_add(count)))),
+                ("version", unsigned(version.wrapping_add(count))),
                 ("updated", Value::Int(NOT_FLAGGED)),
             ];
             database.update(table, &conditions, &changes)?;

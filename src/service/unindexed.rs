@@ -38,6 +38,50 @@ pub fn apply<M: Memory>(
     publishing: &Publishing<'_>,
     change: &Change<'_>,
 ) -> Result<Applied<M>, Rejection> {
+    match judge(server, host, publishing, change) {
+        Err(rejection) if rejection.code == 412 && respell(server, host, publishing)? => {
+            judge(server, host, publishing, change)
+        }
+        judged => judged,
+    }
+}
+
+/// Rows of the stock module may spell the domain otherwise (B19): if that is
+/// why none was found, it is made ours.
+fn respell<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+) -> Result<bool, Rejection> {
+    let Some(tag) = publishing.if_match else { return Ok(false) };
+    let (table, key) = (table(server)?, &publishing.key);
+    let mut row = publication_conditions(key, &publishing.package.name, tag);
+    row.retain(|(column, ..)| *column != "domain");
+    let database = host.database().ok_or(Fault::Database)?;
+    let spelled = single(database, |database, _| {
+        let mut spelled = None;
+        database.query(table, &row, &["domain"], None, &mut |columns| {
+            let domain = columns.first().map(Value::as_bytes).unwrap_or_default();
+            if domain != key.host && domain.eq_ignore_ascii_case(&key.host) {
+                spelled = Some(domain.to_vec());
+            }
+        })?;
+        Ok(spelled)
+    })?;
+    let Some(spelled) = spelled else { return Ok(false) };
+    row.push(("domain", Compare::Eq, Value::Text(spelled)));
+    single(database, |database, _| {
+        database.update(table, &row, &[("domain", Value::text(&key.host))])
+    })?;
+    Ok(true)
+}
+
+fn judge<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<Applied<M>, Rejection> {
     let key = &publishing.key;
     let tag = publishing.if_match.unwrap_or_default();
     let ended = match publishing.step {

@@ -117,7 +117,7 @@ fn write_row<M: Memory>(
     let key = dialog_conditions(dialog_of(&row.subscription));
     // Another process may have written a later request of this dialog.
     let mut not_later = key.clone();
-    let cseq = i64::from(row.subscription.remote_cseq);
+    let cseq = i64::from(row.subscription.remote_cseq as i32);
     not_later.push(("remote_cseq", Compare::Less, Value::Int(cseq + 1)));
     match row.change {
         RowChange::Delete => database.delete(table, &not_later),
