@@ -67,9 +67,10 @@ pub fn subscriptions<M: Memory>(
         restored.count(read_subscription(row, now).and_then(|mut row| {
             let package = package_of(registry, &row.event)?;
             row.snapshot.package = package;
-            // The stock module's row lags one behind the wire: it counts the
-            // dialog up, and tm once more (A7, B39).
-            row.snapshot.local_cseq = row.snapshot.local_cseq.saturating_add(1);
+            // The stock module's row lags behind the wire (A7, B39): it counts
+            // the dialog up, tm once more, and with subs_db_mode 1 the first
+            // NOTIFY leaves after the row was written.
+            row.snapshot.local_cseq = row.snapshot.local_cseq.saturating_add(2);
             row.snapshot.version = row.snapshot.version.saturating_add(1);
             let key = store.key(
                 row.snapshot.text(Text::PresentityUser),
