@@ -10,6 +10,7 @@ pub mod expiry;
 pub mod listing;
 pub mod notifier;
 pub mod notify_reply;
+mod paging;
 pub mod publication_rows;
 pub mod publish;
 pub mod publishing;
@@ -35,6 +36,7 @@ use crate::ports::{Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
+use crate::service::seldom::Seldom;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::retransmissions::{Answer, RequestKey, Seen};
@@ -96,6 +98,8 @@ pub enum Served {
     No,
 }
 
+static FAULTS: Seldom = Seldom::new();
+
 /// Answers a request that is refused, and says so in the log once.
 pub fn refuse(
     host: &mut dyn Host,
@@ -113,16 +117,15 @@ pub fn refuse(
         Reply { code: rejection.code, reason: rejection.reason, headers: rejection.headers };
     let sent = incoming.reply(&reply).is_ok();
     if host.logs(level) {
-        host.log(
-            level,
-            format_args!(
-                "{method} refused: {} {}{} (Call-ID {})",
-                reply.code,
-                reply.reason,
-                if sent { "" } else { ", and the reply could not be sent" },
-                call_id.escape_ascii()
-            ),
-        );
+        let failed = if sent { "" } else { ", and the reply could not be sent" };
+        let call_id = call_id.escape_ascii();
+        let Reply { code, reason, .. } = reply;
+        let line = format_args!("{method} refused: {code} {reason}{failed} (Call-ID {call_id})");
+        // A database that is away refuses thousands.
+        match rejection.is_fault {
+            true => FAULTS.log(host, level, line),
+            false => host.log(level, line),
+        }
     }
     Served::No
 }

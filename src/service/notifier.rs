@@ -7,7 +7,7 @@ use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
-use crate::service::{Server, row_notifier};
+use crate::service::{Server, row_notifier, write_back};
 use crate::shm::Memory;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
 use crate::store::records::Claim;
@@ -130,6 +130,7 @@ fn round<M: Memory>(
     };
     loop {
         let taken = server.store.take(lane, composed, host.now(), PORTION);
+        write_back::reserve(server, host, &taken.unreserved);
         for send in &taken.sends {
             deliver(host, package, &composition, send);
         }

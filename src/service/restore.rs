@@ -11,7 +11,7 @@ use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
 use crate::service::durable::durable;
-use crate::service::{Server, write_back};
+use crate::service::{Server, paging};
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
@@ -60,10 +60,11 @@ pub fn subscriptions<M: Memory>(
     let now = host.now();
     let table = table(&server.config.active_watchers_table)?;
     let mut restored = Restored::default();
-    let Server { registry, store, .. } = server;
+    let Server { registry, store, config } = server;
     let conditions = [("expires", Compare::Greater, Value::Int(now - 1))];
+    let most = config.fetch_rows as usize;
     let database = host.database().ok_or(Fault::Database)?;
-    database.query(&table, &conditions, SUBSCRIPTION_COLUMNS, None, &mut |row| {
+    paging::all(database, &table, &conditions, SUBSCRIPTION_COLUMNS, most, &mut |row| {
         restored.count(read_subscription(row, now).and_then(|mut row| {
             let package = package_of(registry, &row.event)?;
             row.snapshot.package = package;
@@ -81,11 +82,6 @@ pub fn subscriptions<M: Memory>(
         }));
     })?;
     let restored = restored.complete()?;
-    // Before the first NOTIFY: the CSeqs that the rows reserve may have been
-    // used (A7).
-    if server.store.policy.keeps_rows() {
-        write_back::flush(server, host, false);
-    }
     report(host, "subscriptions", restored);
     Ok(restored)
 }
@@ -99,10 +95,10 @@ pub fn publications<M: Memory>(
     let table = table(&server.config.presentity_table)?;
     let mut restored = Restored::default();
     let mut respelled = Vec::new();
-    let Server { registry, store, .. } = server;
+    let Server { registry, store, config } = server;
     let database = host.database().ok_or(Fault::Database)?;
-    let order = Some("received_time, id");
-    database.query(&table, &[], PUBLICATION_COLUMNS, order, &mut |row| {
+    let most = config.fetch_rows as usize;
+    paging::all(database, &table, &[], PUBLICATION_COLUMNS, most, &mut |row| {
         restored.count(read_publication(row).and_then(|row| {
             let package_id = package_of(registry, &row.event)?;
             let package = registry.get(package_id)?;

@@ -116,7 +116,7 @@ fn load<M: Memory>(
     let mut conditions = rows::of_presentity(key, package);
     conditions.push(("status", Compare::Eq, Value::Int(Status::Active as i64)));
     conditions.push(("expires", Compare::Greater, Value::Int(now)));
-    let page = rows::page(server, host, conditions, after, PAGE)?;
+    let page = rows::page(server, host, &conditions, after, PAGE)?;
     let mut last = page.last;
     let mut ids = Vec::with_capacity(page.rows.len());
     let mut due: Vec<DueRow> = Vec::with_capacity(page.rows.len());

@@ -11,6 +11,7 @@ use crate::presence::subscription::{
 };
 use crate::service::Server;
 use crate::service::durable::single;
+use crate::service::paging::page as page_of;
 use crate::shm::Memory;
 use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
@@ -81,19 +82,18 @@ fn package_of(registry: &EventPackageRegistry, event: &[u8]) -> Option<PackageId
     registry.exact(&Event::parse(event)?)
 }
 
-fn read(registry: &EventPackageRegistry, columns: &[Value], now: i64) -> Option<Row> {
-    let (id, subscription) = columns.split_last()?;
-    let row = read_subscription(subscription, now)?;
+fn read(registry: &EventPackageRegistry, id: i64, columns: &[Value], now: i64) -> Option<Row> {
+    let row = read_subscription(columns, now)?;
     let mut subscription = row.snapshot;
     subscription.package = package_of(registry, &row.event)?;
     // The number in the row counts the dialog's, and tm's counts once more.
     subscription.local_cseq = subscription.local_cseq.saturating_add(1);
-    Some(Row { id: id.as_int()?, subscription, expires_at: row.expires_at })
+    Some(Row { id, subscription, expires_at: row.expires_at })
 }
 
 /// What the row has of a CSeq that was the last one used.
 fn stored_cseq(used: u32) -> Value {
-    unsigned(used.wrapping_sub(1))
+    Value::Int(i64::from(used.saturating_sub(1)))
 }
 
 fn rows<M: Memory>(
@@ -106,7 +106,11 @@ fn rows<M: Memory>(
     single(database, |database, _| {
         let mut found = Vec::new();
         database.query(table, conditions, &wanted, None, &mut |row| {
-            found.extend(read(&server.registry, row, now));
+            if let Some((id, row)) = row.split_last()
+                && let Some(id) = id.as_int()
+            {
+                found.extend(read(&server.registry, id, row, now));
+            }
         })?;
         Ok(found)
     })
@@ -124,22 +128,19 @@ pub struct Page {
 pub fn page<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    mut conditions: Vec<Condition>,
+    conditions: &[Condition],
     after: i64,
     most: usize,
 ) -> Result<Page, Fault> {
-    conditions.push(("id", Compare::Greater, Value::Int(after)));
-    let (table, now, wanted) = (table(server)?, host.now(), columns());
+    let (table, now) = (table(server)?, host.now());
     let database = host.database().ok_or(Fault::Database)?;
-    single(database, |database, _| {
-        let mut page = Page { rows: Vec::new(), last: None };
-        database.page(table, &conditions, &wanted, most, &mut |row| {
-            let id = row.last().and_then(Value::as_int);
-            page.last = page.last.max(id);
-            page.rows.extend(read(&server.registry, row, now));
+    let mut rows = Vec::new();
+    let place = (after, most);
+    let last =
+        page_of(database, table, conditions, SUBSCRIPTION_COLUMNS, place, &mut |id, row| {
+            rows.extend(read(&server.registry, id, row, now));
         })?;
-        Ok(page)
-    })
+    Ok(Page { rows, last })
 }
 
 /// The rows of a presentity in one package.

@@ -58,7 +58,7 @@ fn try_serve<M: Memory>(server: &Server<M>, host: &mut dyn Host, turn: i64) -> R
     let mut after = 0;
     loop {
         let conditions = vec![("updated", Compare::Eq, Value::Int(turn))];
-        let page = rows::page(server, host, conditions, after, PAGE)?;
+        let page = rows::page(server, host, &conditions, after, PAGE)?;
         let (now, offset) = (host.now(), i64::from(server.config.expires_offset));
         let mut lanes = Vec::new();
         for row in page.rows {
@@ -95,7 +95,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
     loop {
         let now = host.now();
         let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
-        let page = rows::page(server, host, conditions, after, PAGE)?;
+        let page = rows::page(server, host, &conditions, after, PAGE)?;
         for row in page.rows {
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);

@@ -7,6 +7,7 @@ use crate::ports::{Compare, Condition, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
 use crate::service::durable::{durable, single};
+use crate::service::paging::page as page_of;
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
 use crate::service::publish::Applied;
 use crate::service::publishing::{Publishing, facts_of};
@@ -278,26 +279,18 @@ fn ended(aggregates: bool, publication: PublicationCopy) -> Option<Ended> {
 /// that was refreshed lives on.
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let table = table(server)?;
-    let mut wanted = PUBLICATION_COLUMNS.to_vec();
-    wanted.push("id");
     let mut after = 0;
     loop {
         let conditions = [
             ("expires", Compare::Less, Value::Int(host.now())),
             ("expires", Compare::Greater, Value::Int(0)),
-            ("id", Compare::Greater, Value::Int(after)),
         ];
         let database = host.database().ok_or(Fault::Database)?;
-        let (page, last) = single(database, |database, _| {
-            let (mut page, mut last) = (Vec::new(), None);
-            database.page(table, &conditions, &wanted, PAGE, &mut |row| {
-                if let Some((id, publication)) = row.split_last() {
-                    last = last.max(id.as_int());
-                    page.extend(read_publication(publication));
-                }
+        let (mut page, place) = (Vec::new(), (after, PAGE));
+        let last =
+            page_of(database, table, &conditions, PUBLICATION_COLUMNS, place, &mut |_, row| {
+                page.extend(read_publication(row))
             })?;
-            Ok((page, last))
-        })?;
         for row in page {
             end_expired(server, host, table, row)?;
         }

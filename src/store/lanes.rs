@@ -108,6 +108,9 @@ pub struct Taken {
     pub sends: Vec<Send>,
     /// There are watchers that were not looked at yet.
     pub more: bool,
+    /// Subscriptions whose rows reserve none of the CSeqs taken (A7): to be
+    /// written before these leave.
+    pub unreserved: Vec<Token>,
 }
 
 /// What the owner of a lane has composed.
@@ -161,13 +164,14 @@ impl<M: Memory> Store<M> {
     /// to `limit` NOTIFYs or a few times as many that need none.
     pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Taken {
         let mut ended = Vec::new();
+        let mut unreserved = Vec::new();
         let taken = self.with(usize::from(lane.shard), |records| {
             let mut sends = Vec::new();
             let mut visits = limit.saturating_mul(4);
             self.take_due(records, lane, composed, now, limit, &mut visits, &mut sends, &mut ended);
             // Those whose subscriptions are rows are all due one by one.
             if self.policy.rows_only() {
-                return Taken { more: sends.len() >= limit, sends };
+                return Taken { more: sends.len() >= limit, sends, unreserved: Vec::new() };
             }
             start_pass(records, lane.presentity, composed.round);
             let more = loop {
@@ -193,12 +197,17 @@ impl<M: Memory> Store<M> {
             };
             // Now, or the next call would begin the walk again.
             close_pass(records, lane.presentity);
-            Taken { sends, more }
+            if self.policy.keeps_rows() {
+                let tokens = sends.iter().filter_map(|send| send.token);
+                unreserved.extend(tokens.filter(|token| is_unreserved(records, *token)));
+            }
+            Taken { sends, more, unreserved: Vec::new() }
         });
         for (places, token) in ended {
             self.forget(places, token);
         }
-        taken.unwrap_or(Taken { sends: Vec::new(), more: false })
+        let nothing = Taken { sends: Vec::new(), more: false, unreserved: Vec::new() };
+        Taken { unreserved, ..taken.unwrap_or(nothing) }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `take`, under its lock")]
@@ -418,6 +427,13 @@ pub(super) fn is_spared<M: Memory>(owner: &Presentity<M>, contact: &[u8], told: 
     !owner.sender.is_empty()
         && contact == &*owner.sender
         && !later(owner.sender_since, told.wrapping_add(1))
+}
+
+/// The row of a subscription does not reserve the CSeq of its latest NOTIFY.
+fn is_unreserved<M: Memory>(records: &Shard<M>, token: Token) -> bool {
+    Store::resolve(records, token)
+        .and_then(|id| records.subscriptions.get(id))
+        .is_some_and(|record| record.has_row && record.reserved_cseq < record.local_cseq)
 }
 
 /// Begins a walk over all watchers unless one is under way or all are told.

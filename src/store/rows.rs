@@ -118,7 +118,7 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     .ok()?;
     let expires_at = expires.as_int()?;
     let mut snapshot = Snapshot::new(PackageId(0), block);
-    snapshot.local_cseq = read_unsigned(local_cseq)?;
+    snapshot.local_cseq = local_cseq.as_int().and_then(|n| u32::try_from(n).ok())?;
     snapshot.remote_cseq = read_unsigned(remote_cseq)?;
     snapshot.version = read_unsigned(version).unwrap_or_default();
     snapshot.status = Status::from_number(status.as_int()?);
@@ -169,7 +169,7 @@ pub fn subscription_changes(snapshot: &Snapshot, expires_at: i64) -> Vec<Assignm
         ("status", Value::Int(snapshot.status as i64)),
         ("reason", text(Text::Reason)),
         ("remote_cseq", unsigned(snapshot.remote_cseq)),
-        ("local_cseq", unsigned(snapshot.local_cseq)),
+        ("local_cseq", Value::Int(i64::from(snapshot.local_cseq))),
         ("version", unsigned(snapshot.version)),
         ("contact", text(Text::Contact)),
         ("local_contact", text(Text::LocalContact)),

@@ -117,9 +117,10 @@ impl<M: Memory> Store<M> {
             });
             match token {
                 Ok(token) => {
-                    // A row that was there reserves CSeqs that may all have been
-                    // used before the restart.
+                    // One that has a row needs no other one before its first
+                    // NOTIFY.
                     if self.policy.keeps_rows()
+                        && !has_row
                         && let Some(id) = Self::resolve(records, token)
                     {
                         records.mark_dirty(id);

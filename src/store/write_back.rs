@@ -113,16 +113,6 @@ impl<M: Memory> Store<M> {
             records.mark_dirty(id);
         });
     }
-
-    /// Marks everything for writing (the clean shutdown: exact values).
-    pub fn mark_all_dirty(&self, shard: usize) {
-        let _ = self.with(shard, |records| {
-            let all: Vec<_> = records.subscriptions.iter().map(|(id, _)| id).collect();
-            for id in all {
-                records.mark_dirty(id);
-            }
-        });
-    }
 }
 
 /// What is to be done to the row of a subscription, which counts as done from

@@ -93,11 +93,33 @@ impl<M: Memory> Store<M> {
                 {
                     record.phase = PublicationPhase::Live;
                 }
+                let presentity = pending.presentity;
                 enter(records, pending);
+                put_in_order(records, presentity);
                 Ok(())
             }
             Begun::Unchanged | Begun::Refused(_) => Err(Fault::Host),
         })?
+    }
+}
+
+/// Rows come in the order of their `id`; publications stand oldest change
+/// first. The newest was just added at the end.
+fn put_in_order<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
+    let Some(owner) = records.presentities.get(presentity) else { return };
+    if owner.publications.len() < 2 {
+        return;
+    }
+    let all = owner.publications.iter(&records.publications);
+    let mut order: Vec<_> = all.map(|(id, record)| (record.received, id)).collect();
+    if order.is_sorted_by_key(|(received, _)| *received) {
+        return;
+    }
+    order.sort_by_key(|(received, _)| *received);
+    let Some(owner) = records.presentities.get_mut(presentity) else { return };
+    for (_, id) in order {
+        owner.publications.unlink(&mut records.publications, id);
+        owner.publications.push_back(&mut records.publications, id);
     }
 }
 
