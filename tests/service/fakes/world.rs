@@ -15,7 +15,7 @@ use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
 use presence::store::retransmissions::{Retransmissions, Set};
-use presence::store::shard::{PresentityKey, Shard};
+use presence::store::shard::{PresentityKey, Shard, ShardPolicy};
 use presence::store::{Policy, Shared, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -91,6 +91,8 @@ pub struct Setup {
     pub authorizes: bool,
     pub user_case: UserCase,
     pub same_call: bool,
+    /// Bytes of documents kept beside their rows, in each shard.
+    pub kept_bodies: usize,
     pub config: fn(&mut Config),
 }
 
@@ -104,6 +106,7 @@ impl Default for Setup {
             authorizes: true,
             user_case: UserCase::Sensitive,
             same_call: false,
+            kept_bodies: 0,
             config: |_| {},
         }
     }
@@ -151,9 +154,12 @@ impl World {
         let hash = place(arena, KeyedHash::new([7; 16])).unwrap();
         let heaps = place_slice(arena, setup.shards, |_| Ok(Heap::new(pool))).unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
-        let rows_only = setup.mode == SubscriptionMode::DbOnly;
+        let policy = ShardPolicy {
+            watchers_are_rows: setup.mode == SubscriptionMode::DbOnly,
+            kept_bodies: setup.kept_bodies,
+        };
         let shards = place_slice(arena, setup.shards, |n| {
-            Ok(Mutex::new(Shard::new(&heaps[n], now, rows_only)?))
+            Ok(Mutex::new(Shard::new(&heaps[n], now, policy)?))
         });
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
@@ -175,7 +181,12 @@ impl World {
         };
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);
-        let server = Arc::new(Server { config, registry, store: Store::new(shared, policy) });
+        let server = Arc::new(Server {
+            config,
+            registry,
+            store: Store::new(shared, policy),
+            widths: Default::default(),
+        });
         let host = FakeHost::new(outside, setup.database);
         let idle_bytes = arena.live_bytes();
         World { server, host, arena, pool, heaps, index_heap, idle_bytes, cseq: 0 }
