@@ -280,11 +280,7 @@ pub fn renew<M: Memory>(
 
 /// The row says already what it was to say: a server that counts changes meets
 /// none then.
-fn is_so<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    wanted: &Row,
-) -> Result<bool, Fault> {
+fn is_so<M: Memory>(server: &Server<M>, host: &mut dyn Host, wanted: &Row) -> Result<bool, Fault> {
     let found = find(server, host, dialog_of(&wanted.subscription))?;
     Ok(found.is_some_and(|row| {
         row.expires_at == wanted.expires_at

@@ -10,7 +10,7 @@ use presence::presence::registry::EventPackageRegistry;
 use presence::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
 use presence::presence::uri::UserCase;
 use presence::service::notifier::{self, Budget};
-use presence::service::{Served, Server, expiry, publish, subscribe};
+use presence::service::{Served, Server, expiry, publish, subscribe, subscriptions};
 use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
@@ -192,6 +192,14 @@ impl World {
         World { server, host, arena, pool, heaps, index_heap, idle_bytes, cseq: 0 }
     }
 
+    /// Another server on the same database, to the same watchers.
+    pub fn beside(&self, setup: Setup) -> World {
+        let mut other = World::new(Setup { database: self.host.database.clone(), ..setup });
+        other.host.outside = self.host.outside.clone();
+        other.cseq = 1_000_000 * (1 + self.host.outside.forks.fetch_add(1, SeqCst));
+        other
+    }
+
     /// Another process of the same server.
     pub fn fork(&self) -> World {
         let host = FakeHost::new(self.host.outside.clone(), self.host.database.clone());
@@ -282,8 +290,10 @@ impl World {
         state.publications.iter().map(|publication| label(&publication.body)).collect()
     }
 
-    pub fn watchers(&self, user: &str, package: PackageId) -> usize {
-        self.server.store.watchers(&self.key(user, package), self.now()).len()
+    pub fn watchers(&mut self, user: &str, package: PackageId) -> usize {
+        let (key, mut count) = (self.key(user, package), 0);
+        subscriptions::each_watcher(&self.server, &mut self.host, &key, |_, _| count += 1).unwrap();
+        count
     }
 
     pub fn publish(&mut self, it: Publish<'_>) -> Answered {
