@@ -89,6 +89,11 @@ impl Storage {
         Self::Cell(Cell { driver, subs_db_mode, publ_cache, notifiers })
     }
 
+    /// The same with notifier processes.
+    pub fn with_notifiers(self, notifiers: u8) -> Self {
+        Self::Cell(Cell { notifiers, ..self.cell() })
+    }
+
     /// Driver and modes.
     pub fn cell(self) -> Cell {
         let cell = |driver, subs_db_mode, publ_cache| Cell {
@@ -547,6 +552,9 @@ impl Config {
         if self.storage.subs_db_mode() == 3 {
             default("notifier_processes", i64::from(self.storage.cell().notifiers).into());
             default("waitn_time", 1.into());
+            // As the manual says for this mode; else stock meets "not locked
+            // with LOCK TABLES" on MariaDB.
+            default("db_table_lock_type", 0.into());
         }
         for (module, name, value) in defaults {
             if !self.parameters.iter().any(|(m, n, _)| *m == module && *n == name) {
