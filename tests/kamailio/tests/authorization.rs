@@ -238,9 +238,13 @@ fn b16_winfo_is_full_after_a_restart() {
     let mut carol = Watcher::udp(&kamailio, "alice").named("carol");
     carol.subscribe(600);
     let after = winfo.next_notify("after the restart");
-    assert!(after.body().contains("state=\"full\""), "{}", after.body());
-    assert_eq!(watchers(&after).len(), 2);
-    assert!(bodies::version(&after.body()) > before);
+    // Rows of the database alone lose no version, so nothing has to be told again.
+    let goes_on = Storage::Default.subs_db_mode() == 3;
+    let state = if goes_on { "state=\"partial\"" } else { "state=\"full\"" };
+    assert!(after.body().contains(state), "{}", after.body());
+    assert_eq!(watchers(&after).len(), if goes_on { 1 } else { 2 });
+    let version = bodies::version(&after.body());
+    assert!(version > before && (!goes_on || version == before + 1), "{}", after.body());
     kamailio.finish();
 }
 

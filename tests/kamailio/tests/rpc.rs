@@ -280,7 +280,9 @@ fn cleanup_while_the_server_is_busy() {
 #[test]
 fn publish_cache_sync_follows_the_table() {
     let storage = Storage::Default;
-    if !ours_only("B24 a newer release's command") || !storage.has_publication_rows() {
+    // Without an index there is nothing to follow.
+    let indexed = storage.publ_cache() == 1 && storage.subs_db_mode() != 3;
+    if !ours_only("B24 a newer release's command") || !indexed {
         return;
     }
     let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());

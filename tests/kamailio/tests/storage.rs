@@ -88,8 +88,10 @@ storages! {
         assert_eq!(row["contact"], watcher.contact.trim_matches(['<', '>']));
         assert_eq!(kamailio.rows("active_watchers").len(), 1);
         watcher.unsubscribe();
-        // A notifier process deletes it after the final NOTIFY.
-        if at_once && storage.notify_delay().is_zero() {
+        // A notifier process deletes it with the final NOTIFY; so does the
+        // database-only mode, where the row is what gives that its CSeq.
+        let deleted = storage.subs_db_mode() != 3 || differs("A8 the row goes", true, false);
+        if at_once && storage.notify_delay().is_zero() && deleted {
             assert_eq!(kamailio.row_of(&watcher), None, "the row is still there with the 2xx");
         }
         kamailio.wait_no_row_of(&watcher);
@@ -272,7 +274,9 @@ fn what_expires_while_the_server_is_down_is_not_restored() {
     let end = now() + 2;
     eventually(Duration::from_secs(4), || (now() > end).then_some(()));
     kamailio.start_again();
-    assert_eq!(watcher.try_subscribe(600).status(), Some(481));
+    // A row is there until a timer has ended it: it may still be refreshed (B14).
+    let waits = Storage::Default.subs_db_mode() == 3;
+    assert_eq!(watcher.try_subscribe(600).status(), Some(if waits { 200 } else { 481 }));
     let mut other = Watcher::udp(&kamailio, "alice");
     assert!(!other.fetch().body().contains(">open<"));
     kamailio.finish();
