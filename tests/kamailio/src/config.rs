@@ -197,6 +197,24 @@ pub fn whole_matrix() -> bool {
     std::env::var("PRESENCE_MATRIX").is_ok_and(|value| value == "full")
 }
 
+/// True when a long test is to go on with this storage. Mode 3 is tried without
+/// notifier processes on PostgreSQL and with them on MariaDB; the other way round
+/// with `PRESENCE_MATRIX=full`.
+pub fn long_test_of(storage: Storage) -> bool {
+    let cell = storage.cell();
+    let usual = cell.subs_db_mode < 3
+        || match cell.driver {
+            Driver::Postgres => cell.notifiers == 0,
+            Driver::MariaDb => cell.notifiers > 0,
+            _ => true,
+        };
+    let go_on = usual || whole_matrix();
+    if !go_on {
+        eprintln!("not run: {cell:?} is for PRESENCE_MATRIX=full");
+    }
+    go_on
+}
+
 /// Whether the test of this storage is to run. With `PRESENCE_STORAGE` only
 /// that of [`Storage::Default`] is, for the others have been run without it. A
 /// mode that the module refuses as not there yet is seen to be refused.

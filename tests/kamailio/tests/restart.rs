@@ -200,7 +200,8 @@ storages! {
     ]
 
     fn a7_nothing_accepted_is_lost_by_kill_9(storage) {
-        if !ours_only("A7 CSeqs go back after a crash; D17 database is locked") {
+        let stock = "A7 CSeqs go back after a crash; D17 database is locked";
+        if !ours_only(stock) || !long_test_of(storage) {
             return;
         }
         for _ in 0..rounds("PRESENCE_RESTART_RUNS", 1) {

@@ -149,10 +149,11 @@ storages! {
     ]
 
     fn a8_racing_publishers_and_watchers_on_three_servers(storage) {
-        if !ours_only("A8 stock uses CSeqs twice, and answers 412 before its commit") {
+        let stock = "A8 stock uses CSeqs twice, and answers 412 before its commit";
+        if !ours_only(stock) || !long_test_of(storage) {
             return;
         }
-        for _ in 0..rounds("PRESENCE_SERVERS_RUNS", 2) {
+        for _ in 0..rounds("PRESENCE_SERVERS_RUNS", 1) {
             let cluster = Cluster::start(storage);
             let watchers: Vec<Watcher> =
                 (0..6).map(|n| cluster.watcher(n % SERVERS, &format!("w{n}"))).collect();
@@ -166,10 +167,11 @@ storages! {
     }
 
     fn a8_the_others_go_on_when_one_is_killed(storage) {
-        if !ours_only("A8 stock uses CSeqs twice, and answers 412 before its commit") {
+        let stock = "A8 stock uses CSeqs twice, and answers 412 before its commit";
+        if !ours_only(stock) || !long_test_of(storage) {
             return;
         }
-        for _ in 0..rounds("PRESENCE_SERVERS_RUNS", 2) {
+        for _ in 0..rounds("PRESENCE_SERVERS_RUNS", 1) {
             let cluster = Cluster::start(storage);
             let addresses = cluster.addresses();
             let mut watchers: Vec<Watcher> =
@@ -218,7 +220,7 @@ storages! {
     }
 
     fn a8_one_change_is_told_by_one_server(storage) {
-        if !ours_only("A8 stock answers 412 before its commit; B12") {
+        if !ours_only("A8 stock answers 412 before its commit; B12") || !long_test_of(storage) {
             return;
         }
         let cluster = Cluster::start(storage);
@@ -299,7 +301,8 @@ storages! {
 
     // Every server's timer sees it; one ends it.
     fn a8_an_expired_subscription_is_ended_once(storage) {
-        if !ours_only("D7 each stock server sends the end, again and again") {
+        let stock = "D7 each stock server sends the end, again and again";
+        if !ours_only(stock) || !long_test_of(storage) {
             return;
         }
         let cluster = Cluster::start(storage);
