@@ -89,6 +89,11 @@ impl Storage {
         Self::Cell(Cell { driver, subs_db_mode, publ_cache, notifiers })
     }
 
+    /// The same with notifier processes.
+    pub fn with_notifiers(self, notifiers: u8) -> Self {
+        Self::Cell(Cell { notifiers, ..self.cell() })
+    }
+
     /// Driver and modes.
     pub fn cell(self) -> Cell {
         let cell = |driver, subs_db_mode, publ_cache| Cell {
@@ -190,6 +195,24 @@ pub fn rounds(variable: &str, usual: u32) -> u32 {
 /// True with `PRESENCE_MATRIX=full`.
 pub fn whole_matrix() -> bool {
     std::env::var("PRESENCE_MATRIX").is_ok_and(|value| value == "full")
+}
+
+/// True when a long test is to go on with this storage. Mode 3 is tried without
+/// notifier processes on PostgreSQL and with them on MariaDB; the other way round
+/// with `PRESENCE_MATRIX=full`.
+pub fn long_test_of(storage: Storage) -> bool {
+    let cell = storage.cell();
+    let usual = cell.subs_db_mode < 3
+        || match cell.driver {
+            Driver::Postgres => cell.notifiers == 0,
+            Driver::MariaDb => cell.notifiers > 0,
+            _ => true,
+        };
+    let go_on = usual || whole_matrix();
+    if !go_on {
+        eprintln!("not run: {cell:?} is for PRESENCE_MATRIX=full");
+    }
+    go_on
 }
 
 /// Whether the test of this storage is to run. With `PRESENCE_STORAGE` only
@@ -548,6 +571,9 @@ impl Config {
         if self.storage.subs_db_mode() == 3 {
             default("notifier_processes", i64::from(self.storage.cell().notifiers).into());
             default("waitn_time", 1.into());
+            // As the manual says for this mode; else stock meets "not locked
+            // with LOCK TABLES" on MariaDB.
+            default("db_table_lock_type", 0.into());
         }
         for (module, name, value) in defaults {
             if !self.parameters.iter().any(|(m, n, _)| *m == module && *n == name) {

@@ -323,18 +323,29 @@ impl Drop for Endpoint {
     }
 }
 
+/// Replies that are to be sent later, and where to.
+type Delayed = Vec<(Instant, Message, SocketAddr)>;
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn send(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let server = match &self.transport {
+            Transport::Udp { server, .. } => {
+                *server.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+            }
+            Transport::Tcp { .. } => self.local,
+        };
+        self.send_to(bytes, server)
+    }
+
+    /// Sends to `address` (UDP); a TCP connection leads where it leads.
+    fn send_to(&self, bytes: &[u8], address: SocketAddr) -> std::io::Result<()> {
         self.trace.sent(&self.name, bytes);
         match &self.transport {
-            Transport::Udp { socket, server } => {
-                let server = *server.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                socket.send_to(bytes, server).map(|_| ())
-            }
+            Transport::Udp { socket, .. } => socket.send_to(bytes, address).map(|_| ()),
             Transport::Tcp { stream } => (&mut &*stream).write_all(bytes),
         }
     }
@@ -342,13 +353,13 @@ impl Shared {
     fn read(self: Arc<Self>) {
         let mut buffer = vec![0; 65536];
         let mut pending = Vec::new();
-        let mut delayed: Vec<(Instant, Message)> = Vec::new();
+        let mut delayed: Delayed = Vec::new();
         loop {
             let now = Instant::now();
-            delayed.retain(|(at, reply)| {
+            delayed.retain(|(at, reply, to)| {
                 let due = *at <= now;
                 if due {
-                    let _ = self.send(&reply.to_bytes());
+                    let _ = self.send_to(&reply.to_bytes(), *to);
                 }
                 !due
             });
@@ -392,7 +403,7 @@ impl Shared {
         matches!(self.transport, Transport::Tcp { .. })
     }
 
-    fn take(&self, bytes: &[u8], from: SocketAddr, delayed: &mut Vec<(Instant, Message)>) {
+    fn take(&self, bytes: &[u8], from: SocketAddr, delayed: &mut Delayed) {
         self.trace.received(&self.name, bytes);
         let Some(message) = Message::parse(bytes) else { return };
         let mut state = self.lock();
@@ -428,9 +439,9 @@ impl Shared {
         drop(state);
         match reply {
             Some((None, reply)) => {
-                let _ = self.send(&reply.to_bytes());
+                let _ = self.send_to(&reply.to_bytes(), from);
             }
-            Some((Some(after), reply)) => delayed.push((Instant::now() + after, reply)),
+            Some((Some(after), reply)) => delayed.push((Instant::now() + after, reply, from)),
             None => {}
         }
         self.changed.notify_all();

@@ -41,7 +41,7 @@ pub mod prelude {
     pub use crate::agents::{Notify, Publisher, Watcher};
     pub use crate::bodies;
     pub use crate::both_storages;
-    pub use crate::config::{Config, Driver, Storage, rounds};
+    pub use crate::config::{Config, Driver, Storage, long_test_of, rounds};
     pub use crate::database::{Database, Row};
     pub use crate::endpoint::{Answer, Endpoint};
     pub use crate::kamailio::{Kamailio, eventually};

@@ -123,6 +123,13 @@ impl Server {
         self.folder.join("data")
     }
 
+    /// With a folder for temporary tables of its own: a server that starts
+    /// removes what it finds there, whosever it is.
+    fn mariadb_folders(&self) -> [String; 2] {
+        [("datadir", self.data()), ("tmpdir", self.folder.clone())]
+            .map(|(option, folder)| format!("--{option}={}", folder.display()))
+    }
+
     fn initialise(&self) {
         let mut command = match self.kind {
             Kind::Postgres => {
@@ -135,7 +142,7 @@ impl Server {
                 let mut command = Command::new("mariadb-install-db");
                 command.args(["--no-defaults", "--skip-test-db"]);
                 command.arg("--auth-root-authentication-method=normal").args(MARIADB_OPTIONS);
-                command.arg(format!("--datadir={}", self.data().display()));
+                command.args(self.mariadb_folders());
                 command
             }
         };
@@ -190,7 +197,7 @@ impl Server {
                     "--port",
                     &port,
                 ]);
-                command.arg(format!("--datadir={}", self.data().display()));
+                command.args(self.mariadb_folders());
                 command.arg(format!("--socket={}", self.folder.join("sock").display()));
                 command.arg(format!("--pid-file={}", self.folder.join("pid").display()));
                 command

@@ -211,7 +211,8 @@ every_storage! {
         if !ours_only("D6 CSeq inversions and older states; D17 database is locked") {
             return;
         }
-        let runs = std::env::var("PRESENCE_ORDER_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+        let usual = matches!(storage, Storage::Memory | Storage::Default);
+        let runs = if usual { rounds("PRESENCE_ORDER_RUNS", 2) } else { 2 };
         for _ in 0..runs {
             race_on_one_presentity(storage);
         }
