@@ -31,7 +31,13 @@ pub struct Connection {
     #[allow(clippy::vec_box)]
     tables: Vec<Box<Table>>,
     current: Option<usize>,
+    /// The last statement has failed: see [`Connection::try_again`].
+    failed: bool,
 }
+
+/// Marks a transaction: see [`Database::commit`] of [`Connection`].
+const MARK: &[u8] = b"SAVEPOINT presence";
+const MARK_IS_THERE: &[u8] = b"RELEASE SAVEPOINT presence";
 
 impl Connection {
     /// The driver that made it.
@@ -89,7 +95,25 @@ impl Connection {
         }
     }
 
+    /// After a failure a statement without values comes first. A driver that
+    /// has lost its server writes binary values the way that a server unknown
+    /// to it might want them, connects again, and stores what it has written.
+    fn try_again(&mut self) -> Result<(), Fault> {
+        if self.failed && self.driver.speaks_sql() {
+            self.raw(b"SELECT 1")?;
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Remembers a failure.
+    fn check(&mut self, result: c_int) -> Result<(), Fault> {
+        self.failed |= result < 0;
+        check(result)
+    }
+
     fn use_table(&mut self, table: &str) -> Result<(), Fault> {
+        self.try_again()?;
         if self.current.is_some_and(|at| self.tables[at].name == table.as_bytes()) {
             return Ok(());
         }
@@ -120,9 +144,8 @@ impl Connection {
         let statement = text::lend(statement);
         let mut result = ptr::null_mut();
         // SAFETY: the connection is open; statement and result live here.
-        if unsafe { query(self.handle, &raw const statement, &raw mut result) } < 0 {
-            return Err(Fault::Database);
-        }
+        let sent = unsafe { query(self.handle, &raw const statement, &raw mut result) };
+        self.check(sent)?;
         let mut first = None;
         // SAFETY: the driver's result, not freed yet.
         unsafe { value::rows(result, &mut |row| first = first.take().or(row.first().cloned())) };
@@ -146,8 +169,11 @@ impl Connection {
             return self.raw(statement).map(|_| ());
         }
         match function {
-            // SAFETY: the connection is open.
-            Some(function) => check(unsafe { function(self.handle) }),
+            Some(function) => {
+                // SAFETY: the connection is open.
+                let result = unsafe { function(self.handle) };
+                self.check(result)
+            }
             // A driver without transactions makes each statement durable.
             None => Ok(()),
         }
@@ -173,7 +199,7 @@ fn operators(conditions: &[Condition]) -> Vec<sys::db_op_t> {
             Compare::Eq => c"=",
             Compare::Less => c"<",
             Compare::Greater => c">",
-            Compare::Not => c"!=",
+            Compare::Not => c"<>",
         }
     };
     conditions.iter().map(|(_, compare, _)| sign(*compare).as_ptr()).collect()
@@ -190,7 +216,8 @@ impl Database for Connection {
         let keys = Keys::new(row.iter().map(|(column, _)| *column));
         let values: Vec<_> = row.iter().map(|(_, given)| value::lend(given)).collect();
         // SAFETY: as many keys as values, all of which outlive the call.
-        check(unsafe { insert(self.handle, keys.as_ptr(), values.as_ptr(), keys.count()) })
+        let result = unsafe { insert(self.handle, keys.as_ptr(), values.as_ptr(), keys.count()) };
+        self.check(result)
     }
 
     fn update(
@@ -207,7 +234,7 @@ impl Database for Connection {
         let values: Vec<_> = set.iter().map(|(_, given)| value::lend(given)).collect();
         // SAFETY: the two groups of arrays are each of the length given, and
         // outlive the call.
-        check(unsafe {
+        let result = unsafe {
             update(
                 self.handle,
                 where_keys.as_ptr(),
@@ -218,7 +245,8 @@ impl Database for Connection {
                 where_keys.count(),
                 keys.count(),
             )
-        })
+        };
+        self.check(result)
     }
 
     fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
@@ -227,9 +255,10 @@ impl Database for Connection {
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
         // SAFETY: three arrays of the length given, which outlive the call.
-        check(unsafe {
+        let result = unsafe {
             delete(self.handle, keys.as_ptr(), operators.as_ptr(), values.as_ptr(), keys.count())
-        })
+        };
+        self.check(result)
     }
 
     fn query(
@@ -248,7 +277,7 @@ impl Database for Connection {
         let mut result = ptr::null_mut();
         // SAFETY: arrays of the lengths given, which outlive the call. The
         // helper asks for pages where the driver has them.
-        check(unsafe {
+        let queried = unsafe {
             sys::db_fetch_query(
                 &raw mut self.driver.functions,
                 self.driver.fetch_rows,
@@ -262,7 +291,8 @@ impl Database for Connection {
                 order.as_mut().map_or(ptr::null_mut(), ptr::from_mut),
                 &raw mut result,
             )
-        })?;
+        };
+        self.check(queried)?;
         loop {
             // SAFETY: the driver's result, not freed yet.
             let found = unsafe { value::rows(result, each) };
@@ -281,7 +311,7 @@ impl Database for Connection {
             };
             match more {
                 0 => break,
-                n if n < 0 => return Err(Fault::Database),
+                n if n < 0 => return self.check(n),
                 _ => {}
             }
         }
@@ -311,14 +341,20 @@ impl Database for Connection {
         if self.driver.is_sqlite() {
             return self.raw(b"BEGIN IMMEDIATE").map(|_| ());
         }
-        match self.driver.functions.start_transaction {
-            // SAFETY: the connection is open.
-            Some(start) => check(unsafe { start(self.handle, sys::db_locking_t_DB_LOCKING_NONE) }),
-            None => Ok(()),
-        }
+        let Some(start) = self.driver.functions.start_transaction else { return Ok(()) };
+        // SAFETY: the connection is open.
+        let started = unsafe { start(self.handle, sys::db_locking_t_DB_LOCKING_NONE) };
+        self.check(started)?;
+        self.raw(MARK).map(|_| ())
     }
 
+    /// Fails when the transaction is not the one that was begun: drivers connect
+    /// again by themselves, and the statements so far are gone with the old
+    /// connection, those since durable.
     fn commit(&mut self) -> Result<(), Fault> {
+        if !self.driver.is_sqlite() && self.driver.functions.start_transaction.is_some() {
+            self.raw(MARK_IS_THERE)?;
+        }
         self.transaction(b"COMMIT", self.driver.functions.end_transaction)
     }
 

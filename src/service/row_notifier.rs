@@ -241,9 +241,9 @@ fn claim<M: Memory>(
     let mut unsure = false;
     for _ in 0..ATTEMPTS {
         let database = host.database().ok_or(Fault::Database)?;
-        let open = groups.iter().filter(|group| group.state == Taken::NotYet);
+        let open: Vec<_> = groups.iter().filter(|group| group.state == Taken::NotYet).collect();
         let mut verdicts = Vec::new();
-        if one_by_one {
+        if one_by_one || open.len() == 1 {
             for group in open {
                 verdicts.push(single(database, |database, attempt| {
                     unsure |= attempt > 0;
@@ -251,7 +251,6 @@ fn claim<M: Memory>(
                 })?);
             }
         } else {
-            let open: Vec<_> = open.collect();
             let mut attempts = 0;
             durable(database, |database| {
                 attempts += 1;

@@ -102,8 +102,13 @@ impl Driver {
             log_error!("cannot connect to the database ({})", Shown(self.name()));
             return Err(Fault::Database);
         }
-        let mut connection =
-            Connection { driver: self.clone(), handle, tables: Vec::new(), current: None };
+        let mut connection = Connection {
+            driver: self.clone(),
+            handle,
+            tables: Vec::new(),
+            current: None,
+            failed: false,
+        };
         if self.is_sqlite() {
             connection.raw(SQLITE_BUSY_TIMEOUT)?;
         }
