@@ -193,6 +193,9 @@ pub struct Config {
     /// `winfo_presentity_only` (ours): nobody but the presentity may watch its
     /// watchers. Default off, as in stock.
     pub winfo_presentity_only: bool,
+    /// `publ_cache_bodies` (ours): kilobytes of published documents that are
+    /// kept in memory beside their rows with `publ_cache` 1. Default 8192.
+    pub publ_cache_bodies: u32,
 }
 
 impl Config {

@@ -114,6 +114,7 @@ impl Judge<'_> {
             lock_shards: self.lock_shards(),
             force_active: self.int("force_active") != 0,
             winfo_presentity_only: self.int("winfo_presentity_only") != 0,
+            publ_cache_bodies: self.at_least("publ_cache_bodies", 0, 8192),
         })
     }
 

@@ -13,6 +13,7 @@ use crate::error::Fault;
 use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
 use crate::ports::{Assignment, Compare, Condition, Database, Value};
+use crate::store::widths::Widths;
 
 pub use driver::Driver;
 
@@ -58,6 +59,34 @@ impl Connection {
             ));
         }
         Ok(())
+    }
+
+    /// The widths of a table's columns, where the driver enforces them: SQL's
+    /// information schema has them. None where they cannot be read.
+    pub fn widths(&mut self, table: &str) -> Widths {
+        if !self.driver.enforces_widths() {
+            return Widths::default();
+        }
+        let mut conditions = vec![("table_name", Compare::Eq, Value::text(table.as_bytes()))];
+        if let Some(schema) = self.driver.schema() {
+            conditions.push(("table_schema", Compare::Eq, Value::text(schema)));
+        }
+        let wanted = ["column_name", "character_maximum_length"];
+        let mut columns = Vec::new();
+        let read =
+            self.query("information_schema.columns", &conditions, &wanted, None, &mut |row| {
+                if let [name, width] = row
+                    && let Some(width) =
+                        width.as_int().and_then(|width| usize::try_from(width).ok())
+                {
+                    let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
+                    columns.push((name, width));
+                }
+            });
+        match read {
+            Ok(()) => Widths::new(columns),
+            Err(_) => Widths::default(),
+        }
     }
 
     fn use_table(&mut self, table: &str) -> Result<(), Fault> {

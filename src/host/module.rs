@@ -13,7 +13,7 @@ use once_cell::sync::OnceCell;
 use crate::config::{
     Config, ConfigError, ParameterValue, Parameters, PublicationCache, SubscriptionMode,
 };
-use crate::host::database::Driver;
+use crate::host::database::{Connection, Driver};
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
@@ -30,7 +30,11 @@ use crate::service::notifier::{self, Budget, Run};
 use crate::service::{Server, notify_reply, restore, turns, write_back};
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
-use crate::store::{Policy, Shared, Store, shard::Shard};
+use crate::store::widths::TableWidths;
+use crate::store::{
+    Policy, Shared, Store,
+    shard::{Shard, ShardPolicy},
+};
 
 /// Chunks kept for good, so that the first records need no new one.
 const RESERVED_CHUNKS: usize = 2;
@@ -142,10 +146,16 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let index_heap = place(arena, Heap::new(pool))?;
     let now = worker::now();
     let mut free = heaps.iter();
-    let rows_only = config.subs_db_mode == SubscriptionMode::DbOnly;
+    let policy = ShardPolicy {
+        watchers_are_rows: config.subs_db_mode == SubscriptionMode::DbOnly,
+        kept_bodies: match config.publications() {
+            PublicationCache::Hybrid => config.publ_cache_bodies as usize * 1024 / shards,
+            PublicationCache::None | PublicationCache::Record => 0,
+        },
+    };
     let records = place_slice(arena, shards, |_| {
         let heap = free.next().ok_or(OutOfMemory)?;
-        Ok(lock_api::Mutex::new(Shard::new(heap, now, rows_only)?))
+        Ok(lock_api::Mutex::new(Shard::new(heap, now, policy)?))
     })?;
     let _ = SHARDS.set(records);
     let dialogs = place_slice(arena, shards, |_| {
@@ -171,7 +181,10 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             }
             (0..config.notifier_processes).try_for_each(start_notifier)
         }
-        _ => connect(),
+        _ => {
+            worker::set_connection(connect()?);
+            Ok(())
+        }
     }
 }
 
@@ -193,8 +206,17 @@ fn begin(config: &'static Config) -> Result<(), String> {
         replaces_same_call: config.delete_same_subs,
         watcher_info,
     };
-    let mut server = Server { config: config.clone(), registry, store: Store::new(shared, policy) };
-    connect()?;
+    let widths = connect()?.map(|mut connection| {
+        let widths = table_widths(config, &mut connection);
+        worker::set_connection(Some(connection));
+        widths
+    });
+    let mut server = Server {
+        config: config.clone(),
+        registry,
+        store: Store::new(shared, policy),
+        widths: widths.unwrap_or_default(),
+    };
     let mut host = Worker::default();
     let failed = |what: &str| format!("{what} of the database could not be loaded");
     if server.config.publications() == PublicationCache::Hybrid {
@@ -293,9 +315,12 @@ fn write_the_last(server: &KamailioServer) {
         // have ended; one may have been killed with the lock in hand.
         unsafe { seize(shard) };
     }
-    if let Err(reason) = connect() {
-        log_error!("subscriptions could not be written at the end: {reason}");
-        return;
+    match connect() {
+        Ok(connection) => worker::set_connection(connection),
+        Err(reason) => {
+            log_error!("subscriptions could not be written at the end: {reason}");
+            return;
+        }
     }
     let mut host = Worker::default();
     write_back::flush(server, &mut host, true);
@@ -303,9 +328,17 @@ fn write_the_last(server: &KamailioServer) {
     worker::set_connection(None);
 }
 
-fn connect() -> Result<(), String> {
-    let Some(Some(driver)) = DRIVER.get() else { return Ok(()) };
-    let connection = driver.open(false).map_err(|_| "the database cannot be opened")?;
-    worker::set_connection(Some(connection));
-    Ok(())
+/// A connection of this process; `None` when nothing is stored.
+fn connect() -> Result<Option<Connection>, String> {
+    let Some(Some(driver)) = DRIVER.get() else { return Ok(None) };
+    driver.open(false).map(Some).map_err(|_| "the database cannot be opened".into())
+}
+
+fn table_widths(config: &Config, connection: &mut Connection) -> TableWidths {
+    let mut of = |table: &[u8]| connection.widths(&String::from_utf8_lossy(table));
+    TableWidths {
+        publications: of(&config.presentity_table),
+        subscriptions: of(&config.active_watchers_table),
+        watchers: of(&config.watchers_table),
+    }
 }

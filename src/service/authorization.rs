@@ -1,11 +1,11 @@
 //! Who may watch: the package's rules and the `watchers` table (B17).
 
-use crate::error::Fault;
+use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Host, Value};
 use crate::presence::event_package::EventPackage;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text};
-use crate::service::Server;
 use crate::service::durable::durable;
+use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::rows::presentity_uri;
 
@@ -41,7 +41,7 @@ pub fn authorize<M: Memory>(
     host: &mut dyn Host,
     package: &EventPackage,
     subscription: &Snapshot,
-) -> Result<Authorization, Fault> {
+) -> Result<Authorization, Rejection> {
     if !package.requires_authorization || server.config.force_active {
         return Ok(Authorization::default());
     }
@@ -82,12 +82,14 @@ pub fn authorize<M: Memory>(
                 row.iter().map(|(column, _, value)| (*column, value.clone())).collect();
             new.extend(columns(&verdict));
             new.push(("inserted_time", Value::Int(now)));
+            check_widths(&server.widths.watchers, &new)?;
             // Two first subscriptions of one watcher may race for the row.
             let stored = durable(database, |database| {
                 database.delete(table, &row)?;
                 database.insert(table, &new)
             });
-            stored.map(|()| verdict)
+            stored?;
+            Ok(verdict)
         }
     }
 }

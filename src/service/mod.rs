@@ -32,7 +32,7 @@ pub mod write_back;
 
 use crate::config::{Config, PublicationCache};
 use crate::error::Rejection;
-use crate::ports::{Host, Incoming, Level, Reply};
+use crate::ports::{Assignment, Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
@@ -40,6 +40,7 @@ use crate::service::seldom::Seldom;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::retransmissions::{Answer, RequestKey, Seen};
+use crate::store::widths::{TableWidths, Widths};
 
 /// The server as every process sees it: configuration and registry are frozen
 /// before the host forks, the store is shared.
@@ -50,6 +51,8 @@ pub struct Server<M: Memory> {
     pub registry: EventPackageRegistry,
     /// Publications, subscriptions, lanes.
     pub store: Store<M>,
+    /// How long the values of columns may be.
+    pub widths: TableWidths,
 }
 
 impl<M: Memory> Server<M> {
@@ -84,6 +87,14 @@ impl<M: Memory> Server<M> {
         headers.extend(self.registry.allow_events());
         headers.extend_from_slice(b"\r\n");
         Rejection { headers, ..Rejection::new(489, "Bad Event") }
+    }
+}
+
+/// Refuses a request whose row would not fit into its table (B20).
+fn check_widths(widths: &Widths, row: &[Assignment]) -> Result<(), Rejection> {
+    match widths.too_long(row) {
+        Some(_) => Err(Rejection::new(400, "Header Fields Too Long")),
+        None => Ok(()),
     }
 }
 

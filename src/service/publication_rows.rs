@@ -5,9 +5,9 @@ use crate::config::PublicationCache;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Condition, Database, Host, Value};
 use crate::presence::publication::{Step, unknown_entity_tag};
-use crate::service::Server;
 use crate::service::durable::{durable, single};
 use crate::service::publishing::Publishing;
+use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::lanes::PublicationCopy;
 use crate::store::publications::{Change, Pending};
@@ -30,16 +30,23 @@ pub fn write<M: Memory>(
     let database = host.database().ok_or(Fault::Database)?;
     let key = &pending.key;
     let row = publication_conditions(key, event, &pending.stored.entity_tag);
+    let kept = || server.store.body_of(key, &pending.stored.entity_tag);
     match publishing.step {
         Step::Create => {
             let new = new_row(key, event, change, publishing.body);
+            check_widths(&server.widths.publications, &new)?;
             let own = publication_conditions(key, event, change.entity_tag);
             let replaced = pending
                 .replaced_row
                 .as_ref()
                 .map(|stored| publication_conditions(key, event, &stored.entity_tag));
-            let ended = match &replaced {
-                Some(conditions) if pending.unseen_final => body(database, table, conditions)?,
+            let ended = match (&replaced, &pending.replaced_row) {
+                (Some(conditions), Some(stored)) if pending.unseen_final => {
+                    match server.store.body_of(key, &stored.entity_tag) {
+                        Some(kept) => Some(kept),
+                        None => body(database, table, conditions)?,
+                    }
+                }
                 _ => None,
             };
             match &replaced {
@@ -60,18 +67,20 @@ pub fn write<M: Memory>(
         }
         Step::Refresh | Step::Modify => {
             let modified = publishing.step == Step::Modify;
-            let ended = match modified && pending.unseen_final {
-                true => body(database, table, &row)?,
-                false => None,
+            let ended = match (modified && pending.unseen_final).then(kept) {
+                Some(None) => body(database, table, &row)?,
+                Some(kept) => kept,
+                None => None,
             };
             update(server, host, &row, change, publishing, &changes(change, publishing.body))?;
             Ok(ended)
         }
         Step::Remove => {
             let shown = publishing.package.aggregates && pending.has_watchers;
-            let closed = match shown || pending.unseen_final {
-                true => body(database, table, &row)?,
-                false => None,
+            let closed = match (shown || pending.unseen_final).then(kept) {
+                Some(None) => body(database, table, &row)?,
+                Some(kept) => kept,
+                None => None,
             };
             single(database, |database, _| database.delete(table, &row))?;
             Ok(closed)
@@ -88,6 +97,7 @@ pub(super) fn update<M: Memory>(
     publishing: &Publishing<'_>,
     set: &[Assignment],
 ) -> Result<(), Rejection> {
+    check_widths(&server.widths.publications, set)?;
     let table = table(server)?;
     let new = publication_conditions(&publishing.key, &publishing.package.name, change.entity_tag);
     let database = host.database().ok_or(Fault::Database)?;
@@ -184,9 +194,13 @@ pub fn complete<M: Memory>(
 ) -> Result<Vec<PublicationCopy>, Fault> {
     match server.config.publications() {
         PublicationCache::None => read(server, host, key, event),
-        PublicationCache::Hybrid if !indexed.is_empty() => {
+        PublicationCache::Hybrid if indexed.iter().any(|known| known.body.is_empty()) => {
             // Rows in the order of the index; those it does not know come first.
             let mut rows = read(server, host, key, event)?;
+            if server.registry.get(key.package).is_some_and(|package| !package.keeps_entity_tag) {
+                let bodies = rows.iter().map(|row| (&*row.entity_tag, &*row.body));
+                server.store.remember_bodies(key, bodies);
+            }
             let place = |row: &PublicationCopy| indexed.iter().position(|p| p.ruid == row.ruid);
             rows.sort_by_cached_key(|row| place(row));
             Ok(rows)

@@ -228,8 +228,10 @@ fn indexed<M: Memory>(
         _ => None,
     };
     let aggregates = publishing.package.aggregates;
+    let published =
+        (server.publications_in_database() && change.facts.is_some()).then_some(publishing.body);
     Ok(Applied::Made(claim.pending.take().and_then(|pending| {
-        server.store.commit_publication(pending, aggregates, ended.as_deref())
+        server.store.commit_publication(pending, aggregates, ended.as_deref(), published)
     })))
 }
 

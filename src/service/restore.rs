@@ -60,7 +60,7 @@ pub fn subscriptions<M: Memory>(
     let now = host.now();
     let table = table(&server.config.active_watchers_table)?;
     let mut restored = Restored::default();
-    let Server { registry, store, config } = server;
+    let Server { registry, store, config, .. } = server;
     let conditions = [("expires", Compare::Greater, Value::Int(now - 1))];
     let most = config.fetch_rows as usize;
     let database = host.database().ok_or(Fault::Database)?;
@@ -95,7 +95,7 @@ pub fn publications<M: Memory>(
     let table = table(&server.config.presentity_table)?;
     let mut restored = Restored::default();
     let mut respelled = Vec::new();
-    let Server { registry, store, config } = server;
+    let Server { registry, store, config, .. } = server;
     let database = host.database().ok_or(Fault::Database)?;
     let most = config.fetch_rows as usize;
     paging::all(database, &table, &[], PUBLICATION_COLUMNS, most, &mut |row| {

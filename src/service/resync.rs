@@ -37,6 +37,7 @@ pub fn presentity<M: Memory>(
     if server.config.publications() != PublicationCache::Hybrid {
         return Ok(());
     }
+    server.store.forget_bodies(key);
     let tags = server.store.entity_tags(key);
     let before = tags.into_iter().map(|tag| (key.clone(), tag)).collect();
     follow(server, host, &presentity_conditions(key, &package.name), before).map(|_| ())
@@ -54,7 +55,10 @@ pub fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<
     let mut before = Vec::new();
     for shard in 0..server.store.shards() {
         let listed = server.store.list_publications(shard);
-        before.extend(listed.into_iter().map(|(key, copy)| (key, copy.entity_tag)));
+        for (key, copy) in listed {
+            server.store.forget_bodies(&key);
+            before.push((key, copy.entity_tag));
+        }
     }
     for key in follow(server, host, &[], before)? {
         if let Some(lane) = server.store.tell_again(&key)? {

@@ -88,9 +88,9 @@ pub fn round<M: Memory>(
         let Some(package) = server.registry.get(state.key.package) else { return Ok(true) };
         match server.store.walk(lane, server.config.notifier_processes > 0) {
             WalkStep::Done => return Ok(true),
-            WalkStep::Leave => {
+            WalkStep::Leave(spared) => {
                 let turn = turn_of(server, &state.key);
-                rows::flag_watchers(server, host, &state.key, package, turn)?;
+                rows::flag_watchers(server, host, &state.key, package, (turn, &spared))?;
                 server.store.walked(lane, None);
             }
             WalkStep::Page(after) => {

@@ -2,16 +2,16 @@
 //! servers may work on one table: nothing is locked, every change names the
 //! state that it was judged by, and one that meets no row is judged again (A8).
 
-use crate::error::Fault;
+use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{
     Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
 };
-use crate::service::Server;
 use crate::service::durable::single;
 use crate::service::paging::page as page_of;
+use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
@@ -211,11 +211,12 @@ pub fn insert<M: Memory>(
     subscription: &Snapshot,
     expires_at: i64,
     updated: i64,
-) -> Result<(), Fault> {
+) -> Result<(), Rejection> {
     let table = table(server)?;
     let package = server.registry.get(subscription.package).ok_or(Fault::Package)?;
     let mut row = subscription_row(subscription, &package.name, expires_at, updated);
     set(&mut row, "local_cseq", stored_cseq(subscription.local_cseq));
+    check_widths(&server.widths.subscriptions, &row)?;
     let key = dialog_conditions(dialog_of(subscription));
     let database = host.database().ok_or(Fault::Database)?;
     single(database, |database, _| match database.insert(table, &row) {
@@ -226,7 +227,8 @@ pub fn insert<M: Memory>(
             true => Ok(()),
             false => Err(fault),
         },
-    })
+    })?;
+    Ok(())
 }
 
 fn exists(database: &mut dyn Database, table: &str, row: &[Condition]) -> Result<bool, Fault> {
@@ -250,7 +252,7 @@ pub fn renew<M: Memory>(
     dialog: DialogId<'_>,
     renewal: &Renewal<'_>,
     flag: Option<i64>,
-) -> Result<(InDialog, Option<Row>), Fault> {
+) -> Result<(InDialog, Option<Row>), Rejection> {
     let key = dialog_conditions(dialog);
     for _ in 0..ATTEMPTS {
         let found = find(server, host, dialog)?;
@@ -266,13 +268,25 @@ pub fn renew<M: Memory>(
         };
         let before = row.subscription.remote_cseq;
         let changes = apply(&mut row, renewal, verdict, flag).map_err(|_| Fault::Host)?;
+        check_widths(&server.widths.subscriptions, &changes)?;
         let mut conditions = key.clone();
         conditions.push(("remote_cseq", Compare::Eq, unsigned(before)));
-        if change(server, host, &conditions, &changes)? {
+        if change(server, host, &conditions, &changes)? || is_so(server, host, &row)? {
             return Ok((verdict, Some(row)));
         }
     }
-    Err(Fault::Database)
+    Err(Fault::Database.into())
+}
+
+/// The row says already what it was to say: a server that counts changes meets
+/// none then.
+fn is_so<M: Memory>(server: &Server<M>, host: &mut dyn Host, wanted: &Row) -> Result<bool, Fault> {
+    let found = find(server, host, dialog_of(&wanted.subscription))?;
+    Ok(found.is_some_and(|row| {
+        row.expires_at == wanted.expires_at
+            && row.subscription.remote_cseq == wanted.subscription.remote_cseq
+            && row.subscription.block() == wanted.subscription.block()
+    }))
 }
 
 fn current(row: &Row, event_id: Option<&[u8]>) -> Current {
@@ -398,16 +412,19 @@ pub fn replace_same_call<M: Memory>(
 }
 
 /// Leaves what is new about a presentity to the notifier processes, of this
-/// server or of another one.
+/// server or of another one. `spared`: the Contact of who made the change.
 pub fn flag_watchers<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
     package: &EventPackage,
-    turn: i64,
+    (turn, spared): (i64, &[u8]),
 ) -> Result<(), Fault> {
     let mut conditions = of_presentity(key, package);
     conditions.push(("status", Compare::Eq, Value::Int(Status::Active as i64)));
+    if !spared.is_empty() {
+        conditions.push(("contact", Compare::Not, Value::text(spared)));
+    }
     conditions.push(("updated", Compare::Not, Value::Int(turn)));
     change(server, host, &conditions, &[("updated", Value::Int(turn))]).map(|_| ())
 }

@@ -3,13 +3,13 @@
 
 use crate::config::SubscriptionMode;
 use crate::error::{Fault, Rejection};
-use crate::ports::{Host, Level};
+use crate::ports::{Host, Level, Value};
 use crate::presence::subscription::{Authorization, DialogId, Ending, InDialog, Snapshot, Status};
 use crate::presence::winfo::WatcherEvent;
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows::{self as rows, Row};
 use crate::service::turns::turn_of_dialog;
-use crate::service::{Server, write_back};
+use crate::service::{Server, check_widths, write_back};
 use crate::shm::Memory;
 use crate::store::listing::Listed;
 use crate::store::records::Claim;
@@ -63,10 +63,10 @@ pub fn insert<M: Memory>(
     if server.config.subs_db_mode != SubscriptionMode::DbOnly {
         let token = server.store.insert_subscription(key, subscription, now)?;
         if server.config.subs_db_mode == SubscriptionMode::WriteThrough
-            && let Err(fault) = write_back::write_through(server, host, token)
+            && let Err(rejection) = write_back::write_through(server, host, token)
         {
             server.store.withdraw(token);
-            return Err(fault.into());
+            return Err(rejection);
         }
         return Ok(Stored::Record(token));
     }
@@ -98,16 +98,24 @@ pub fn renew<M: Memory>(
     host: &mut dyn Host,
     dialog: DialogId<'_>,
     renewal: &Renewal<'_>,
-) -> Result<(InDialog, Option<Stored>), Fault> {
+) -> Result<(InDialog, Option<Stored>), Rejection> {
+    if server.config.subs_db_mode == SubscriptionMode::WriteThrough {
+        let changes = [
+            ("contact", Value::text(renewal.contact)),
+            ("local_contact", Value::text(renewal.local_contact)),
+            ("socket_info", Value::text(renewal.socket)),
+        ];
+        check_widths(&server.widths.subscriptions, &changes)?;
+    }
     if server.config.subs_db_mode != SubscriptionMode::DbOnly {
         let (verdict, token) = server.store.renew_subscription(dialog, renewal)?;
         if let Some(token) = token
             && server.config.subs_db_mode == SubscriptionMode::WriteThrough
-            && let Err(fault) = write_back::write_through(server, host, token)
+            && let Err(rejection) = write_back::write_through(server, host, token)
         {
             // What is in memory holds; the row follows with the next flush.
             let _ = release(server, host, Stored::Record(token));
-            return Err(fault);
+            return Err(rejection);
         }
         return Ok((verdict, token.map(Stored::Record)));
     }

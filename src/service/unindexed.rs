@@ -11,7 +11,7 @@ use crate::service::paging::page as page_of;
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
 use crate::service::publish::Applied;
 use crate::service::publishing::{Publishing, facts_of};
-use crate::service::{Server, expiry};
+use crate::service::{Server, check_widths, expiry};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::lanes::PublicationCopy;
@@ -137,6 +137,7 @@ fn create<M: Memory>(
     let (key, event) = (&publishing.key, &publishing.package.name);
     let table = table(server)?;
     let row = new_row(key, event, change, publishing.body);
+    check_widths(&server.widths.publications, &row)?;
     let own = publication_conditions(key, event, change.entity_tag);
     if publishing.own_tag.is_some() {
         let database = host.database().ok_or(Fault::Database)?;

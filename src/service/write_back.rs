@@ -1,10 +1,11 @@
 //! Writes subscriptions to the database: back (`subs_db_mode=2`), or through
 //! before their requests are answered (`subs_db_mode=1`).
 
-use crate::error::Fault;
+use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Database, Host, Level, Value};
-use crate::service::Server;
+use crate::presence::subscription::Text;
 use crate::service::durable::durable;
+use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::Token;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
@@ -24,11 +25,12 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
         // changes meanwhile.
         let mut left = server.store.count_dirty(shard);
         while left > 0 {
-            let rows = server.store.take_dirty(shard, BATCH.min(left), host.now(), last);
+            let mut rows = server.store.take_dirty(shard, BATCH.min(left), host.now(), last);
             if rows.is_empty() {
                 break;
             }
             left -= rows.len();
+            rows.retain(|row| fits(server, host, row));
             let bad = write(server, host, &rows, last);
             failed += bad;
             if bad > 0 {
@@ -45,14 +47,40 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
     failed
 }
 
+/// A row that its table cannot take stays unwritten; the log says so (B20).
+fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Dirty) -> bool {
+    let changes = match row.change {
+        RowChange::Delete => return true,
+        RowChange::Update => subscription_changes(&row.subscription, row.expires_at),
+        RowChange::Insert => subscription_row(&row.subscription, b"", row.expires_at, 0),
+    };
+    let Some(column) = server.widths.subscriptions.too_long(&changes) else { return true };
+    host.log(
+        Level::Warning,
+        format_args!(
+            "a subscription is kept in memory only: its {column} is longer than the column              (Call-ID {})",
+            row.subscription.text(Text::CallId).escape_ascii()
+        ),
+    );
+    server.store.row_unwritable(row);
+    false
+}
+
 /// Writes the row of one subscription before its request is answered
 /// (`subs_db_mode=1`).
 pub fn write_through<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     token: Token,
-) -> Result<(), Fault> {
+) -> Result<(), Rejection> {
     let Some(row) = server.store.take_row(token, host.now()) else { return Ok(()) };
+    if row.change != RowChange::Delete {
+        let all = subscription_row(&row.subscription, b"", row.expires_at, 0);
+        if let Err(rejection) = check_widths(&server.widths.subscriptions, &all) {
+            server.store.row_failed(&row);
+            return Err(rejection);
+        }
+    }
     let written = host
         .database()
         .ok_or(Fault::Database)
@@ -61,7 +89,7 @@ pub fn write_through<M: Memory>(
         Ok(()) => server.store.row_written(&row),
         Err(_) => server.store.row_failed(&row),
     }
-    written
+    Ok(written?)
 }
 
 /// Makes rows reserve CSeqs before those are used (A7). While the database is

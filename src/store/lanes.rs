@@ -297,9 +297,9 @@ impl<M: Memory> Store<M> {
             true => Some(Token::ROW),
             false => self.token(usize::from(lane.shard), records, id),
         };
-        let Some(package) = records.presentities.get(lane.presentity).map(|p| p.package) else {
-            return;
-        };
+        let Some(owner) = records.presentities.get(lane.presentity) else { return };
+        let (package, walk) = (owner.package, owner.rows.round);
+        let rows_only = self.policy.rows_only();
         let Some(record) = records.subscriptions.get_mut(id) else { return };
         let ending = match record.phase {
             Phase::Ending(why) => Some(why),
@@ -308,15 +308,21 @@ impl<M: Memory> Store<M> {
         let sees = crate::store::subscriptions::may_see(record.status, record.text(Text::Reason))
             && ending.is_none_or(Ending::shows_state);
         if sees && ending.is_none() {
-            for (n, farewell) in composed.farewells.iter().enumerate() {
-                if later(farewell.round, record.told) {
-                    let document = Document::Farewell(n);
-                    sends.push(next_notify(record, package, token, document, None, now));
-                }
-            }
+            // A walk over rows is about the changes up to its round; what ends
+            // later is said by the next one, once.
+            let its_turn = |farewell: &Farewell| {
+                later(farewell.round, record.told) && !(rows_only && later(farewell.round, walk))
+            };
+            let shown: Vec<usize> = (0..composed.farewells.len())
+                .filter(|n| its_turn(&composed.farewells[*n]))
+                .collect();
             // The farewell of the newest round is the newest state.
-            let covered = composed.farewells.iter().any(|f| f.round == composed.round)
-                && later(composed.round, record.told);
+            let covered =
+                shown.last().is_some_and(|n| composed.farewells[*n].round == composed.round);
+            for n in shown {
+                let document = Document::Farewell(n);
+                sends.push(next_notify(record, package, token, document, None, now));
+            }
             if !covered {
                 sends.push(next_notify(record, package, token, newest, None, now));
             }

@@ -15,6 +15,7 @@ pub mod shard;
 pub mod subscriptions;
 pub mod watcher_changes;
 pub mod watchers;
+pub mod widths;
 pub mod write_back;
 
 use crate::config::SubscriptionMode;

@@ -3,9 +3,11 @@
 //! service writes the database where there is one; `commit` makes the change
 //! part of the state, or `abort` leaves everything as it was.
 
+mod bodies;
 mod claim;
 mod expired;
 
+pub use bodies::Bodies;
 pub use expired::Expired;
 
 pub(super) use claim::with_tag;
@@ -97,16 +99,18 @@ impl<M: Memory> Store<M> {
     /// lane when the caller is the one to notify.
     /// `shows_closed`: the package shows a removed publication closed once;
     /// `document` is what was published before, where the database has kept
-    /// that.
+    /// that; `published` what is published now, where the row keeps it.
     pub fn commit_publication(
         &self,
         pending: Pending<M>,
         shows_closed: bool,
         document: Option<&[u8]>,
+        published: Option<&[u8]>,
     ) -> Option<LaneRef<M>> {
         self.with(pending.shard, |records| {
             let (shard, presentity) = (pending.shard, pending.presentity);
             let sender = pending.sender.clone();
+            let publication = pending.publication;
             match pending.step {
                 Step::Create => {
                     if let Some(replaced) = pending.replaced {
@@ -122,7 +126,6 @@ impl<M: Memory> Store<M> {
                 Step::Refresh => enter(records, pending),
                 Step::Modify => {
                     supersede_final(records, pending.publication, document);
-                    let publication = pending.publication;
                     enter(records, pending);
                     records.state_changed(presentity, &sender);
                     if let (Some(record), Some(owner)) = (
@@ -136,6 +139,9 @@ impl<M: Memory> Store<M> {
                     keep_document(records, pending.publication, document);
                     records.end_publication(pending.publication, shows_closed, &sender);
                 }
+            }
+            if let Some(body) = published {
+                records.keep_body(publication, body);
             }
             let lane = records.take_lane(presentity);
             if !lane {
@@ -234,7 +240,9 @@ fn supersede_final<M: Memory>(
         round: record.round,
         facts: record.facts,
         phase: PublicationPhase::Superseded,
+        is_kept: false,
         published: Links::new(),
+        kept: Links::new(),
         expiring: Timer::new(),
     };
     let owner = record.presentity;

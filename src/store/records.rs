@@ -35,6 +35,9 @@ pub struct Dirty;
 /// List membership: the publications of a presentity, or its farewells.
 #[derive(Debug)]
 pub struct Published;
+/// List membership: publications whose documents are kept beside their rows.
+#[derive(Debug)]
+pub struct Kept;
 /// List membership: presentities whose lane was handed over.
 #[derive(Debug)]
 pub struct Queued;
@@ -268,8 +271,12 @@ pub struct Publication<M: Memory> {
     pub facts: Facts,
     /// Where it is in its life.
     pub phase: PublicationPhase,
+    /// The document is kept in memory beside its row.
+    pub is_kept: bool,
     /// Place among the presentity's publications.
     pub published: Links<Publication<M>>,
+    /// Place among those whose documents are kept.
+    pub kept: Links<Publication<M>>,
     /// Place in the expiry wheel.
     pub expiring: Timer<Publication<M>>,
 }
@@ -293,7 +300,7 @@ macro_rules! linked {
 
 linked!(Presentity: Queued => queued);
 linked!(Subscription: Watching => watching, Due => due, Dirty => dirty);
-linked!(Publication: Published => published);
+linked!(Publication: Published => published, Kept => kept);
 
 /// `Timed` for a record type that expires.
 macro_rules! timed {

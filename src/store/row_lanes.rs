@@ -31,14 +31,15 @@ pub struct DueRow {
 }
 
 /// How to go on with telling the watchers of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WalkStep {
     /// All have been told.
     Done,
     /// Read the rows whose `id` is greater.
     Page(i64),
-    /// Nothing urgent: the notifier processes may do it.
-    Leave,
+    /// Nothing urgent: the notifier processes may do it. All changes are those
+    /// of the watcher with this Contact, if it is not empty.
+    Leave(Vec<u8>),
 }
 
 /// What has become of the publications of a presentity.
@@ -195,7 +196,8 @@ impl<M: Memory> Store<M> {
             }
             owner.rows.round = owner.round;
             if buffers && !owner.rows.urgent {
-                return WalkStep::Leave;
+                let spared = is_spared(owner, &owner.sender, owner.completed);
+                return WalkStep::Leave(if spared { owner.sender.to_vec() } else { Vec::new() });
             }
             owner.rows.urgent = false;
             owner.rows.running = true;
@@ -332,7 +334,9 @@ fn add_farewell<M: Memory>(
             true => PublicationPhase::Closing,
             false => PublicationPhase::Superseded,
         },
+        is_kept: false,
         published: Links::new(),
+        kept: Links::new(),
         expiring: Timer::new(),
     };
     let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;

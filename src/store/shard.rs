@@ -5,6 +5,7 @@ use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::text;
 use crate::shm::{Blob, HashIndex, Heap, Id, List, Memory, OutOfMemory, Slab, Wheel};
+use crate::store::publications::Bodies;
 use crate::store::records::{
     Dirty, Expiring, Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase,
     Queued, Subscription,
@@ -50,17 +51,27 @@ pub struct Shard<M: Memory> {
     pub dirty: List<Subscription<M>, Dirty>,
     /// Presentities whose lane was handed over.
     pub queued: List<Presentity<M>, Queued>,
+    /// Documents that are kept beside their rows.
+    pub bodies: Bodies<M>,
     /// Subscriptions are rows of the database; those here only await a NOTIFY.
     watchers_are_rows: bool,
 }
 
+/// How a shard is to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ShardPolicy {
+    /// Subscriptions are kept in the database only.
+    pub watchers_are_rows: bool,
+    /// Bytes of documents that are kept beside their rows.
+    pub kept_bodies: usize,
+}
+
 impl<M: Memory> Shard<M> {
-    /// An empty shard. `watchers_are_rows`: subscriptions are kept in the
-    /// database only.
+    /// An empty shard.
     pub fn new(
         heap: &'static Heap<M>,
         now: i64,
-        watchers_are_rows: bool,
+        policy: ShardPolicy,
     ) -> Result<Shard<M>, OutOfMemory> {
         Ok(Shard {
             heap,
@@ -73,7 +84,8 @@ impl<M: Memory> Shard<M> {
             publication_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             dirty: List::new(),
             queued: List::new(),
-            watchers_are_rows,
+            bodies: Bodies::new(policy.kept_bodies),
+            watchers_are_rows: policy.watchers_are_rows,
         })
     }
 
@@ -246,6 +258,7 @@ impl<M: Memory> Shard<M> {
         let (owner_id, round) = (record.presentity, record.round);
         let (is_final, has_body) = (record.facts.is_final, !record.body.is_empty());
         self.publication_expiry.cancel(&mut self.publications, id);
+        self.release_body(id);
         let Some(owner) = self.presentities.get_mut(owner_id) else { return };
         owner.publications.unlink(&mut self.publications, id);
         let unseen = is_final && later(round, owner.completed);

@@ -80,6 +80,18 @@ impl<M: Memory> Store<M> {
         }
     }
 
+    /// The row cannot be written as it is: not before the subscription changes.
+    pub fn row_unwritable(&self, row: &Dirty) {
+        let _ = self.with(row.token.shard(), |records| {
+            if row.change == RowChange::Insert
+                && let Some(id) = Self::resolve(records, row.token)
+                && let Some(record) = records.subscriptions.get_mut(id)
+            {
+                record.has_row = false;
+            }
+        });
+    }
+
     /// A new subscription could not be stored: nothing is left of it.
     pub fn withdraw(&self, token: Token) {
         let places = self.with(token.shard(), |records| {

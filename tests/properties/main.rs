@@ -163,7 +163,7 @@ impl Model {
     }
 
     fn commit(&mut self, pending: Pending<FakeMemory>) {
-        let lane = self.world.server.store.commit_publication(pending, false, None);
+        let lane = self.world.server.store.commit_publication(pending, false, None, None);
         self.take_lane(lane);
     }
 

@@ -1,6 +1,7 @@
 //! One order per presentity (A1): several processes at once.
 
 use crate::fakes::{PRESENCE, Publish, Sent, Setup, Subscribe, World};
+use presence::config::{PublicationCache, SubscriptionMode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -157,8 +158,28 @@ fn no_watcher_sees_an_older_state_after_a_newer_one() {
 #[test]
 fn nor_with_publications_in_the_database() {
     for _ in 0..20 {
+        race(Setup { mode: SubscriptionMode::Memory, shards: 4, ..Setup::stored() });
+    }
+}
+
+#[test]
+fn nor_without_an_index() {
+    for _ in 0..20 {
         race(Setup {
-            mode: presence::config::SubscriptionMode::Memory,
+            mode: SubscriptionMode::Memory,
+            cache: PublicationCache::None,
+            shards: 4,
+            ..Setup::stored()
+        });
+    }
+}
+
+#[test]
+fn nor_with_everything_in_the_database_only() {
+    for _ in 0..20 {
+        race(Setup {
+            mode: SubscriptionMode::DbOnly,
+            cache: PublicationCache::None,
             shards: 4,
             ..Setup::stored()
         });

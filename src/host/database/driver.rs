@@ -66,6 +66,19 @@ impl Driver {
         matches!(self.name(), b"sqlite" | b"mysql" | b"postgres" | b"postgresql")
     }
 
+    /// A value longer than its column is refused, or cut off.
+    pub fn enforces_widths(&self) -> bool {
+        matches!(self.name(), b"mysql" | b"postgres" | b"postgresql")
+    }
+
+    /// The database that the URL names, where tables of all databases are
+    /// listed together (MySQL).
+    pub fn schema(&self) -> Option<&[u8]> {
+        let url = self.url.strip_suffix(b"\0").unwrap_or(&self.url);
+        let name = url.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty());
+        name.filter(|_| self.name() == b"mysql")
+    }
+
     /// Name of the driver, such as `mysql` or `postgres`.
     pub fn name(&self) -> &[u8] {
         scheme(&self.url)

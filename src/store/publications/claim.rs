@@ -212,7 +212,9 @@ fn reserve<M: Memory>(
         round: 0,
         facts: change.facts.unwrap_or_default(),
         phase: PublicationPhase::Reserved,
+        is_kept: false,
         published: Links::new(),
+        kept: Links::new(),
         expiring: Timer::new(),
     };
     let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;

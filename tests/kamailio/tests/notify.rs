@@ -214,12 +214,13 @@ both_storages! {
         // The same through the RPC command.
         let last = |watcher: &Watcher| watcher.last_notify().map_or(0, |n| n.cseq);
         let before: Vec<u32> = good.iter().map(last).collect();
+        let wait = Duration::from_millis(300) + storage.notify_delay();
         let result = kamailio.rpc(&["presence.refreshWatchers", &aor("alice"), "presence", "1"]);
         let told = good
             .iter()
             .zip(before)
             .filter(|(watcher, before)| {
-                watcher.find_notify(Duration::from_millis(300), |n| n.cseq > *before).is_some()
+                watcher.find_notify(wait, |n| n.cseq > *before).is_some()
             })
             .count();
         let all = differs("A10 refreshWatchers goes on after a failure", false, true);

@@ -263,7 +263,7 @@ fn refresh_type_1_reads_rows_changed_by_hand() {
     kamailio.execute(
         &format!(
             "INSERT INTO presentity (username, domain, event, etag, expires, received_time, body, sender, priority, ruid) \
-             VALUES ('alice', '{DOMAIN}', 'presence', 'hand.1', 4000000000, 1, '{body}', '', 0, 'hand-1');"
+             VALUES ('alice', '{DOMAIN}', 'presence', 'hand.1', 2000000000, 1, '{body}', '', 0, 'hand-1');"
         ),
     );
     refresh();

@@ -32,6 +32,7 @@ pub struct FakeDatabase {
     inner: Arc<Mutex<Inner>>,
     /// Some process is in a transaction: the others wait.
     busy: Arc<AtomicBool>,
+    in_transaction: bool,
     /// As in the transaction that is under way here: undone by a rollback.
     undo: Vec<(String, Vec<Row>)>,
     affected: u64,
@@ -74,6 +75,7 @@ impl FakeDatabase {
         values: &[&Value],
         work: impl FnOnce(&mut Vec<Row>, &mut i64) -> R,
     ) -> Result<R, Fault> {
+        let alone = (!self.in_transaction).then(|| Turn::wait(&self.busy));
         let inner = self.inner.clone();
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.statements += 1;
@@ -84,7 +86,27 @@ impl FakeDatabase {
         let Inner { tables, next_id, .. } = &mut *inner;
         let rows = tables.entry(table.to_owned()).or_default();
         self.undo.push((table.to_owned(), rows.clone()));
-        Ok(work(rows, next_id))
+        let done = work(rows, next_id);
+        drop(alone);
+        Ok(done)
+    }
+}
+
+/// While it lives no other process changes anything.
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn wait(busy: &Arc<AtomicBool>) -> Turn {
+        while busy.swap(true, SeqCst) {
+            std::thread::yield_now();
+        }
+        Turn(busy.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
     }
 }
 
@@ -187,15 +209,15 @@ impl Database for FakeDatabase {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
-        while self.busy.swap(true, SeqCst) {
-            std::thread::yield_now();
-        }
+        std::mem::forget(Turn::wait(&self.busy));
+        self.in_transaction = true;
         self.undo.clear();
         Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Fault> {
         self.undo.clear();
+        self.in_transaction = false;
         self.busy.store(false, SeqCst);
         Ok(())
     }
@@ -206,6 +228,8 @@ impl Database for FakeDatabase {
         for (table, rows) in undo {
             inner.tables.insert(table, rows);
         }
+        drop(inner);
+        self.in_transaction = false;
         self.busy.store(false, SeqCst);
         Ok(())
     }

@@ -10,12 +10,12 @@ use presence::presence::registry::EventPackageRegistry;
 use presence::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
 use presence::presence::uri::UserCase;
 use presence::service::notifier::{self, Budget};
-use presence::service::{Served, Server, expiry, publish, subscribe};
+use presence::service::{Served, Server, expiry, publish, subscribe, subscriptions};
 use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
 use presence::store::retransmissions::{Retransmissions, Set};
-use presence::store::shard::{PresentityKey, Shard};
+use presence::store::shard::{PresentityKey, Shard, ShardPolicy};
 use presence::store::{Policy, Shared, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -91,6 +91,8 @@ pub struct Setup {
     pub authorizes: bool,
     pub user_case: UserCase,
     pub same_call: bool,
+    /// Bytes of documents kept beside their rows, in each shard.
+    pub kept_bodies: usize,
     pub config: fn(&mut Config),
 }
 
@@ -104,6 +106,7 @@ impl Default for Setup {
             authorizes: true,
             user_case: UserCase::Sensitive,
             same_call: false,
+            kept_bodies: 0,
             config: |_| {},
         }
     }
@@ -151,9 +154,12 @@ impl World {
         let hash = place(arena, KeyedHash::new([7; 16])).unwrap();
         let heaps = place_slice(arena, setup.shards, |_| Ok(Heap::new(pool))).unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
-        let rows_only = setup.mode == SubscriptionMode::DbOnly;
+        let policy = ShardPolicy {
+            watchers_are_rows: setup.mode == SubscriptionMode::DbOnly,
+            kept_bodies: setup.kept_bodies,
+        };
         let shards = place_slice(arena, setup.shards, |n| {
-            Ok(Mutex::new(Shard::new(&heaps[n], now, rows_only)?))
+            Ok(Mutex::new(Shard::new(&heaps[n], now, policy)?))
         });
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
@@ -175,10 +181,23 @@ impl World {
         };
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);
-        let server = Arc::new(Server { config, registry, store: Store::new(shared, policy) });
+        let server = Arc::new(Server {
+            config,
+            registry,
+            store: Store::new(shared, policy),
+            widths: Default::default(),
+        });
         let host = FakeHost::new(outside, setup.database);
         let idle_bytes = arena.live_bytes();
         World { server, host, arena, pool, heaps, index_heap, idle_bytes, cseq: 0 }
+    }
+
+    /// Another server on the same database, to the same watchers.
+    pub fn beside(&self, setup: Setup) -> World {
+        let mut other = World::new(Setup { database: self.host.database.clone(), ..setup });
+        other.host.outside = self.host.outside.clone();
+        other.cseq = 1_000_000 * (1 + self.host.outside.forks.fetch_add(1, SeqCst));
+        other
     }
 
     /// Another process of the same server.
@@ -271,8 +290,10 @@ impl World {
         state.publications.iter().map(|publication| label(&publication.body)).collect()
     }
 
-    pub fn watchers(&self, user: &str, package: PackageId) -> usize {
-        self.server.store.watchers(&self.key(user, package), self.now()).len()
+    pub fn watchers(&mut self, user: &str, package: PackageId) -> usize {
+        let (key, mut count) = (self.key(user, package), 0);
+        subscriptions::each_watcher(&self.server, &mut self.host, &key, |_, _| count += 1).unwrap();
+        count
     }
 
     pub fn publish(&mut self, it: Publish<'_>) -> Answered {

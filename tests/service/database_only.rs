@@ -1,0 +1,329 @@
+//! Subscriptions and publications in the database only (`subs_db_mode=3`), on
+//! one server and on several.
+
+use crate::fakes::{PRESENCE, Publish, Sent, Setup, Subscribe, World};
+use presence::config::{PublicationCache, SubscriptionMode};
+use presence::presence::subscription::Text;
+use presence::service::{notify_reply, turns};
+use presence::store::Token;
+use std::collections::{BTreeMap, HashMap};
+
+fn setup() -> Setup {
+    Setup {
+        mode: SubscriptionMode::DbOnly,
+        cache: PublicationCache::None,
+        authorizes: false,
+        ..Setup::stored()
+    }
+}
+
+fn column(world: &World, table: &str, column: &str) -> Vec<String> {
+    world.host.database.as_ref().unwrap().column(table, column)
+}
+
+fn calls(world: &World) -> Vec<String> {
+    column(world, "active_watchers", "callid")
+}
+
+#[test]
+fn a_dialog_from_its_beginning_to_its_end() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    assert_eq!(calls(&world), ["w"]);
+    let tag = world.create("presence", "a");
+    world.subscribe(Subscribe::refresh("w"));
+    world.remove("presence", &tag);
+    world.subscribe(Subscribe::end("w"));
+    let expected = [
+        "w 2 active offline",
+        "w 3 active a",
+        "w 4 active a",
+        "w 5 active closed(a)",
+        "w 6 terminated;reason=timeout offline",
+    ];
+    assert_eq!(world.seen(), expected);
+    assert_eq!((calls(&world), column(&world, "presentity", "etag")), (vec![], vec![]));
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 481);
+    world.assert_empty();
+}
+
+#[test]
+fn the_row_continues_where_stock_would() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    assert_eq!(world.notifies()[0].cseq, 2);
+    // Stock counts the number in the row up, and tm once more.
+    assert_eq!(column(&world, "active_watchers", "local_cseq"), ["1"]);
+    assert_eq!(column(&world, "active_watchers", "updated"), ["-1"]);
+}
+
+#[test]
+fn an_expired_row_is_told_once_and_deleted() {
+    let mut world = World::new(setup());
+    let mut other = world.beside(setup());
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.watch("stays", "presence");
+    world.seen();
+    world.pass(11);
+    world.expire();
+    other.expire();
+    world.expire();
+    assert_eq!(world.seen(), ["w 3 terminated;reason=timeout"]);
+    assert_eq!(calls(&world), ["stays"]);
+    world.assert_empty();
+}
+
+#[test]
+fn a_refresh_wins_over_the_timer() {
+    let mut world = World::new(setup());
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.pass(11);
+    // The timer has read the row, and its NOTIFY waits for the sender.
+    turns::expire(&world.server, &mut world.host).unwrap();
+    let mut other = world.beside(setup());
+    assert_eq!(other.subscribe(Subscribe::refresh("w")).code, 200);
+    world.send();
+    assert_eq!(world.seen(), ["w 2 active offline", "w 3 active offline"]);
+    assert_eq!(calls(&world), ["w"]);
+}
+
+#[test]
+fn the_answer_to_a_notify_ends_the_row() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    world.send();
+    world.watch("winfo", "presence.winfo");
+    world.seen();
+    let mut found = None;
+    let key = world.key("alice", PRESENCE);
+    presence::service::subscriptions::each_watcher(
+        &world.server,
+        &mut world.host,
+        &key,
+        |_, copy| found = Some(copy),
+    )
+    .unwrap();
+    let found = found.unwrap();
+    assert_eq!(found.text(Text::CallId), b"w");
+    let (server, host) = (&world.server, &mut world.host);
+    notify_reply::handle(server, host, Token::ROW, Some(&found), 200, false);
+    notify_reply::handle(server, host, Token::ROW, Some(&found), 481, false);
+    notify_reply::handle(server, host, Token::ROW, Some(&found), 481, false);
+    world.send();
+    assert_eq!(calls(&world), ["winfo"]);
+    let seen = world.notifies();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(seen[0].body.contains("event=\"timeout\" status=\"terminated\""), "{}", seen[0].body);
+    world.assert_empty();
+}
+
+/// A database that is away for a while: requests that need it get 500, what
+/// was accepted is told afterwards.
+#[test]
+fn what_was_accepted_is_told_when_the_database_is_back() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    let tag = world.create("presence", "a");
+    world.seen();
+    let database = world.host.database.clone().unwrap();
+    // It goes away after the publication is stored.
+    let mut updates = 0;
+    database.fail_if(move |statement| {
+        updates += u32::from(statement.verb == "update");
+        updates > 1 || (updates == 1 && statement.verb != "update")
+    });
+    let modified = Publish { tag: Some(&tag), body: "b", ..Publish::default() };
+    let answer = world.publish(modified);
+    assert_eq!(answer.code, 200);
+    assert_eq!(world.seen(), [""; 0]);
+    let refused = Publish { tag: Some(&answer.tag), body: "c", ..Publish::default() };
+    assert_eq!(world.publish(refused).code, 500);
+    assert_eq!(world.subscribe(Subscribe::new("x")).code, 500);
+    assert_eq!(world.subscribe(Subscribe::end("w")).code, 500);
+    world.events();
+    database.work_again();
+    world.send();
+    assert_eq!(world.seen(), ["w 4 active b"]);
+    assert_eq!(calls(&world), ["w"]);
+    world.assert_empty();
+}
+
+#[test]
+fn any_failure_in_the_middle_loses_no_final_state() {
+    for seed in 0..24u64 {
+        let mut world = World::new(setup());
+        let database = world.host.database.clone().unwrap();
+        for n in 0..3 {
+            world.watch(&format!("w{n}"), "presence");
+        }
+        let mut count = seed;
+        database.fail_if(move |_| {
+            count = count
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (count >> 33) % 3 == 0
+        });
+        let mut last = "offline".to_owned();
+        let mut tag: Option<String> = None;
+        for n in 0..12 {
+            let body = format!("b{n}");
+            let publish = Publish { tag: tag.as_deref(), body: &body, ..Publish::default() };
+            let answer = world.publish(publish);
+            match answer.code {
+                200 => (last, tag) = (body, Some(answer.tag)),
+                _ if tag.is_none() => {}
+                code => assert_eq!(code, 500),
+            }
+        }
+        database.work_again();
+        world.send();
+        let sent = world.notifies();
+        for n in 0..3 {
+            let call = format!("w{n}");
+            let own: Vec<&Sent> = sent.iter().filter(|sent| sent.call_id == call).collect();
+            assert!(own.windows(2).all(|two| two[0].cseq < two[1].cseq), "{own:#?}");
+            let body = &own.last().unwrap().body;
+            // One that got 500 may have been stored all the same.
+            assert!(*body == last || body > &last, "seed {seed}: {body} is not {last}");
+        }
+        world.assert_empty();
+    }
+}
+
+/// Several servers, each with publishers on the same presentity: no CSeq
+/// twice, and the highest one of each dialog has the last state.
+fn race(notifiers: u32) {
+    let with_notifiers: fn(&mut presence::config::Config) = match notifiers {
+        0 => |_| {},
+        _ => |config| {
+            config.notifier_processes = 1;
+            config.waitn_time = 1;
+            config.notifier_poll_rate = 2;
+        },
+    };
+    let setup = Setup { config: with_notifiers, ..setup() };
+    let mut world = World::new(setup.clone());
+    let others: Vec<World> = (0..3).map(|_| world.beside(setup.clone())).collect();
+    for n in 0..4 {
+        world.watch(&format!("w{n}"), "presence");
+    }
+    let threads: Vec<_> = others
+        .iter()
+        .enumerate()
+        .flat_map(|(n, other)| {
+            let publisher = {
+                let mut other = other.fork();
+                other.host.yields = true;
+                std::thread::spawn(move || {
+                    let mut tag: Option<String> = None;
+                    for step in 0..20 {
+                        let body = format!("{n}.{step}");
+                        tag = Some(match &tag {
+                            None => other.create("presence", &body),
+                            Some(tag) => other.modify("presence", tag, &body),
+                        });
+                    }
+                })
+            };
+            let subscriber = {
+                let mut other = other.fork();
+                std::thread::spawn(move || {
+                    for _ in 0..10 {
+                        let code = other.subscribe(Subscribe::refresh("w0")).code;
+                        assert!([200, 500].contains(&code), "{code}");
+                        other.send();
+                    }
+                })
+            };
+            [publisher, subscriber]
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for mut other in others {
+        other.send();
+        for turn in 0..2 {
+            turns::serve(&other.server, &mut other.host, turn);
+        }
+        other.send();
+        other.assert_empty();
+    }
+    let mut dialogs: BTreeMap<String, Vec<Sent>> = BTreeMap::new();
+    for sent in world.notifies() {
+        dialogs.entry(sent.call_id.clone()).or_default().push(sent);
+    }
+    assert_eq!(dialogs.len(), 4);
+    for (call, sent) in dialogs {
+        let mut by_number: HashMap<u32, usize> = HashMap::new();
+        for notify in &sent {
+            *by_number.entry(notify.cseq).or_default() += 1;
+        }
+        assert!(by_number.values().all(|times| *times == 1), "{call}: a CSeq twice: {sent:#?}");
+        let last = sent.iter().max_by_key(|notify| notify.cseq).unwrap();
+        for n in 0..3 {
+            assert!(last.body.contains(&format!("{n}.19")), "{call}: {last:?}");
+        }
+    }
+}
+
+#[test]
+fn several_servers_share_a_database() {
+    (0..10).for_each(|_| race(0));
+}
+
+#[test]
+fn several_servers_with_notifier_processes() {
+    (0..10).for_each(|_| race(1));
+}
+
+#[test]
+fn a_change_waits_for_its_turn_an_end_does_not() {
+    let setup = Setup {
+        config: |config| {
+            config.notifier_processes = 2;
+            config.waitn_time = 1;
+            config.notifier_poll_rate = 2;
+        },
+        ..setup()
+    };
+    let mut world = World::new(setup.clone());
+    world.watch("w", "presence");
+    assert_eq!(world.seen(), ["w 2 active offline"]);
+    let tag = world.create("presence", "a");
+    let tag = world.modify("presence", &tag, "b");
+    assert_eq!(world.seen(), [""; 0]);
+    // Any server's notifier sends it, once.
+    let mut other = world.beside(setup);
+    for server in [&mut other, &mut world] {
+        for turn in 0..4 {
+            turns::serve(&server.server, &mut server.host, turn);
+        }
+    }
+    assert_eq!(world.seen(), ["w 3 active b"]);
+    world.remove("presence", &tag);
+    assert_eq!(world.seen(), ["w 4 active closed(b)"]);
+    world.assert_empty();
+}
+
+#[test]
+fn notifier_processes_send_what_subscribers_get() {
+    let setup = Setup {
+        config: |config| {
+            config.notifier_processes = 1;
+            config.waitn_time = 1;
+            config.notifier_poll_rate = 1;
+            config.send_fast_notify = false;
+        },
+        ..setup()
+    };
+    let mut world = World::new(setup);
+    world.create("presence", "a");
+    world.watch("w", "presence");
+    assert_eq!(world.seen(), [""; 0]);
+    turns::serve(&world.server, &mut world.host, 0);
+    assert_eq!(world.seen(), ["w 2 active a"]);
+    world.subscribe(Subscribe::end("w"));
+    turns::serve(&world.server, &mut world.host, 0);
+    assert_eq!(world.seen(), ["w 3 terminated;reason=timeout a"]);
+    assert_eq!(calls(&world), [""; 0]);
+    world.assert_empty();
+}
