@@ -222,6 +222,32 @@ storages! {
         database_only_mariadb: Storage::on(Driver::MariaDb, 3, 0, 0);
     ]
 
+    // A driver whose connection is broken when it quotes a document may quote
+    // it otherwise than the new connection understands (PostgreSQL: `\012`).
+    fn the_first_document_after_an_outage_is_stored_whole(storage) {
+        if !storage.has_publication_rows() {
+            return;
+        }
+        let database = Database::private(storage.driver());
+        let kamailio = Kamailio::start(Config::new(storage).database(&database));
+        Publisher::udp(&kamailio, "alice").publish(bodies::open("alice"));
+        let outage = database.take_away();
+        let mut phone = Publisher::udp(&kamailio, "bob");
+        if storage.driver() != Driver::Sqlite {
+            assert_eq!(phone.try_publish(bodies::open("bob")).status(), Some(500));
+        }
+        outage.end();
+        let body = bodies::open("bob");
+        let accepted = eventually(Duration::from_secs(10), || {
+            (phone.try_publish(&body).status() == Some(200)).then_some(())
+        });
+        assert!(accepted.is_some(), "still refused");
+        let rows = database.query("SELECT * FROM presentity WHERE username='bob'");
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert_eq!(rows[0]["body"], body);
+        kamailio.check_healthy();
+    }
+
     // What has not been stored may be lost; the end must come all the same. A
     // locked file is waited for.
     fn a_stop_while_the_database_is_away_ends(storage) {
