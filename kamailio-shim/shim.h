@@ -14,6 +14,9 @@ void *kshim_shm_malloc(size_t size);
 void kshim_shm_free(void *block);
 void *kshim_pkg_malloc(size_t size);
 void kshim_pkg_free(void *block);
+/* Bytes of private memory left; whether its manager is qm. */
+unsigned long kshim_pkg_available(void);
+int kshim_pkg_walks(void);
 
 /* Locks. */
 void kshim_lock(gen_lock_t *lock);

@@ -20,7 +20,7 @@ use crate::host::state::{
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
-    boundary, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
+    boundary, fragments, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
 };
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
@@ -167,7 +167,10 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             }
             Ok(())
         }
-        _ => connect(),
+        _ => {
+            fragments::scatter();
+            connect()
+        }
     }
 }
 
