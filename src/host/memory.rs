@@ -44,18 +44,13 @@ pub fn shm_copy(bytes: &[u8]) -> Option<NonNull<u8>> {
 pub struct PkgBlock(NonNull<u8>);
 
 impl PkgBlock {
-    /// A new block, with anything in it.
-    pub fn new(size: usize) -> Option<PkgBlock> {
-        // SAFETY: every process has its private heap from its start.
-        NonNull::new(unsafe { sys::kshim_pkg_malloc(size.max(1)) }.cast()).map(PkgBlock)
-    }
-
     /// A new block, all zero.
     pub fn zeroed(size: usize) -> Option<PkgBlock> {
-        let block = PkgBlock::new(size)?;
+        // SAFETY: every process has its private heap from its start.
+        let block = NonNull::new(unsafe { sys::kshim_pkg_malloc(size.max(1)) }.cast::<u8>())?;
         // SAFETY: the block has `size` bytes.
         unsafe { block.as_ptr().write_bytes(0, size) };
-        Some(block)
+        Some(PkgBlock(block))
     }
 
     /// A copy of `bytes`, with a terminating zero behind it.

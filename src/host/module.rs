@@ -157,7 +157,11 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
 pub fn child_init(rank: i32) -> Result<(), String> {
     let Some(config) = config().filter(|config| !config.library_mode()) else { return Ok(()) };
     match rank {
-        sys::PROC_INIT => begin(config),
+        sys::PROC_INIT => {
+            begin(config)?;
+            fragments::scatter_shared();
+            Ok(())
+        }
         // Neither serves anything; the main process connects when it stops.
         sys::PROC_TCP_MAIN | sys::PROC_POSTCHILDINIT => Ok(()),
         rank if rank == sys::PROC_MAIN as i32 => {
@@ -168,7 +172,7 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             Ok(())
         }
         _ => {
-            fragments::scatter();
+            fragments::scatter_private();
             connect()
         }
     }
