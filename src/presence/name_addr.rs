@@ -78,7 +78,9 @@ fn is_uri_byte(byte: u8) -> bool {
 
 /// A token or a host (RFC 3261 25.1).
 fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~[]:".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
+        || matches!(byte, b'[' | b']' | b':')
 }
 
 fn is_quotable(byte: u8) -> bool {
