@@ -1,5 +1,6 @@
 //! NOTIFY requests within dialogs, sent through module `tm`.
 
+use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
@@ -246,9 +247,20 @@ fn socket(name: &[u8]) -> *mut sys::socket_info {
     if name.is_empty() {
         return ptr::null_mut();
     }
-    let mut name = text::lend(name);
-    // SAFETY: reads the name; the sockets stay while the server runs.
-    unsafe { sys::lookup_local_socket(&raw mut name) }
+    LAST_SOCKET.with_borrow_mut(|last| {
+        if last.0 != name {
+            let mut lent = text::lend(name);
+            // SAFETY: reads the name; the sockets stay while the server runs.
+            *last = (name.to_vec(), unsafe { sys::lookup_local_socket(&raw mut lent) });
+        }
+        last.1
+    })
+}
+
+thread_local! {
+    /// The socket asked for last: nearly all watchers came in on the same one.
+    static LAST_SOCKET: RefCell<(Vec<u8>, *mut sys::socket_info)> =
+        const { RefCell::new((Vec::new(), ptr::null_mut())) };
 }
 
 unsafe extern "C" fn on_completed(

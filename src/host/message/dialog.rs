@@ -5,6 +5,7 @@ use crate::error::Rejection;
 use crate::host::message::Message;
 use crate::host::{sys, text};
 use crate::presence::name_addr;
+use crate::presence::text::push_decimal;
 
 impl<'a> Message<'a> {
     pub(super) fn contact(self) -> Result<&'a [u8], Rejection> {
@@ -95,8 +96,11 @@ impl<'a> Message<'a> {
             } else {
                 (b"", b"")
             };
-        let rest = format!(":{port};transport={transport}");
-        [scheme, open, name, close, rest.as_bytes()].concat()
+        let mut contact = [scheme, open, name, close, b":"].concat();
+        push_decimal(&mut contact, port);
+        contact.extend_from_slice(b";transport=");
+        contact.extend_from_slice(transport.as_bytes());
+        contact
     }
 }
 
