@@ -23,7 +23,7 @@ use crate::host::state::{
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
-    boundary, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
+    boundary, fragments, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
 };
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
@@ -171,7 +171,11 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
 pub fn child_init(rank: i32) -> Result<(), String> {
     let Some(config) = config().filter(|config| !config.library_mode()) else { return Ok(()) };
     match rank {
-        sys::PROC_INIT => begin(config),
+        sys::PROC_INIT => {
+            begin(config)?;
+            fragments::scatter_shared();
+            Ok(())
+        }
         // Neither serves anything; the main process connects when it stops.
         sys::PROC_TCP_MAIN | sys::PROC_POSTCHILDINIT => Ok(()),
         rank if rank == sys::PROC_MAIN as i32 => {
@@ -182,6 +186,7 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             (0..config.notifier_processes).try_for_each(start_notifier)
         }
         _ => {
+            fragments::scatter_private();
             worker::set_connection(connect()?);
             Ok(())
         }

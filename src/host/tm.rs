@@ -1,5 +1,6 @@
 //! NOTIFY requests within dialogs, sent through module `tm`.
 
+use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
@@ -9,6 +10,7 @@ use crate::host::kept::Kept;
 use crate::host::log::{self, Shown, log_debug};
 use crate::host::{boundary, reply_event, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
+use crate::presence::name_addr::{self, NameAddr};
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri::presentity_uri;
 
@@ -25,7 +27,7 @@ pub struct Completion<'a> {
     pub token: u64,
     /// Status code of the final reply; 408 also when there was none.
     pub code: i32,
-    /// Whether the reply has a Retry-After header.
+    /// Whether the reply, if it is no success, has a Retry-After header.
     pub retry_after: bool,
     /// The subscription as of the NOTIFY, where it was kept.
     pub subscription: Option<Snapshot>,
@@ -134,6 +136,8 @@ struct Dialog {
     raw: sys::dlg_t,
     local: Vec<u8>,
     remote: Vec<u8>,
+    /// The route set, where it is plain; else tm's parser has made it.
+    routes: Vec<sys::rr_t>,
 }
 
 impl Dialog {
@@ -143,6 +147,7 @@ impl Dialog {
             raw: sys::dlg_t::default(),
             local: presentity_uri(get(Text::ToUser), get(Text::ToHost)),
             remote: presentity_uri(get(Text::FromUser), get(Text::FromHost)),
+            routes: Vec::new(),
         });
         let raw = &mut dialog.raw;
         // tm counts up before it sends.
@@ -161,15 +166,44 @@ impl Dialog {
         raw.send_sock = socket(get(Text::Socket));
         let route = get(Text::RecordRoute);
         if !route.is_empty() {
-            let route = text::lend(route);
-            // SAFETY: the routes point into the subscription's text, which
-            // outlives the dialog.
-            if unsafe { sys::parse_rr_body(route.s, route.len, &raw mut raw.route_set) } < 0 {
-                raw.route_set = ptr::null_mut();
-                return None;
+            match name_addr::list(route) {
+                Some(plain) => dialog.link(&plain),
+                None => dialog.parse(route)?,
             }
         }
         Some(dialog)
+    }
+
+    /// Makes plain addresses the route set.
+    fn link(&mut self, plain: &[NameAddr<'_>]) {
+        self.routes.extend(plain.iter().map(|address| sys::rr_t {
+            nameaddr: sys::name_addr_t {
+                // An empty display name, which begins where the address does.
+                name: sys::_str { len: 0, ..text::lend(address.whole) },
+                uri: text::lend(address.uri),
+                len: i32::try_from(address.bracketed()).unwrap_or(i32::MAX),
+            },
+            len: text::lend(address.whole).len,
+            ..Default::default()
+        }));
+        let mut next = ptr::null_mut();
+        for route in self.routes.iter_mut().rev() {
+            route.next = next;
+            next = route;
+        }
+        self.raw.route_set = next;
+    }
+
+    /// Has the core parse the route set; `None` if it cannot.
+    fn parse(&mut self, route: &[u8]) -> Option<()> {
+        let route = text::lend(route);
+        // SAFETY: the routes point into the subscription's text, which
+        // outlives the dialog.
+        if unsafe { sys::parse_rr_body(route.s, route.len, &raw mut self.raw.route_set) } < 0 {
+            self.raw.route_set = ptr::null_mut();
+            return None;
+        }
+        Some(())
     }
 
     fn log(&self, subscription: &Snapshot, notify: &Notify<'_>) {
@@ -192,7 +226,7 @@ impl Dialog {
 
 impl Drop for Dialog {
     fn drop(&mut self) {
-        if !self.raw.route_set.is_null() {
+        if self.routes.is_empty() && !self.raw.route_set.is_null() {
             // SAFETY: the list came from parse_rr_body and is still ours.
             unsafe { sys::free_rr(&raw mut self.raw.route_set) };
         }
@@ -213,9 +247,20 @@ fn socket(name: &[u8]) -> *mut sys::socket_info {
     if name.is_empty() {
         return ptr::null_mut();
     }
-    let mut name = text::lend(name);
-    // SAFETY: reads the name; the sockets stay while the server runs.
-    unsafe { sys::lookup_local_socket(&raw mut name) }
+    LAST_SOCKET.with_borrow_mut(|last| {
+        if last.0 != name {
+            let mut lent = text::lend(name);
+            // SAFETY: reads the name; the sockets stay while the server runs.
+            *last = (name.to_vec(), unsafe { sys::lookup_local_socket(&raw mut lent) });
+        }
+        last.1
+    })
+}
+
+thread_local! {
+    /// The socket asked for last: nearly all watchers came in on the same one.
+    static LAST_SOCKET: RefCell<(Vec<u8>, *mut sys::socket_info)> =
+        const { RefCell::new((Vec::new(), ptr::null_mut())) };
 }
 
 unsafe extern "C" fn on_completed(
@@ -262,7 +307,9 @@ unsafe fn complete(
     hook(&Completion {
         token,
         code: raw.code,
-        retry_after: has_retry_after(raw.rpl),
+        // Looking for it makes the core parse, and allocate for, each header:
+        // only where it can matter.
+        retry_after: raw.code >= 300 && has_retry_after(raw.rpl),
         subscription,
         raw,
         transaction,

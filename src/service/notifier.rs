@@ -1,5 +1,7 @@
 //! Sends what a presentity's lane has to send.
 
+use std::borrow::Cow;
+
 use crate::error::Fault;
 use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::EventPackage;
@@ -192,7 +194,7 @@ pub(super) fn deliver(
     let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
         // Rather no document than one that the rules forbid.
         failed(host, subscription, format_args!("document left out: {fault}"));
-        Vec::new()
+        Cow::default()
     });
     let state = state_of(send);
     let mut headers = Vec::with_capacity(256);

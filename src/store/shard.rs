@@ -113,9 +113,9 @@ impl<M: Memory> Shard<M> {
             return Ok(id);
         }
         let packed = text::pack::<PresentityText>(|n| match PresentityText::ALL[n] {
-            PresentityText::Identity => key.identity.clone(),
-            PresentityText::User => key.user.clone(),
-            PresentityText::Host => key.host.clone(),
+            PresentityText::Identity => &key.identity,
+            PresentityText::User => &key.user,
+            PresentityText::Host => &key.host,
         })
         .map_err(|_| Fault::Host)?;
         let record = Presentity::new(self.blob(&packed)?, key.package);
