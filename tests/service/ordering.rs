@@ -194,7 +194,7 @@ fn nor_with_everything_in_the_database_only() {
 
 #[test]
 fn nor_when_two_processes_share_a_walk() {
-    for _ in 0..6 {
+    for _ in 0..20 {
         race(Setup { shards: 1, ..Setup::default() }, 400, 3);
     }
 }
