@@ -124,7 +124,9 @@ impl Transport for TmTransport {
         if result < 0 {
             return NotifyOutcome::Failed;
         }
-        dialog.log(subscription, notify);
+        if log::local_enabled() {
+            dialog.log(subscription, notify);
+        }
         // tm answers 0 when event_route[tm:local-request] dropped the request:
         // then there is no transaction and no callback.
         if result == 0 { NotifyOutcome::Dropped } else { NotifyOutcome::Sent }
