@@ -1,8 +1,7 @@
 //! Replies to the request in hand, and its packages' own handlers.
 
 use std::cell::Cell;
-use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::OnceLock;
 
 use crate::error::Fault;
@@ -101,23 +100,24 @@ impl<'a> Request<'a> {
     /// those of `reply`; `tag` instead of the usual To tag.
     fn send(&mut self, reply: &Reply, tag: Option<&[u8]>) -> Result<(), Fault> {
         let msg = self.message.as_ptr();
-        let _headers = ReplyHeaders::lend(self.message, &reply.headers);
         // A reason that ends with a zero is used as it is; others are copied.
         let reason = [reply.reason.as_bytes(), b"\0"].concat();
         let mut reason = text::lend(&reason);
         let code = i32::from(reply.code);
         let mut own_tag = text::lend(tag.unwrap_or_default());
         let api = STATELESS.get().map(|api| &api.0);
-        let sent = match (api.and_then(|api| api.freply.zip(api.dreply)), tag) {
-            // SAFETY: the message is being routed; reason and headers outlive
-            // the call, which copies them into the reply.
-            (Some((send, _)), None) => unsafe { send(msg, code, &raw mut reason) },
-            // SAFETY: as above, and so does the tag.
-            (Some((_, send)), Some(_)) => unsafe {
-                send(msg, code, &raw mut reason, &raw mut own_tag)
-            },
-            (None, _) => -1,
-        };
+        let sent = with_headers(self.message, &reply.headers, || {
+            match (api.and_then(|api| api.freply.zip(api.dreply)), tag) {
+                // SAFETY: the message is being routed; reason and headers
+                // outlive the call, which copies them into the reply.
+                (Some((send, _)), None) => unsafe { send(msg, code, &raw mut reason) },
+                // SAFETY: as above, and so does the tag.
+                (Some((_, send)), Some(_)) => unsafe {
+                    send(msg, code, &raw mut reason, &raw mut own_tag)
+                },
+                (None, _) => -1,
+            }
+        });
         if sent >= 0 { Ok(()) } else { Err(Fault::Host) }
     }
 
@@ -156,48 +156,39 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Header lines among those that replies to a message get, for one reply: a
-/// later one of the script must not carry them. The core would allocate for
-/// them; its list takes what is ours just as well.
-struct ReplyHeaders<'a> {
-    message: Message<'a>,
-    lump: NonNull<sys::lump_rpl>,
-    lines: PhantomData<&'a [u8]>,
-}
-
-impl<'a> ReplyHeaders<'a> {
-    fn lend(message: Message<'a>, lines: &'a [u8]) -> Option<ReplyHeaders<'a>> {
-        if lines.is_empty() {
-            return None;
-        }
-        let flags = sys::LUMP_RPL_HDR | sys::LUMP_RPL_NODUP | sys::LUMP_RPL_NOFREE;
-        let lump = Box::new(sys::lump_rpl {
-            flags: flags as i32,
-            text: text::lend(lines),
-            next: ptr::null_mut(),
-        });
-        let lump = NonNull::from(Box::leak(lump));
-        // SAFETY: the message is being routed; its list of reply headers is
-        // this process's. The new end of the list stays until the drop.
-        unsafe {
-            let mut end = &raw mut (*message.as_ptr()).reply_lump;
-            while let Some(lump) = (*end).as_mut() {
-                end = &raw mut lump.next;
-            }
-            *end = lump.as_ptr();
-        }
-        Some(ReplyHeaders { message, lump, lines: PhantomData })
+/// Runs `send` with these header lines among those that replies to the message
+/// get, for this reply only: a later one of the script must not carry them. The
+/// core would allocate for them; its list takes what is ours just as well.
+fn with_headers<R>(message: Message<'_>, lines: &[u8], send: impl FnOnce() -> R) -> R {
+    if lines.is_empty() {
+        return send();
     }
+    let flags = sys::LUMP_RPL_HDR | sys::LUMP_RPL_NODUP | sys::LUMP_RPL_NOFREE;
+    let mut lump =
+        sys::lump_rpl { flags: flags as i32, text: text::lend(lines), next: ptr::null_mut() };
+    let linked = Linked { message, lump: &raw mut lump };
+    // SAFETY: the message is being routed; its list of reply headers is this
+    // process's. The new end of the list stays until `linked` is dropped.
+    unsafe {
+        let mut end = &raw mut (*message.as_ptr()).reply_lump;
+        while let Some(lump) = (*end).as_mut() {
+            end = &raw mut lump.next;
+        }
+        *end = linked.lump;
+    }
+    send()
 }
 
-impl Drop for ReplyHeaders<'_> {
+/// A lump of ours in a message's list; it is taken out again when dropped.
+struct Linked<'a> {
+    message: Message<'a>,
+    lump: *mut sys::lump_rpl,
+}
+
+impl Drop for Linked<'_> {
     fn drop(&mut self) {
-        // SAFETY: takes the lump out of the list, where nobody else will find
-        // it then. It came from a Box.
-        unsafe {
-            sys::unlink_lump_rpl(self.message.as_ptr(), self.lump.as_ptr());
-            drop(Box::from_raw(self.lump.as_ptr()));
-        }
+        // SAFETY: changes the list only, if the lump is in there.
+        unsafe { sys::unlink_lump_rpl(self.message.as_ptr(), self.lump) };
     }
 }
 

@@ -76,12 +76,12 @@ pub fn headers(
 /// gets that of the socket (`proto:ip:port`) on which the watcher reached us.
 pub fn contact_uri<'a>(local_contact: &'a [u8], socket: &[u8]) -> Cow<'a, [u8]> {
     const TRANSPORT: &[u8] = b";transport=";
-    let named = local_contact.windows(TRANSPORT.len()).any(|window| window == TRANSPORT);
+    let is_named = || local_contact.windows(TRANSPORT.len()).any(|window| window == TRANSPORT);
     let protocol = [&b"sctp"[..], b"tcp", b"tls"].into_iter().find(|protocol| {
         socket.get(..protocol.len()).is_some_and(|start| start.eq_ignore_ascii_case(protocol))
     });
     match protocol {
-        Some(protocol) if !named => Cow::Owned([local_contact, TRANSPORT, protocol].concat()),
+        Some(protocol) if !is_named() => Cow::Owned([local_contact, TRANSPORT, protocol].concat()),
         _ => Cow::Borrowed(local_contact),
     }
 }

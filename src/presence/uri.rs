@@ -61,7 +61,12 @@ pub fn plain(uri: &[u8]) -> Option<UriParts<'_>> {
     let end = rest.iter().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
     let (host, port) = rest.split_at(end);
     let port_is_plain = match port.strip_prefix(b":") {
-        Some(digits) => (1..=4).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit),
+        Some(digits) => {
+            let number = |sum: u32, digit: &u8| sum * 10 + u32::from(digit - b'0');
+            (1..=5).contains(&digits.len())
+                && digits.iter().all(u8::is_ascii_digit)
+                && digits.iter().fold(0, number) <= u32::from(u16::MAX)
+        }
         None => port.is_empty(),
     };
     let edges = host.first().zip(host.last())?;
@@ -94,7 +99,7 @@ mod tests {
         for (uri, user, host) in [
             ("sip:a@b", "a", "b"),
             ("sip:a.b-c_1@example.org:5060", "a.b-c_1", "example.org"),
-            ("sip:a@192.0.2.1", "a", "192.0.2.1"),
+            ("sip:a@192.0.2.1:65535", "a", "192.0.2.1"),
         ] {
             let found = plain(uri.as_bytes()).map(|parts| (parts.user, parts.host));
             assert_eq!(found, Some((user.as_bytes(), host.as_bytes())), "{uri}");
@@ -108,7 +113,8 @@ mod tests {
             "sip:a@:5060",
             "sip:a@b:",
             "sip:a@b:x",
-            "sip:a@b:50601",
+            "sip:a@b:65536",
+            "sip:a@b:000080",
             "sip:a@b;x",
             "sip:a@b?x",
             "sip:a:p@b",

@@ -96,7 +96,10 @@ impl<'a> Message<'a> {
             } else {
                 (b"", b"")
             };
-        let mut contact = [scheme, open, name, close, b":"].concat();
+        let mut contact = Vec::with_capacity(name.len() + 32);
+        for part in [scheme, open, name, close, b":"] {
+            contact.extend_from_slice(part);
+        }
         push_decimal(&mut contact, port);
         contact.extend_from_slice(b";transport=");
         contact.extend_from_slice(transport.as_bytes());
