@@ -69,6 +69,14 @@ impl Bystanders {
             if too_long && self.kamailio.storage().enforces_lengths() {
                 expected = differs("B20", OneOf(&[200, 500]), OneOf(&[200, 400]));
             }
+            // The drivers of servers make a statement in 64 kB (sql_buffer_size),
+            // of which each byte may take two.
+            let no_statement = *name == "body of 50 kB"
+                && self.kamailio.storage().has_publication_rows()
+                && self.kamailio.storage().enforces_lengths();
+            if no_statement {
+                expected = Is(500);
+            }
             let replies = endpoint.exchange(&message.to_bytes(), Duration::ZERO);
             let codes: Vec<u16> = replies.iter().filter_map(Message::status).collect();
             if !expected.fits(&codes) {

@@ -109,6 +109,7 @@ const ITEMS: &[Item] = &[
     (Parameter, "lock_set_size", &[NO_EFFECT, VALUES, Decision("B21")]),
     (Parameter, "force_active", &[Test("parameters::b21_force_active_needs_no_rules"), Decision("B21")]),
     // Ours.
+    (Parameter, "publ_cache_bodies", &[Test("surface::documents_may_be_kept_in_memory"), Decision("publ_cache_bodies")]),
     (Parameter, "winfo_presentity_only", &[Test("authorization::winfo_can_be_for_the_presentity_only"), Decision("winfo_presentity_only")]),
     // Kamailio 6.1 and later.
     (Parameter, "enable_pres_dmq", &[REFUSED, Later("enable_pres_dmq")]),

@@ -288,6 +288,57 @@ fn refresh_type_1_reads_rows_changed_by_hand() {
     kamailio.finish();
 }
 
+// A row that somebody else has changed shows where a document comes from.
+#[test]
+fn documents_may_be_kept_in_memory() {
+    let storage = Storage::Default;
+    if storage.publ_cache() != 1 || !storage.is_mode(&[0, 1, 2], "works as publ_cache 0") {
+        return;
+    }
+    if !ours_only("publ_cache_bodies is a parameter of ours") {
+        return;
+    }
+    for kilobytes in [0, 8192] {
+        let config = Config::new(storage).presence("publ_cache_bodies", kilobytes);
+        let kamailio = Kamailio::start(config.before(ON_DEMAND));
+        let endpoint = caller(&kamailio);
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        let mut phones = ["desk", "mobile"].map(|id| {
+            let mut phone = Publisher::udp(&kamailio, "alice");
+            phone.publish(bodies::pidf("alice", id, "open", "first"));
+            phone
+        });
+        let shown = |what: &str, desk: &str, mobile: &str| {
+            let wanted = [("desk", desk), ("mobile", mobile)];
+            watcher.wait_notify(what, |n| {
+                let mut tuples = bodies::tuples(&n.body());
+                tuples.sort_by(|a, b| a.id.cmp(&b.id));
+                tuples.iter().map(|t| (&*t.id, &*t.note)).eq(wanted)
+            });
+        };
+        shown("both phones", "first", "first");
+        phones[0].modify(bodies::pidf("alice", "desk", "open", "second"));
+        shown("a newer document", "second", "first");
+        let by_hand = bodies::pidf("alice", "desk", "open", "by hand");
+        kamailio
+            .execute(&format!("UPDATE presentity SET body='{by_hand}' WHERE body LIKE '%desk%';"));
+        phones[1].modify(bodies::pidf("alice", "mobile", "open", "second"));
+        let kept = if kilobytes == 0 { "by hand" } else { "second" };
+        shown("the other phone", kept, "second");
+        // B42: a refresh of type 1 reads the rows again.
+        let uri = aor("alice");
+        assert_eq!(call(&endpoint, "one", &[("X-Uri", &uri), ("X-Event", "presence")]), 1);
+        shown("the row", "by hand", "second");
+        phones[1].remove();
+        watcher.wait_notify("one phone closed", |n| {
+            let body = n.body();
+            body.contains(">closed<") && body.contains("second") && body.contains("by hand")
+        });
+        kamailio.finish();
+    }
+}
+
 #[test]
 fn update_watchers_applies_changed_rules() {
     for function in ["update", "zero"] {

@@ -31,6 +31,12 @@ storages! {
         phone.modify(bodies::pidf("alice", "phone", state, "moved"));
         let mark = format!(">{state}<");
         watcher.wait_notify(state, |n| n.body().contains(&mark) && n.body().contains("moved"));
+        let refuses = storage.driver() == Driver::Postgres && storage.cell().notifiers > 0;
+        if module == Target::Upstream && refuses {
+            // Stock's query for the dialog fails ("transaction not in progress").
+            watcher.assert_rising_cseq();
+            continue;
+        }
         watcher.subscribe(600);
         watcher.next_notify("refresh");
         // Stock sends its row's local_cseq + 2 after a start, for + 1 has been sent.
@@ -57,7 +63,7 @@ fn b19_rows_in_another_spelling_are_found() {
     kamailio.stop_cleanly();
     kamailio.execute(
         "UPDATE presentity SET domain=upper(domain); \
-         UPDATE active_watchers SET presentity_uri=replace(presentity_uri, '@' || to_domain, '@' || upper(to_domain));",
+         UPDATE active_watchers SET presentity_uri=replace(presentity_uri, to_domain, upper(to_domain));",
     );
     kamailio.start_again();
     if storage.subs_db_mode() == 3 {
