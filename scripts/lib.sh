@@ -46,8 +46,26 @@ install_packages() {
     local apt=(apt-get -qq -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120)
     as_root env DEBIAN_FRONTEND=noninteractive "${apt[@]}" update ||
         fail "apt-get update failed: check the network and /etc/apt"
+    forbid_services
+    local result=0
     as_root env DEBIAN_FRONTEND=noninteractive "${apt[@]}" install --no-install-recommends "${missing[@]}" ||
-        fail "apt-get could not install ${missing[*]}: see its message above"
+        result=$?
+    allow_services
+    [ $result = 0 ] || fail "apt-get could not install ${missing[*]}: see its message above"
+}
+
+# Debian's packages start their services (Kamailio, PostgreSQL, MariaDB) when
+# they are installed, unless this file says no. Where it exists it is left alone.
+policy=/usr/sbin/policy-rc.d
+forbid_services() {
+    policy_is_ours=no
+    [ ! -e $policy ] || return 0
+    policy_is_ours=yes
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy > /dev/null
+    as_root chmod 755 $policy
+}
+allow_services() {
+    [ $policy_is_ours = no ] || as_root rm -f $policy
 }
 
 # Checks that there is a Rust toolchain, as new as Cargo.toml wants it.

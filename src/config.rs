@@ -209,6 +209,16 @@ impl Config {
                 || self.subs_db_mode != SubscriptionMode::Memory)
     }
 
+    /// Where publications are looked up. With subscriptions in the database
+    /// only, other servers write publications too: then no index is kept that
+    /// could hide theirs (B42).
+    pub fn publications(&self) -> PublicationCache {
+        match (self.publ_cache, self.subs_db_mode) {
+            (PublicationCache::Hybrid, SubscriptionMode::DbOnly) => PublicationCache::None,
+            (cache, _) => cache,
+        }
+    }
+
     /// The limits on lifetimes.
     pub fn expires_policy(&self) -> ExpiresPolicy {
         ExpiresPolicy {

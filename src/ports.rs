@@ -222,7 +222,18 @@ pub trait Database {
         order_by: Option<&str>,
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault>;
-    /// Starts a transaction for writing, where the driver has them.
+    /// As `query`, in the order of `id`, and no more than `most` rows where the
+    /// driver can stop; one that cannot gives all.
+    fn page(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        most: usize,
+        each: &mut dyn FnMut(&[Value]),
+    ) -> Result<(), Fault>;
+    /// Starts a transaction for writing, where the driver has them. Statements
+    /// outside of one are durable by themselves.
     fn begin(&mut self) -> Result<(), Fault>;
     /// Makes the transaction's changes durable.
     fn commit(&mut self) -> Result<(), Fault>;

@@ -16,8 +16,6 @@ enum Works {
 
 /// Parameter, the values that work, and what to do instead.
 const LATER: &[(&str, Works, &str)] = &[
-    ("subs_db_mode", Works::Numbers(&[0, 2]), "use 2 (write-back) or 0 (memory)"),
-    ("publ_cache", Works::Numbers(&[1, 2]), "use 1 (database and index) or 2 (memory)"),
     ("enable_dmq", Works::Off, "use 0"),
     ("enable_pres_dmq", Works::Numbers(&[0, 1]), "leave it out"),
     ("enable_pres_sync_dmq", Works::Numbers(&[0, 1]), "leave it out"),

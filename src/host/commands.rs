@@ -7,12 +7,12 @@ use crate::host::reply::Request;
 use crate::host::state::{self, KamailioServer};
 use crate::host::variables;
 use crate::host::worker::Worker;
-use crate::host::{boundary, script, sys, worker};
+use crate::host::{boundary, script, sys};
 use crate::ports::Incoming;
 use crate::presence::request::{SubscribeRequest, UriParts};
 use crate::presence::subscription::DialogId;
 use crate::service::refresh::{self, Refresh, Refusal};
-use crate::service::{self, Served, publish, subscribe, watchers};
+use crate::service::{self, Served, publish, subscribe, subscriptions, watchers};
 
 const SUCCESS: i32 = 1;
 const FAILURE: i32 = -1;
@@ -84,9 +84,8 @@ fn tell_script(
             from_tag: request.id.from_tag,
             to_tag: &to_tag,
         };
-        let token = server.store.find_dialog(dialog).ok().flatten();
-        let known = token.and_then(|token| server.store.subscription(token, worker::now()));
-        if let Some(subscription) = known {
+        let known = subscriptions::find(server, &mut Worker::default(), dialog);
+        if let Ok(Some(subscription)) = known {
             incoming.accepted(&subscription, false);
         }
     }
@@ -120,7 +119,14 @@ pub fn has_subscribers(presentity: &[u8], event: &[u8]) -> i32 {
     };
     let Some(presentity) = uri(presentity) else { return FAILURE };
     let key = server.store.key(presentity.user, presentity.host, package);
-    if server.store.has_subscribers(&key, worker::now()) { SUCCESS } else { FAILURE }
+    match subscriptions::has_subscribers(server, &mut Worker::default(), &key) {
+        Ok(true) => SUCCESS,
+        Ok(false) => FAILURE,
+        Err(fault) => {
+            log_error!("pres_has_subscribers: {fault}");
+            FAILURE
+        }
+    }
 }
 
 /// `pres_update_watchers(uri, event)`.

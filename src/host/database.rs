@@ -260,6 +260,24 @@ impl Database for Connection {
         Ok(())
     }
 
+    fn page(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        most: usize,
+        each: &mut dyn FnMut(&[Value]),
+    ) -> Result<(), Fault> {
+        // The API has no limit; its text for ORDER BY ends the statement.
+        match self.driver.speaks_sql() {
+            true => {
+                let order = format!("id LIMIT {most}");
+                self.query(table, conditions, columns, Some(&order), each)
+            }
+            false => self.query(table, conditions, columns, Some("id"), each),
+        }
+    }
+
     fn begin(&mut self) -> Result<(), Fault> {
         if self.driver.is_sqlite() {
             return self.raw(b"BEGIN IMMEDIATE").map(|_| ());

@@ -4,12 +4,15 @@
 //! not depend on other modules, the visit with rank PROC_INIT (all modules are
 //! initialised, nothing is forked yet) the rest: packages are complete then.
 
+use std::ffi::CString;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
-use crate::config::{Config, ConfigError, ParameterValue, Parameters};
+use crate::config::{
+    Config, ConfigError, ParameterValue, Parameters, PublicationCache, SubscriptionMode,
+};
 use crate::host::database::Driver;
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
@@ -24,7 +27,7 @@ use crate::host::{
 };
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
-use crate::service::{Server, notify_reply, restore, write_back};
+use crate::service::{Server, notify_reply, restore, turns, write_back};
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::{Policy, Shared, Store, shard::Shard};
@@ -104,8 +107,8 @@ pub fn mod_init() -> Result<(), String> {
     SHARED.set(Mutex::new(Some(shared))).map_err(|_| "initialised twice")?;
     let wake = Wake::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
     WAKE.set(wake).map_err(|_| "initialised twice")?;
-    if !process::reserve(SENDERS) {
-        return Err("Kamailio has no room for the sender process".into());
+    if !process::reserve(SENDERS + config.notifier_processes) {
+        return Err("Kamailio has no room for the sender and notifier processes".into());
     }
     timers::register(config)
 }
@@ -122,7 +125,7 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         |table: &[u8], version| connection.check_table(&String::from_utf8_lossy(table), version);
     check(&config.presentity_table, PRESENTITY_VERSION)?;
     check(&config.watchers_table, WATCHERS_VERSION)?;
-    if config.subs_db_mode != crate::config::SubscriptionMode::Memory {
+    if config.subs_db_mode != SubscriptionMode::Memory {
         check(&config.active_watchers_table, ACTIVE_WATCHERS_VERSION)?;
     }
     drop(connection);
@@ -139,9 +142,10 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let index_heap = place(arena, Heap::new(pool))?;
     let now = worker::now();
     let mut free = heaps.iter();
+    let rows_only = config.subs_db_mode == SubscriptionMode::DbOnly;
     let records = place_slice(arena, shards, |_| {
         let heap = free.next().ok_or(OutOfMemory)?;
-        Ok(lock_api::Mutex::new(Shard::new(heap, now)?))
+        Ok(lock_api::Mutex::new(Shard::new(heap, now, rows_only)?))
     })?;
     let _ = SHARDS.set(records);
     let dialogs = place_slice(arena, shards, |_| {
@@ -165,7 +169,7 @@ pub fn child_init(rank: i32) -> Result<(), String> {
                 process::spawn(c"PRESENCE SENDER", send_step)
                     .map_err(|error| format!("the sender process cannot be started: {error}"))?;
             }
-            Ok(())
+            (0..config.notifier_processes).try_for_each(start_notifier)
         }
         _ => connect(),
     }
@@ -185,7 +189,7 @@ fn begin(config: &'static Config) -> Result<(), String> {
         .collect();
     let policy = Policy {
         user_case: config.sip_uri_match,
-        writes_back: config.subs_db_mode == crate::config::SubscriptionMode::WriteBack,
+        mode: config.subs_db_mode,
         replaces_same_call: config.delete_same_subs,
         watcher_info,
     };
@@ -193,10 +197,10 @@ fn begin(config: &'static Config) -> Result<(), String> {
     connect()?;
     let mut host = Worker::default();
     let failed = |what: &str| format!("{what} of the database could not be loaded");
-    if server.publications_in_database() {
+    if server.config.publications() == PublicationCache::Hybrid {
         restore::publications(&mut server, &mut host).map_err(|_| failed("publications"))?;
     }
-    if server.subscriptions_in_database() {
+    if server.store.policy.keeps_rows() {
         restore::subscriptions(&mut server, &mut host).map_err(|_| failed("subscriptions"))?;
     }
     drop(host);
@@ -233,6 +237,25 @@ fn send_step() {
     }
 }
 
+/// Starts one of the notifier processes. It serves its turns one after the
+/// other, `notifier_poll_rate` of them in a second.
+fn start_notifier(number: u32) -> Result<(), String> {
+    let name = CString::new(format!("PRESENCE NOTIFIER {number}")).map_err(|e| e.to_string())?;
+    let (mut turn, mut next) = (0, Instant::now());
+    let step = move || {
+        let Some(server) = server() else { return };
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        let pause = Duration::from_secs(1) / server.config.notifier_poll_rate.max(1);
+        // What was missed while the database was slow is not made up for.
+        next = (next + pause).max(Instant::now());
+        let each = turns::turns_each(server);
+        turns::serve(server, &mut Worker::default(), i64::from(number * each + turn));
+        turn = (turn + 1) % each;
+    };
+    process::spawn(&name, step)
+        .map_err(|error| format!("a notifier process cannot be started: {error}"))
+}
+
 /// tm has the final answer to a NOTIFY. The script comes first: it may want
 /// the subscription to end, and sees it as long as it is there.
 fn on_notify_completed(completion: &tm::Completion<'_>) {
@@ -244,16 +267,18 @@ fn on_notify_completed(completion: &tm::Completion<'_>) {
     });
     let code = u16::try_from(completion.code).unwrap_or(408);
     let mut host = Worker::default();
+    let subscription = completion.subscription.as_ref();
     if ended_by_script {
-        notify_reply::end(server, &mut host, token, code);
+        notify_reply::end(server, &mut host, token, subscription, code);
     } else {
-        notify_reply::handle(server, &mut host, token, code, completion.retry_after);
+        let retry_after = completion.retry_after;
+        notify_reply::handle(server, &mut host, token, subscription, code, retry_after);
     }
 }
 
 /// The server stops: what is only in memory is written, if it is kept at all.
 pub fn destroy() {
-    if let Some(server) = server().filter(|server| server.store.policy.writes_back) {
+    if let Some(server) = server().filter(|server| server.store.policy.keeps_rows()) {
         write_the_last(server);
     }
     // Kamailio's own clean-up, which comes after this, waits for ever if a

@@ -66,9 +66,9 @@ pub fn reserve(count: u32) -> bool {
 /// the main process. `step` waits by itself when there is nothing to do. The
 /// module's own child_init runs in the new process first, with rank
 /// PROC_TIMER.
-pub fn spawn(name: &'static CStr, step: fn()) -> io::Result<()> {
-    // SAFETY: the main process forks its children in child_init; the name is
-    // a literal, which the core copies.
+pub fn spawn(name: &CStr, mut step: impl FnMut()) -> io::Result<()> {
+    // SAFETY: the main process forks its children in child_init; the core
+    // copies the name.
     let pid = unsafe { sys::fork_process(sys::PROC_TIMER, name.as_ptr().cast_mut(), 1) };
     if pid < 0 {
         return Err(io::Error::other("fork_process failed"));

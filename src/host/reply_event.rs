@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::OnceLock;
 
+use crate::config::{Config, SubscriptionMode};
 use crate::host::log::log_error;
 use crate::host::tm::Completion;
 use crate::host::variables::{self, Shown};
@@ -32,9 +33,15 @@ fn route() -> Option<usize> {
 }
 
 /// The subscription is kept with each NOTIFY, as it is when that is sent: the
-/// script will ask for it. Without the route nothing is kept.
+/// script will ask for it, or the row of the database is to be found by it.
 pub fn keeps_subscriptions() -> bool {
-    route().is_some() && state::config().is_some_and(|config| config.pres_subs_mode)
+    state::config().is_some_and(|config| {
+        config.subs_db_mode == SubscriptionMode::DbOnly || shows_subscriptions(config)
+    })
+}
+
+fn shows_subscriptions(config: &Config) -> bool {
+    route().is_some() && config.pres_subs_mode
 }
 
 /// A message that was made of text by the core's parser, to be freed by it.

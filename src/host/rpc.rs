@@ -7,13 +7,13 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
 
 use crate::host::log::log_error;
-use crate::host::worker::{self, Worker};
+use crate::host::worker::Worker;
 use crate::host::{boundary, commands, state, sys, text, timers};
 use crate::presence::subscription::Text;
 use crate::presence::uri::presentity_uri;
 use crate::service::listing::{self, Published};
 use crate::service::refresh::Refresh;
-use crate::service::resync;
+use crate::service::{resync, subscriptions};
 use crate::store::listing::Listed;
 use call::{Call, Record, Value};
 
@@ -250,12 +250,13 @@ fn watcher_list(call: &Call) {
     let (mode, uri) = unsafe { (text::bytes(mode), text::bytes(uri)) };
     let Some(full) = output_mode(call, mode) else { return };
     let Some(server) = state::server() else { return };
-    for shard in 0..server.store.shards() {
-        for listed in server.store.list_subscriptions(shard, uri, worker::now()) {
-            let Some(record) = call.record() else { return };
-            if !add_subscription(&record, &listed, full) {
-                return;
-            }
+    let Ok(all) = subscriptions::list(server, &mut Worker::default(), uri) else {
+        return call.fault(c"Execution failed");
+    };
+    for listed in all {
+        let Some(record) = call.record() else { return };
+        if !add_subscription(&record, &listed, full) {
+            return;
         }
     }
 }

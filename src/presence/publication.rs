@@ -1,6 +1,7 @@
 //! Publications (RFC 3903): what a PUBLISH means for the stored state.
 
 use crate::error::Rejection;
+use crate::presence::dialog_info::DialogInfo;
 use crate::presence::text::fields;
 
 fields! {
@@ -55,6 +56,16 @@ pub struct Facts {
     /// The document reports a final state: a dialog-info document with
     /// dialogs, all of them terminated.
     pub is_final: bool,
+}
+
+impl Facts {
+    /// Of what a dialog-info document says.
+    pub fn of(info: &DialogInfo) -> Facts {
+        Facts {
+            dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
+            is_final: info.dialogs > 0 && info.all_terminated,
+        }
+    }
 }
 
 /// Shared lines: a state without dialogs from somebody who does not own the

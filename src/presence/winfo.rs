@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher24;
 
 use crate::presence::dialog_info::xml::escape;
-use crate::presence::subscription::Status;
+use crate::presence::subscription::{Ending, Status};
 
 /// The content type of watcher information.
 pub const CONTENT_TYPE: &[u8] = b"application/watcherinfo+xml";
@@ -43,6 +43,16 @@ impl WatcherEvent {
             WatcherEvent::Timeout => "timeout",
             WatcherEvent::GiveUp => "giveup",
             WatcherEvent::NoResource => "noresource",
+        }
+    }
+
+    /// The event behind a decision about a watcher, which `ending` gives a
+    /// reason if it ends the subscription.
+    pub fn of_decision(before: Status, after: Status, ending: Ending) -> WatcherEvent {
+        match (before, after) {
+            (_, Status::Terminated) => WatcherEvent::from_reason(ending.reason()),
+            (Status::Pending | Status::Waiting, Status::Active) => WatcherEvent::Approved,
+            _ => WatcherEvent::Subscribe,
         }
     }
 

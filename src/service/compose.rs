@@ -187,26 +187,15 @@ fn settle<M: Memory>(
     package: &EventPackage,
     state: &mut State,
 ) -> Result<(), Fault> {
-    if server.publications_in_database() && !state.publications.is_empty() {
-        let rows = publication_rows::read(server, host, &state.key, &package.name)?;
-        state.publications = in_index_order(&state.publications, rows);
-    }
+    let indexed = std::mem::take(&mut state.publications);
+    state.publications =
+        publication_rows::complete(server, host, &state.key, &package.name, indexed)?;
     let now = host.now();
     if server.config.startup_mode {
         state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
     }
     sort(server, &mut state.publications);
     Ok(())
-}
-
-/// The rows in the order of the index; rows it does not know come first.
-fn in_index_order(
-    index: &[PublicationCopy],
-    mut rows: Vec<PublicationCopy>,
-) -> Vec<PublicationCopy> {
-    let place = |row: &PublicationCopy| index.iter().position(|p| p.ruid == row.ruid);
-    rows.sort_by_cached_key(|row| place(row));
-    rows
 }
 
 fn sort<M: Memory>(server: &Server<M>, publications: &mut [PublicationCopy]) {

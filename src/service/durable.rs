@@ -1,4 +1,5 @@
-//! Changes of the database that are made whole or not at all.
+//! Changes of the database that are made whole or not at all, and are repeated
+//! when they fail.
 
 use crate::error::Fault;
 use crate::ports::Database;
@@ -13,18 +14,33 @@ pub fn durable(
     database: &mut dyn Database,
     mut work: impl FnMut(&mut dyn Database) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let mut last = Fault::Database;
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            std::thread::sleep(std::time::Duration::from_millis(5 << attempt));
+    repeated(|_| {
+        let done = database.begin().and_then(|()| work(database)).and_then(|()| database.commit());
+        if done.is_err() {
+            let _ = database.rollback();
         }
-        match database.begin().and_then(|()| work(database)).and_then(|()| database.commit()) {
-            Ok(()) => return Ok(()),
-            Err(fault) => {
-                let _ = database.rollback();
-                last = fault;
-            }
+        done
+    })
+}
+
+/// Runs a statement that is durable by itself, so that no transaction is
+/// needed around it. The attempt is counted from 0: a repeated one may find
+/// what the first one has done, if only its answer was lost.
+pub fn single<T>(
+    database: &mut dyn Database,
+    mut work: impl FnMut(&mut dyn Database, u32) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    repeated(|attempt| work(database, attempt))
+}
+
+fn repeated<T>(mut work: impl FnMut(u32) -> Result<T, Fault>) -> Result<T, Fault> {
+    let mut attempt = 0;
+    loop {
+        let done = work(attempt);
+        attempt += 1;
+        if done.is_ok() || attempt == ATTEMPTS {
+            return done;
         }
+        std::thread::sleep(std::time::Duration::from_millis(5 << attempt));
     }
-    Err(last)
 }

@@ -1,11 +1,16 @@
 //! What the timers do: end what has run out, purge, flush.
 
+use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
-use crate::service::{Server, publication_rows, watchers, write_back};
+use crate::service::seldom::Seldom;
+use crate::service::{Server, publication_rows, turns, unindexed, watchers, write_back};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::publications::Expired;
+
+/// Watchers could not be told of a change that was stored.
+pub(super) static UNTOLD: Seldom = Seldom::new();
 
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
@@ -40,6 +45,13 @@ impl<M: Memory> Drop for Claimed<'_, M> {
 
 /// Ends publications that have expired (`clean_period`).
 pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    if server.config.publications() == PublicationCache::None {
+        if unindexed::expire(server, host).is_err() {
+            undeleted(host);
+        }
+        server.wake_senders(host);
+        return;
+    }
     // One time for all: what is to be retried later is not retried now.
     let now = host.now();
     let mut failed = false;
@@ -71,12 +83,14 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
         }
     }
     if failed {
-        host.log(
-            Level::Error,
-            format_args!("expired publications cannot be deleted and are tried again"),
-        );
+        undeleted(host);
     }
     server.wake_senders(host);
+}
+
+fn undeleted(host: &mut dyn Host) {
+    let line = format_args!("expired publications cannot be deleted and are tried again");
+    host.log(Level::Error, line);
 }
 
 /// Deletes the row of an expired publication. Gives whether it is shown closed
@@ -99,6 +113,13 @@ fn end<M: Memory>(
 
 /// Ends subscriptions that have expired (`db_update_period`).
 pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    if server.store.policy.rows_only() {
+        if let Err(fault) = turns::expire(server, host) {
+            let line = format_args!("expired subscriptions are ended the next time: {fault}");
+            host.log(Level::Error, line);
+        }
+        return;
+    }
     let offset = i64::from(server.config.expires_offset);
     for shard in 0..server.store.shards() {
         while server.store.expire_subscriptions(shard, host.now(), offset, BATCH) {
@@ -111,7 +132,7 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
 /// The update timer: ends subscriptions, then writes back what has changed.
 pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     subscriptions(server, host);
-    if server.store.policy.writes_back {
+    if server.store.policy.keeps_rows() {
         write_back::flush(server, host, false);
     }
 }

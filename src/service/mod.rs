@@ -10,26 +10,33 @@ pub mod expiry;
 pub mod listing;
 pub mod notifier;
 pub mod notify_reply;
+mod paging;
 pub mod publication_rows;
 pub mod publish;
 pub mod publishing;
 pub mod refresh;
 pub mod restore;
 pub mod resync;
+mod row_notifier;
 mod seldom;
 pub mod sibling_publication;
 pub mod sphere;
 pub mod subscribe;
+mod subscription_rows;
+pub mod subscriptions;
+pub mod turns;
+mod unindexed;
 pub mod watcher_info;
 pub mod watchers;
 pub mod write_back;
 
-use crate::config::{Config, PublicationCache, SubscriptionMode};
+use crate::config::{Config, PublicationCache};
 use crate::error::Rejection;
 use crate::ports::{Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
+use crate::service::seldom::Seldom;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::retransmissions::{Answer, RequestKey, Seen};
@@ -48,12 +55,7 @@ pub struct Server<M: Memory> {
 impl<M: Memory> Server<M> {
     /// Publications are rows of the database.
     pub fn publications_in_database(&self) -> bool {
-        self.config.publ_cache != PublicationCache::Record
-    }
-
-    /// Subscriptions are written to the database.
-    pub fn subscriptions_in_database(&self) -> bool {
-        self.config.subs_db_mode != SubscriptionMode::Memory
+        self.config.publications() != PublicationCache::Record
     }
 
     /// Wakes the sender processes if lanes were handed over to them.
@@ -96,6 +98,8 @@ pub enum Served {
     No,
 }
 
+static FAULTS: Seldom = Seldom::new();
+
 /// Answers a request that is refused, and says so in the log once.
 pub fn refuse(
     host: &mut dyn Host,
@@ -113,16 +117,15 @@ pub fn refuse(
         Reply { code: rejection.code, reason: rejection.reason, headers: rejection.headers };
     let sent = incoming.reply(&reply).is_ok();
     if host.logs(level) {
-        host.log(
-            level,
-            format_args!(
-                "{method} refused: {} {}{} (Call-ID {})",
-                reply.code,
-                reply.reason,
-                if sent { "" } else { ", and the reply could not be sent" },
-                call_id.escape_ascii()
-            ),
-        );
+        let failed = if sent { "" } else { ", and the reply could not be sent" };
+        let call_id = call_id.escape_ascii();
+        let Reply { code, reason, .. } = reply;
+        let line = format_args!("{method} refused: {code} {reason}{failed} (Call-ID {call_id})");
+        // A database that is away refuses thousands.
+        match rejection.is_fault {
+            true => FAULTS.log(host, level, line),
+            false => host.log(level, line),
+        }
     }
     Served::No
 }

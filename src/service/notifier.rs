@@ -5,25 +5,26 @@ use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::EventPackage;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
-use crate::service::Server;
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
+use crate::service::{Server, row_notifier, write_back};
 use crate::shm::Memory;
-use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
+use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::may_see;
+use crate::store::{LaneRef, Token};
 
 static POSTPONED: Seldom = Seldom::new();
 
 /// NOTIFYs taken from the store in one go.
-const PORTION: usize = 32;
+pub(super) const PORTION: usize = 32;
 
 /// How much a process does for a lane before it leaves the rest to the sender
 /// processes.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    notifies: usize,
+    pub(super) notifies: usize,
     rounds: usize,
 }
 
@@ -83,6 +84,7 @@ pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget
     let mut sent = 0;
     let mut outcome = Run::Done;
     for _ in 0..budget.rounds {
+        let round = if server.store.policy.rows_only() { row_notifier::round } else { round };
         match round(server, host, lane, budget, &mut sent) {
             Ok(true) => {}
             Ok(false) => break,
@@ -94,6 +96,7 @@ pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget
         }
         if !server.store.finish(lane) {
             owned.lane = None;
+            server.wake_senders(host);
             return Run::Done;
         }
     }
@@ -127,6 +130,7 @@ fn round<M: Memory>(
     };
     loop {
         let taken = server.store.take(lane, composed, host.now(), PORTION);
+        write_back::reserve(server, host, &taken.unreserved);
         for send in &taken.sends {
             deliver(host, package, &composition, send);
         }
@@ -163,14 +167,27 @@ pub fn send_once<M: Memory>(
     };
     let document = if sees { Document::Newest } else { Document::None };
     let told = composition.round;
-    let send = Send { subscription, token: None, document, told, ending: Some(ending) };
+    let send = Send {
+        subscription,
+        token: None,
+        document,
+        told,
+        ending: Some(ending),
+        claim: Claim::None,
+        expires_at: 0,
+    };
     deliver(host, package, &composition, &send);
     Ok(())
 }
 
 /// Builds and sends one NOTIFY. Whatever goes wrong concerns this watcher only
 /// (A10).
-fn deliver(host: &mut dyn Host, package: &EventPackage, composition: &Composition, send: &Send) {
+pub(super) fn deliver(
+    host: &mut dyn Host,
+    package: &EventPackage,
+    composition: &Composition,
+    send: &Send,
+) {
     let subscription = &send.subscription;
     let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
         // Rather no document than one that the rules forbid.
@@ -197,7 +214,7 @@ fn deliver(host: &mut dyn Host, package: &EventPackage, composition: &Compositio
         cseq: subscription.local_cseq,
         headers: &headers,
         body: &body,
-        token: send.token.map_or(0, |token| token.number()),
+        token: send.token.filter(|_| send.ending.is_none()).map_or(0, Token::number),
     };
     match host.notify(&notify) {
         NotifyOutcome::Sent | NotifyOutcome::Dropped => {}

@@ -1,11 +1,12 @@
 //! Publications as database rows (`publ_cache=1`): the index in memory has
 //! judged the change, here it becomes durable before anybody is told.
 
+use crate::config::PublicationCache;
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Database, Host, Value};
+use crate::ports::{Assignment, Condition, Database, Host, Value};
 use crate::presence::publication::{Step, unknown_entity_tag};
 use crate::service::Server;
-use crate::service::durable::durable;
+use crate::service::durable::{durable, single};
 use crate::service::publishing::Publishing;
 use crate::shm::Memory;
 use crate::store::lanes::PublicationCopy;
@@ -32,6 +33,7 @@ pub fn write<M: Memory>(
     match publishing.step {
         Step::Create => {
             let new = new_row(key, event, change, publishing.body);
+            let own = publication_conditions(key, event, change.entity_tag);
             let replaced = pending
                 .replaced_row
                 .as_ref()
@@ -40,31 +42,29 @@ pub fn write<M: Memory>(
                 Some(conditions) if pending.unseen_final => body(database, table, conditions)?,
                 _ => None,
             };
-            durable(database, |database| {
-                if let Some(conditions) = &replaced {
+            match &replaced {
+                None => single(database, |database, attempt| {
+                    // Only the answer of the first attempt may have been lost.
+                    match attempt > 0 && exists(database, table, &own)? {
+                        true => Ok(()),
+                        false => database.insert(table, &new),
+                    }
+                })?,
+                Some(conditions) => durable(database, |database| {
                     database.delete(table, conditions)?;
-                }
-                database.insert(table, &new)
-            })?;
+                    database.delete(table, &own)?;
+                    database.insert(table, &new)
+                })?,
+            }
             Ok(ended)
         }
         Step::Refresh | Step::Modify => {
-            let set = changes(change, publishing.body);
             let modified = publishing.step == Step::Modify;
             let ended = match modified && pending.unseen_final {
                 true => body(database, table, &row)?,
                 false => None,
             };
-            let mut met = None;
-            durable(database, |database| {
-                database.update(table, &row, &set)?;
-                met = database.affected_rows();
-                Ok(())
-            })?;
-            // Somebody has deleted the row behind the index.
-            if met == Some(0) {
-                return Err(unknown_entity_tag());
-            }
+            update(server, host, &row, change, publishing, &changes(change, publishing.body))?;
             Ok(ended)
         }
         Step::Remove => {
@@ -73,10 +73,34 @@ pub fn write<M: Memory>(
                 true => body(database, table, &row)?,
                 false => None,
             };
-            durable(database, |database| database.delete(table, &row))?;
+            single(database, |database, _| database.delete(table, &row))?;
             Ok(closed)
         }
     }
+}
+
+/// Changes the row of a publication; 412 if there is none like that.
+pub(super) fn update<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    row: &[Condition],
+    change: &Change<'_>,
+    publishing: &Publishing<'_>,
+    set: &[Assignment],
+) -> Result<(), Rejection> {
+    let table = table(server)?;
+    let new = publication_conditions(&publishing.key, &publishing.package.name, change.entity_tag);
+    let database = host.database().ok_or(Fault::Database)?;
+    let met = single(database, |database, attempt| {
+        database.update(table, row, set)?;
+        match database.affected_rows() {
+            // Only the answer of the first attempt may have been lost. Servers
+            // that count changes, not rows, meet none where nothing changes.
+            Some(0) if attempt > 0 || row == new => exists(database, table, &new),
+            met => Ok(met != Some(0)),
+        }
+    })?;
+    if met { Ok(()) } else { Err(unknown_entity_tag()) }
 }
 
 /// Deletes the row of an expired publication; gives its document if wanted.
@@ -92,8 +116,83 @@ pub fn remove<M: Memory>(
     let database = host.database().ok_or(Fault::Database)?;
     let row = publication_conditions(key, event, tag);
     let closed = if with_body { body(database, table, &row)? } else { None };
-    durable(database, |database| database.delete(table, &row))?;
+    single(database, |database, _| database.delete(table, &row))?;
     Ok(closed)
+}
+
+/// There is a row like that.
+pub(super) fn exists(
+    database: &mut dyn Database,
+    table: &str,
+    row: &[Condition],
+) -> Result<bool, Fault> {
+    let mut found = false;
+    database.query(table, row, &["etag"], None, &mut |_| found = true)?;
+    Ok(found)
+}
+
+/// A presentity has a publication of this entity-tag.
+pub fn has_tag<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    tag: &[u8],
+) -> Result<bool, Fault> {
+    if server.config.publications() != PublicationCache::None {
+        return Ok(server.store.has_publication(key, tag));
+    }
+    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
+    let row = publication_conditions(key, &package.name, tag);
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| exists(database, table, &row))
+}
+
+/// The publication of an entity-tag.
+pub(super) fn one<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+    tag: &[u8],
+) -> Result<Option<PublicationCopy>, Fault> {
+    Ok(read_where(server, host, &publication_conditions(key, event, tag))?.into_iter().next())
+}
+
+/// The publications of a presentity: those that memory has, or the rows where
+/// these judge.
+pub fn current<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+) -> Result<Vec<PublicationCopy>, Fault> {
+    let indexed = match server.config.publications() {
+        PublicationCache::None => return read(server, host, key, event),
+        PublicationCache::Hybrid | PublicationCache::Record => server.store.state(key),
+    };
+    complete(server, host, &indexed.key, event, indexed.publications)
+}
+
+/// Publications of the index with the documents that the database keeps.
+pub fn complete<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+    indexed: Vec<PublicationCopy>,
+) -> Result<Vec<PublicationCopy>, Fault> {
+    match server.config.publications() {
+        PublicationCache::None => read(server, host, key, event),
+        PublicationCache::Hybrid if !indexed.is_empty() => {
+            // Rows in the order of the index; those it does not know come first.
+            let mut rows = read(server, host, key, event)?;
+            let place = |row: &PublicationCopy| indexed.iter().position(|p| p.ruid == row.ruid);
+            rows.sort_by_cached_key(|row| place(row));
+            Ok(rows)
+        }
+        PublicationCache::Hybrid | PublicationCache::Record => Ok(indexed),
+    }
 }
 
 /// The presentity's publications as the database has them, oldest first.
@@ -103,27 +202,34 @@ pub fn read<M: Memory>(
     key: &PresentityKey,
     event: &[u8],
 ) -> Result<Vec<PublicationCopy>, Fault> {
-    let table = table(server)?;
-    let database = host.database().ok_or(Fault::Database)?;
-    let mut found = Vec::new();
-    database.query(
-        table,
-        &presentity_conditions(key, event),
-        PUBLICATION_COLUMNS,
-        Some("received_time, id"),
-        &mut |row| found.extend(read_publication(row).map(|row| row.publication)),
-    )?;
-    Ok(found)
+    read_where(server, host, &presentity_conditions(key, event))
 }
 
-fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
+fn read_where<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+) -> Result<Vec<PublicationCopy>, Fault> {
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    let order = Some("received_time, id");
+    single(database, |database, _| {
+        let mut found = Vec::new();
+        database.query(table, conditions, PUBLICATION_COLUMNS, order, &mut |row| {
+            found.extend(read_publication(row).map(|row| row.publication));
+        })?;
+        Ok(found)
+    })
+}
+
+pub(super) fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
     std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)
 }
 
 fn body(
     database: &mut dyn Database,
     table: &str,
-    row: &[crate::ports::Condition],
+    row: &[Condition],
 ) -> Result<Option<Vec<u8>>, Fault> {
     let mut found = None;
     database.query(table, row, &["body"], None, &mut |columns| {
@@ -132,7 +238,12 @@ fn body(
     Ok(found)
 }
 
-fn new_row(key: &PresentityKey, event: &[u8], change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
+pub(super) fn new_row(
+    key: &PresentityKey,
+    event: &[u8],
+    change: &Change<'_>,
+    body: &[u8],
+) -> Vec<Assignment> {
     vec![
         ("domain", Value::text(&key.host)),
         ("username", Value::text(&key.user)),
@@ -147,7 +258,7 @@ fn new_row(key: &PresentityKey, event: &[u8], change: &Change<'_>, body: &[u8]) 
     ]
 }
 
-fn changes(change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
+pub(super) fn changes(change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
     let mut set = vec![
         ("etag", Value::text(change.entity_tag)),
         ("expires", Value::Int(change.expires_at.unwrap_or(-1))),

@@ -1,5 +1,6 @@
 //! PUBLISH (RFC 3903): judge, store, answer, notify.
 
+use crate::config::PublicationCache;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::content_type;
@@ -10,10 +11,10 @@ use crate::presence::expires::{self, PublicationKind};
 use crate::presence::publication::{Facts, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::service::notifier::{self, Budget};
-use crate::service::publication_rows;
 use crate::service::publishing::Publishing;
 use crate::service::sphere::Watched;
 use crate::service::{Attempt, FirstSight, Served, Server, refuse};
+use crate::service::{publication_rows, unindexed};
 use crate::shm::Memory;
 use crate::store::publications::{Begun, Change, Pending};
 use crate::store::retransmissions::Answer;
@@ -164,10 +165,7 @@ fn publish<M: Memory>(
     let sphere = Watched::before(server, host, &publishing.key, publishing.package);
     let tag = next_tag(host, publishing);
     let ruid = ruid(host);
-    let facts = dialogs.as_ref().map(|info| Facts {
-        dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
-        is_final: info.dialogs > 0 && info.all_terminated,
-    });
+    let facts = dialogs.as_ref().map(Facts::of);
     let dialog_id = dialogs.and_then(|info| info.first_id).unwrap_or_default();
     let in_memory = !server.publications_in_database();
     let change = Change {
@@ -184,37 +182,55 @@ fn publish<M: Memory>(
         priority: priority(server, host, now),
     };
     let told = server.config.expires_policy().told(publishing.expires);
+    let applied = match server.config.publications() {
+        PublicationCache::None => unindexed::apply(server, host, publishing, &change)?,
+        PublicationCache::Hybrid | PublicationCache::Record => {
+            indexed(server, host, publishing, &change)?
+        }
+    };
+    let old_tag = || publishing.if_match.unwrap_or_default().to_vec();
+    let answer = |entity_tag| Answer { code: 200, expires: told, entity_tag };
+    Ok(match (applied, publishing.step) {
+        (Applied::Unchanged, _) => Accepted { answer: answer(old_tag()), lane: None, sphere: None },
+        // A removal answers with the tag that has just died, as stock does.
+        (Applied::Made(lane), Step::Remove) => Accepted { answer: answer(old_tag()), lane, sphere },
+        (Applied::Made(lane), _) => Accepted { answer: answer(tag), lane, sphere },
+    })
+}
+
+/// What became of a change.
+#[must_use]
+pub(super) enum Applied<M: Memory> {
+    /// It is stored; the caller notifies if it is given the lane.
+    Made(Option<LaneRef<M>>),
+    /// Nothing changes, and the entity-tag stays (shared lines).
+    Unchanged,
+}
+
+/// Judges a change by what is in memory, and makes it.
+fn indexed<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<Applied<M>, Rejection> {
     let pending =
-        match server.store.begin_publication(&publishing.key, publishing.package, &change)? {
+        match server.store.begin_publication(&publishing.key, publishing.package, change)? {
             Begun::Pending(pending) => pending,
             Begun::Refused(rejection) => return Err(rejection),
-            Begun::Unchanged => {
-                let answer = Answer {
-                    code: 200,
-                    expires: told,
-                    entity_tag: publishing.if_match.unwrap_or_default().to_vec(),
-                };
-                return Ok(Accepted { answer, lane: None, sphere: None });
-            }
+            Begun::Unchanged => return Ok(Applied::Unchanged),
         };
     let mut claim = Claim { store: &server.store, pending: Some(pending) };
     let ended = match &claim.pending {
-        Some(pending) if !in_memory => {
-            publication_rows::write(server, host, publishing, &change, pending)?
+        Some(pending) if server.publications_in_database() => {
+            publication_rows::write(server, host, publishing, change, pending)?
         }
         _ => None,
     };
-    // A removal answers with the tag that has just died, as stock does.
-    let entity_tag = match publishing.step {
-        Step::Remove => publishing.if_match.unwrap_or_default().to_vec(),
-        _ => tag,
-    };
     let aggregates = publishing.package.aggregates;
-    let lane = claim
-        .pending
-        .take()
-        .and_then(|pending| server.store.commit_publication(pending, aggregates, ended.as_deref()));
-    Ok(Accepted { answer: Answer { code: 200, expires: told, entity_tag }, lane, sphere })
+    Ok(Applied::Made(claim.pending.take().and_then(|pending| {
+        server.store.commit_publication(pending, aggregates, ended.as_deref())
+    })))
 }
 
 /// The `priority` column: what the script has set, or what rises with time

@@ -1,8 +1,14 @@
 //! A publication to be made or changed, whoever asks for it.
 
+use crate::presence::dialog_info;
 use crate::presence::event_package::{EventPackage, PackageId};
-use crate::presence::publication::Step;
+use crate::presence::publication::{Facts, Step};
 use crate::store::shard::PresentityKey;
+
+/// What later decisions need to know of a dialog-info document.
+pub fn facts_of(document: &[u8]) -> Facts {
+    dialog_info::summary(document).as_ref().map(Facts::of).unwrap_or_default()
+}
 
 /// A publication to be made or changed, from a request or from a sibling.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use crate::presence::request::UriParts;
 use crate::service::notifier::{self, Budget};
 use crate::service::publish::publish_for_sibling;
 use crate::service::publishing::Publishing;
-use crate::service::{Server, resync, watchers};
+use crate::service::{Server, publication_rows, resync, watchers};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 
@@ -112,7 +112,7 @@ pub fn refresh<M: Memory>(
             }
         }
     }
-    if let Some(lane) = server.store.tell_again(&key) {
+    if let Some(lane) = server.store.tell_again(&key)? {
         notifier::run(server, host, lane, Budget::WORKER);
     }
     server.wake_senders(host);
@@ -129,7 +129,7 @@ fn store<M: Memory>(
     document: Option<&[u8]>,
 ) -> Result<bool, Refusal> {
     for _ in 0..ATTEMPTS {
-        let known = server.store.entity_tags(key).iter().any(|tag| tag == name);
+        let known = publication_rows::has_tag(server, host, key, name)?;
         let step = match (document, known) {
             (None, false) => return Ok(false),
             (None, true) => Step::Remove,

@@ -11,7 +11,7 @@ use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
 use crate::service::durable::durable;
-use crate::service::{Server, write_back};
+use crate::service::{Server, paging};
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
@@ -60,16 +60,18 @@ pub fn subscriptions<M: Memory>(
     let now = host.now();
     let table = table(&server.config.active_watchers_table)?;
     let mut restored = Restored::default();
-    let Server { registry, store, .. } = server;
+    let Server { registry, store, config } = server;
     let conditions = [("expires", Compare::Greater, Value::Int(now - 1))];
+    let most = config.fetch_rows as usize;
     let database = host.database().ok_or(Fault::Database)?;
-    database.query(&table, &conditions, SUBSCRIPTION_COLUMNS, None, &mut |row| {
+    paging::all(database, &table, &conditions, SUBSCRIPTION_COLUMNS, most, &mut |row| {
         restored.count(read_subscription(row, now).and_then(|mut row| {
             let package = package_of(registry, &row.event)?;
             row.snapshot.package = package;
-            // The stock module's row lags one behind the wire: it counts the
-            // dialog up, and tm once more (A7, B39).
-            row.snapshot.local_cseq = row.snapshot.local_cseq.saturating_add(1);
+            // The stock module's row lags behind the wire (A7, B39): it counts
+            // the dialog up, tm once more, and with subs_db_mode 1 the first
+            // NOTIFY leaves after the row was written.
+            row.snapshot.local_cseq = row.snapshot.local_cseq.saturating_add(2);
             row.snapshot.version = row.snapshot.version.saturating_add(1);
             let key = store.key(
                 row.snapshot.text(Text::PresentityUser),
@@ -80,11 +82,6 @@ pub fn subscriptions<M: Memory>(
         }));
     })?;
     let restored = restored.complete()?;
-    // Before the first NOTIFY: the CSeqs that the rows reserve may have been
-    // used (A7).
-    if server.store.policy.writes_back {
-        write_back::flush(server, host, false);
-    }
     report(host, "subscriptions", restored);
     Ok(restored)
 }
@@ -98,15 +95,15 @@ pub fn publications<M: Memory>(
     let table = table(&server.config.presentity_table)?;
     let mut restored = Restored::default();
     let mut respelled = Vec::new();
-    let Server { registry, store, .. } = server;
+    let Server { registry, store, config } = server;
     let database = host.database().ok_or(Fault::Database)?;
-    let order = Some("received_time, id");
-    database.query(&table, &[], PUBLICATION_COLUMNS, order, &mut |row| {
+    let most = config.fetch_rows as usize;
+    paging::all(database, &table, &[], PUBLICATION_COLUMNS, most, &mut |row| {
         restored.count(read_publication(row).and_then(|row| {
             let package_id = package_of(registry, &row.event)?;
             let package = registry.get(package_id)?;
             let key = store.key(&row.user, &row.host, package_id);
-            let (facts, dialog_id) = facts(package, &row);
+            let (facts, dialog_id) = facts(Some(package), &row);
             let change = Change {
                 step: Step::Create,
                 if_match: None,
@@ -139,16 +136,13 @@ pub fn publications<M: Memory>(
     Ok(restored)
 }
 
-fn facts(package: &EventPackage, row: &PublicationRow) -> (Facts, Vec<u8>) {
-    if !package.is_dialog() {
-        return Default::default();
-    }
-    let Some(info) = dialog_info::summary(&row.publication.body) else { return Default::default() };
-    let facts = Facts {
-        dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
-        is_final: info.dialogs > 0 && info.all_terminated,
-    };
-    (facts, info.first_id.unwrap_or_default())
+/// What the index has to know of a row's document, and the dialog it is about.
+pub(super) fn facts(package: Option<&EventPackage>, row: &PublicationRow) -> (Facts, Vec<u8>) {
+    let info = package
+        .filter(|package| package.is_dialog())
+        .and_then(|_| dialog_info::summary(&row.publication.body));
+    let Some(info) = info else { return Default::default() };
+    (Facts::of(&info), info.first_id.unwrap_or_default())
 }
 
 fn table(name: &[u8]) -> Result<String, Fault> {

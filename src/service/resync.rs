@@ -3,14 +3,15 @@
 
 use std::collections::HashSet;
 
+use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Condition, Host, Value};
-use crate::presence::dialog_info;
 use crate::presence::event_package::{Event, EventPackage, PackageId};
-use crate::presence::publication::{Facts, Step};
+use crate::presence::publication::Step;
 use crate::service::Server;
 use crate::service::durable::durable;
 use crate::service::notifier::{self, Budget};
+use crate::service::restore::facts;
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
@@ -33,7 +34,7 @@ pub fn presentity<M: Memory>(
     key: &PresentityKey,
     package: &EventPackage,
 ) -> Result<(), Fault> {
-    if !server.publications_in_database() {
+    if server.config.publications() != PublicationCache::Hybrid {
         return Ok(());
     }
     let tags = server.store.entity_tags(key);
@@ -44,8 +45,11 @@ pub fn presentity<M: Memory>(
 /// Follows all rows, and notifies whoever watches something that is different
 /// now.
 pub fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
-    if !server.publications_in_database() {
-        return Err(Fault::Database);
+    match server.config.publications() {
+        PublicationCache::Record => return Err(Fault::Database),
+        // The rows are looked at each time.
+        PublicationCache::None => return Ok(()),
+        PublicationCache::Hybrid => {}
     }
     let mut before = Vec::new();
     for shard in 0..server.store.shards() {
@@ -53,7 +57,7 @@ pub fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<
         before.extend(listed.into_iter().map(|(key, copy)| (key, copy.entity_tag)));
     }
     for key in follow(server, host, &[], before)? {
-        if let Some(lane) = server.store.tell_again(&key) {
+        if let Some(lane) = server.store.tell_again(&key)? {
             notifier::run(server, host, lane, Budget::WORKER);
         }
     }
@@ -145,16 +149,4 @@ fn respell<M: Memory>(
     let set = [("domain", Value::text(&key.host))];
     let database = host.database().ok_or(Fault::Database)?;
     durable(database, |database| database.update(table, &conditions, &set))
-}
-
-fn facts(package: Option<&EventPackage>, row: &PublicationRow) -> (Facts, Vec<u8>) {
-    let info = package
-        .filter(|package| package.is_dialog())
-        .and_then(|_| dialog_info::summary(&row.publication.body));
-    let Some(info) = info else { return Default::default() };
-    let facts = Facts {
-        dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
-        is_final: info.dialogs > 0 && info.all_terminated,
-    };
-    (facts, info.first_id.unwrap_or_default())
 }

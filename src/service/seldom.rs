@@ -2,7 +2,7 @@
 
 use crate::ports::{Host, Level};
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Seconds between two lines of a kind, in one process.
 const PAUSE: i64 = 10;
@@ -10,21 +10,30 @@ const PAUSE: i64 = 10;
 /// A kind of log line that a lasting condition (a database that is away, a
 /// document that cannot be read) would repeat at every change.
 #[derive(Debug)]
-pub struct Seldom(AtomicI64);
+pub struct Seldom {
+    last: AtomicI64,
+    kept_back: AtomicU64,
+}
 
 impl Seldom {
     /// No line of this kind has been written yet.
     pub const fn new() -> Seldom {
-        Seldom(AtomicI64::new(i64::MIN))
+        Seldom { last: AtomicI64::new(i64::MIN), kept_back: AtomicU64::new(0) }
     }
 
-    /// Writes the line; within the pause for debugging only.
+    /// Writes the line; within the pause for debugging only. The next one says
+    /// how many there were meanwhile.
     pub fn log(&self, host: &mut dyn Host, level: Level, line: fmt::Arguments<'_>) {
         let now = host.now();
-        let due = now.saturating_sub(self.0.load(Ordering::Relaxed)) >= PAUSE;
-        if due {
-            self.0.store(now, Ordering::Relaxed);
+        if now.saturating_sub(self.last.load(Ordering::Relaxed)) < PAUSE {
+            self.kept_back.fetch_add(1, Ordering::Relaxed);
+            host.log(Level::Debug, line);
+            return;
         }
-        host.log(if due { level } else { Level::Debug }, line);
+        self.last.store(now, Ordering::Relaxed);
+        match self.kept_back.swap(0, Ordering::Relaxed) {
+            0 => host.log(level, line),
+            more => host.log(level, format_args!("{line} (and {more} more of this kind before)")),
+        }
     }
 }

@@ -5,9 +5,9 @@ use crate::error::{Fault, Rejection};
 use crate::ports::Host;
 use crate::presence::event_package::{Kind, PackageId};
 use crate::presence::publication::Step;
-use crate::service::Server;
 use crate::service::publish::publish_for_sibling;
 use crate::service::publishing::Publishing;
+use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 
@@ -40,9 +40,12 @@ fn key<M: Memory>(server: &Server<M>, given: &Given<'_>) -> PresentityKey {
 }
 
 /// There is a publication with this tag.
-pub fn has_tag<M: Memory>(server: &Server<M>, given: &Given<'_>) -> bool {
-    let known = server.store.state(&key(server, given)).publications;
-    known.iter().any(|publication| publication.entity_tag == given.entity_tag)
+pub fn has_tag<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    given: &Given<'_>,
+) -> Result<bool, Fault> {
+    publication_rows::has_tag(server, host, &key(server, given), given.entity_tag)
 }
 
 /// Publishes it. 412 when nothing has the tag that should be there, or when
@@ -73,7 +76,7 @@ fn publish_once<M: Memory>(
     let ends = given.expires == 0 && !given.for_ever;
     let step = match (given.is_new, given.body.is_empty()) {
         (true, true) => return Err(Rejection::bad_request("Missing Body")),
-        (true, false) if !has_tag(server, given) => Step::Create,
+        (true, false) if !has_tag(server, host, given)? => Step::Create,
         // The document of the last moment is shown before it ends.
         (true, false) => Step::Modify,
         (false, _) if ends => Step::Remove,

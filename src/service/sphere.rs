@@ -29,12 +29,8 @@ fn read<M: Memory>(
     key: &PresentityKey,
     event: &[u8],
 ) -> Option<Vec<u8>> {
-    let known = server.store.state(key);
     let now = host.now();
-    let mut publications = known.publications;
-    if server.publications_in_database() && !publications.is_empty() {
-        publications = publication_rows::read(server, host, &known.key, event).ok()?;
-    }
+    let publications = publication_rows::current(server, host, key, event).ok()?;
     publications
         .iter()
         .rev()

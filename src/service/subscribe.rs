@@ -11,9 +11,9 @@ use crate::presence::subscription::{
 use crate::presence::text;
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
+use crate::service::subscriptions::{self, Stored};
 use crate::service::{Attempt, FirstSight, Served, Server, refuse};
 use crate::shm::Memory;
-use crate::store::Token;
 use crate::store::retransmissions::Answer;
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::Renewal;
@@ -21,7 +21,7 @@ use crate::store::subscriptions::Renewal;
 /// What is to be done once the 2xx has left.
 enum Afterwards {
     /// Notify the stored subscription.
-    Release(Token),
+    Release(Stored),
     /// Send one NOTIFY to a watcher of whom nothing is stored.
     Once { key: PresentityKey, subscription: Box<Snapshot>, ending: Ending },
 }
@@ -117,14 +117,14 @@ fn renew<M: Memory>(
         local_contact: &request.local_contact,
         flags: request.flags,
     };
-    match server.store.renew_subscription(dialog, &renewal)? {
-        (InDialog::Refresh | InDialog::End, Some(token)) => {
+    match subscriptions::renew(server, host, dialog, &renewal)? {
+        (InDialog::Refresh | InDialog::End, Some(stored)) => {
             if incoming.shows_subscriptions()
-                && let Some(subscription) = server.store.subscription(token, host.now())
+                && let Some(subscription) = subscriptions::shown(server, host, &stored)
             {
                 incoming.accepted(&subscription, false);
             }
-            Ok(Afterwards::Release(token))
+            Ok(Afterwards::Release(stored))
         }
         (InDialog::OutOfOrder, _) => Err(Rejection::new(500, "Server Internal Error")),
         (InDialog::Unknown | InDialog::Refresh | InDialog::End, _) => {
@@ -171,8 +171,7 @@ fn initial<M: Memory>(
     if expires == 0 {
         return once(subscription, Ending::Unsubscribed);
     }
-    let token = server.store.insert_subscription(&key, &subscription, host.now())?;
-    Ok(Afterwards::Release(token))
+    Ok(Afterwards::Release(subscriptions::insert(server, host, &key, &subscription)?))
 }
 
 fn too_long() -> Rejection {
@@ -221,8 +220,8 @@ fn snapshot(
 
 fn afterwards<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Accepted) {
     match accepted.afterwards {
-        Afterwards::Release(token) => {
-            if let Some(lane) = server.store.release_subscription(token) {
+        Afterwards::Release(stored) => {
+            if let Some(lane) = subscriptions::release(server, host, stored) {
                 notifier::run(server, host, lane, Budget::WORKER);
             }
         }

@@ -4,9 +4,9 @@
 
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::event_package::EventPackage;
-use crate::presence::subscription::{Status, Text};
+use crate::presence::subscription::{Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
-use crate::service::Server;
+use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Send};
 use crate::store::rows::dialog_of;
@@ -92,6 +92,12 @@ impl WatcherList {
     }
 }
 
+/// A subscription that is a row has run out.
+pub fn row_ended<M: Memory>(server: &Server<M>, key: &PresentityKey, watcher: &Snapshot) {
+    let event = winfo::WatcherEvent::Timeout;
+    server.store.watcher_row_changed(key, watcher, event, true, false);
+}
+
 /// Of several changes of one watcher the last one.
 fn latest(changes: Vec<ChangedWatcher>) -> Vec<Entry> {
     let mut named = HashSet::new();
@@ -114,7 +120,7 @@ fn latest(changes: Vec<ChangedWatcher>) -> Vec<Entry> {
 fn all<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) -> Vec<Entry> {
     let id_key = id_key(&server.store);
     let mut entries = Vec::new();
-    server.store.each_watcher(key, host.now(), |_, watcher| {
+    let read = subscriptions::each_watcher(server, host, key, |_, watcher| {
         let dialog = dialog_of(&watcher);
         entries.push(Entry {
             round: None,
@@ -127,6 +133,9 @@ fn all<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) 
             event: winfo::WatcherEvent::Subscribe,
         });
     });
+    if read.is_err() {
+        host.log(Level::Warning, format_args!("watchers cannot be read: left out"));
+    }
     let subscribed: HashSet<Vec<u8>> = entries.iter().map(|entry| entry.uri.clone()).collect();
     let resource = uri::presentity_uri(&key.user, &key.host);
     for uri in waiting(server, host, key, &resource) {

@@ -14,8 +14,8 @@ use crate::service::Server;
 use crate::service::authorization::{self, Name, Row};
 use crate::service::durable::durable;
 use crate::service::notifier::{self, Budget};
+use crate::service::subscriptions::{self, Watching};
 use crate::shm::Memory;
-use crate::store::Token;
 use crate::store::shard::PresentityKey;
 use std::collections::HashMap;
 
@@ -40,10 +40,10 @@ pub fn update_watchers<M: Memory>(
     let key = server.store.key(user, host_part, package_id);
     let resource = uri::presentity_uri(&key.user, &key.host);
     let mut rows = authorization::rows(server, host, &resource, &package.name)?;
-    let mut living: Vec<(Token, Name, Authorization)> = Vec::new();
-    server.store.each_watcher(&key, host.now(), |token, copy| {
-        living.push((token, name_of(&copy), state_of(&copy)));
-    });
+    let mut living: Vec<(Watching, Name, Authorization)> = Vec::new();
+    subscriptions::each_watcher(server, host, &key, |watching, copy| {
+        living.push((watching, name_of(&copy), state_of(&copy)));
+    })?;
     let mut decisions: HashMap<Name, Authorization> = HashMap::new();
     let mut changed = Vec::new();
     for (name, row) in &mut rows {
@@ -61,10 +61,10 @@ pub fn update_watchers<M: Memory>(
         }
     }
     store(server, host, &resource, package, &changed)?;
-    let (mut told, now) = (0, host.now());
-    for (token, name, _) in living {
+    let mut told = 0;
+    for (watching, name, _) in living {
         let Some(decision) = decisions.get(&name) else { continue };
-        match server.store.decide(token, decision, now) {
+        match subscriptions::decide(server, host, &key, &watching, decision) {
             Ok(true) => told += 1,
             Ok(false) => {}
             Err(fault) => {

@@ -1,24 +1,24 @@
-//! Writes subscriptions back to the database (`subs_db_mode=2`).
+//! Writes subscriptions to the database: back (`subs_db_mode=2`), or through
+//! before their requests are answered (`subs_db_mode=1`).
 
 use crate::error::Fault;
-use crate::ports::{Database, Host, Level};
+use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::service::Server;
 use crate::service::durable::durable;
 use crate::shm::Memory;
+use crate::store::Token;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};
 
 /// Rows in one transaction.
 const BATCH: usize = 200;
 
-/// Writes all rows that lag behind. At shutdown (`last`) the rows are exact.
+/// Writes all rows that lag behind. At shutdown (`last`) they reserve nothing
+/// more.
 /// Gives the number of rows that could not be written.
 pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> usize {
     let mut failed = 0;
     for shard in 0..server.store.shards() {
-        if last {
-            server.store.mark_all_dirty(shard);
-        }
         // Rows that fail are put back: they wait for the next flush, so that
         // a database that is away does not hold this one up. So does what
         // changes meanwhile.
@@ -45,11 +45,42 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
     failed
 }
 
+/// Writes the row of one subscription before its request is answered
+/// (`subs_db_mode=1`).
+pub fn write_through<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    token: Token,
+) -> Result<(), Fault> {
+    let Some(row) = server.store.take_row(token, host.now()) else { return Ok(()) };
+    let written = host
+        .database()
+        .ok_or(Fault::Database)
+        .and_then(|database| durable(database, |database| write_row(server, database, &row, true)));
+    match written {
+        Ok(()) => server.store.row_written(&row),
+        Err(_) => server.store.row_failed(&row),
+    }
+    written
+}
+
+/// Makes rows reserve CSeqs before those are used (A7). While the database is
+/// away NOTIFYs leave all the same; the rows follow with the next flush.
+pub fn reserve<M: Memory>(server: &Server<M>, host: &mut dyn Host, tokens: &[Token]) {
+    if tokens.is_empty() {
+        return;
+    }
+    let now = host.now();
+    let rows: Vec<_> =
+        tokens.iter().filter_map(|token| server.store.take_row(*token, now)).collect();
+    write(server, host, &rows, false);
+}
+
 /// Writes a batch; gives the number of rows that failed.
 fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty], last: bool) -> usize {
     let whole = match host.database() {
         Some(database) => durable(database, |database| {
-            rows.iter().try_for_each(|row| write_row(server, database, row))
+            rows.iter().try_for_each(|row| write_row(server, database, row, false))
         }),
         None => Err(Fault::Database),
     };
@@ -67,10 +98,9 @@ fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty], las
     while failed.len() < MAX_FAILURES
         && let Some(row) = untried.next()
     {
-        let written = host
-            .database()
-            .ok_or(Fault::Database)
-            .and_then(|database| durable(database, |database| write_row(server, database, row)));
+        let written = host.database().ok_or(Fault::Database).and_then(|database| {
+            durable(database, |database| write_row(server, database, row, true))
+        });
         match written {
             Ok(()) if last => {}
             Ok(()) => server.store.row_written(row),
@@ -86,24 +116,35 @@ fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty], las
 /// After so many bad rows in a batch the database itself is taken to be away.
 const MAX_FAILURES: usize = 3;
 
+/// Writes one row; `alone`, not among others that would fail with it.
 fn write_row<M: Memory>(
     server: &Server<M>,
     database: &mut dyn Database,
     row: &Dirty,
+    alone: bool,
 ) -> Result<(), Fault> {
     let table =
         std::str::from_utf8(&server.config.active_watchers_table).map_err(|_| Fault::Database)?;
     let key = dialog_conditions(dialog_of(&row.subscription));
+    // Another process may have written a later request of this dialog.
+    let mut not_later = key.clone();
+    if let Ok(cseq) = i32::try_from(row.subscription.remote_cseq) {
+        not_later.push(("remote_cseq", Compare::Less, Value::Int(i64::from(cseq) + 1)));
+    }
     match row.change {
-        RowChange::Delete => database.delete(table, &key),
+        RowChange::Delete => database.delete(table, &not_later),
         RowChange::Update => {
-            database.update(table, &key, &subscription_changes(&row.subscription, row.expires_at))
+            let changes = subscription_changes(&row.subscription, row.expires_at);
+            database.update(table, &not_later, &changes)
         }
         RowChange::Insert => {
             let event = server.registry.get(row.subscription.package).ok_or(Fault::Database)?;
-            let new = subscription_row(&row.subscription, &event.name, row.expires_at);
-            // A row left by a crash may be in the way.
-            database.delete(table, &key)?;
+            let new = subscription_row(&row.subscription, &event.name, row.expires_at, 0);
+            // A row that should not be there may be in the way. Among others
+            // that is found out by the failure.
+            if alone {
+                database.delete(table, &key)?;
+            }
             database.insert(table, &new)
         }
     }

@@ -12,7 +12,7 @@ use crate::presence::publication;
 use crate::presence::subscription::{Ending, Snapshot, Text};
 use crate::shm::{Id, Memory};
 use crate::store::records::{
-    Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase, Subscription,
+    Claim, Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase, Subscription,
 };
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::{Places, snapshot};
@@ -95,6 +95,10 @@ pub struct Send {
     pub told: u32,
     /// It is the last one.
     pub ending: Option<Ending>,
+    /// What has to be done about its row before it leaves.
+    pub claim: Claim,
+    /// Unix time of the subscription's end.
+    pub expires_at: i64,
 }
 
 /// What `take` found.
@@ -104,6 +108,9 @@ pub struct Taken {
     pub sends: Vec<Send>,
     /// There are watchers that were not looked at yet.
     pub more: bool,
+    /// Subscriptions whose rows reserve none of the CSeqs taken (A7): to be
+    /// written before these leave.
+    pub unreserved: Vec<Token>,
 }
 
 /// What the owner of a lane has composed.
@@ -157,10 +164,15 @@ impl<M: Memory> Store<M> {
     /// to `limit` NOTIFYs or a few times as many that need none.
     pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Taken {
         let mut ended = Vec::new();
+        let mut unreserved = Vec::new();
         let taken = self.with(usize::from(lane.shard), |records| {
             let mut sends = Vec::new();
             let mut visits = limit.saturating_mul(4);
             self.take_due(records, lane, composed, now, limit, &mut visits, &mut sends, &mut ended);
+            // Those whose subscriptions are rows are all due one by one.
+            if self.policy.rows_only() {
+                return Taken { more: sends.len() >= limit, sends, unreserved: Vec::new() };
+            }
             start_pass(records, lane.presentity, composed.round);
             let more = loop {
                 if sends.len() >= limit || visits == 0 {
@@ -185,12 +197,17 @@ impl<M: Memory> Store<M> {
             };
             // Now, or the next call would begin the walk again.
             close_pass(records, lane.presentity);
-            Taken { sends, more }
+            if self.policy.keeps_rows() {
+                let tokens = sends.iter().filter_map(|send| send.token);
+                unreserved.extend(tokens.filter(|token| is_unreserved(records, *token)));
+            }
+            Taken { sends, more, unreserved: Vec::new() }
         });
         for (places, token) in ended {
             self.forget(places, token);
         }
-        taken.unwrap_or(Taken { sends: Vec::new(), more: false })
+        let nothing = Taken { sends: Vec::new(), more: false, unreserved: Vec::new() };
+        Taken { unreserved, ..taken.unwrap_or(nothing) }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `take`, under its lock")]
@@ -206,16 +223,17 @@ impl<M: Memory> Store<M> {
         ended: &mut Vec<(Places, Token)>,
     ) {
         // Who subscribed while only changes were composed waits for the rest.
-        if composed.watchers.is_some_and(|watchers| !watchers.has_all) {
-            return;
-        }
+        let only_changes = composed.watchers.is_some_and(|watchers| !watchers.has_all);
         while sends.len() < limit && *visits > 0 {
             *visits -= 1;
             let Some(owner) = records.presentities.get_mut(lane.presentity) else { break };
             // Who subscribed after a change must not be shown the state before
             // it, for the change counts as told: it waits for the next round.
             let first = owner.due.front().and_then(|id| records.subscriptions.get(id));
-            if first.is_some_and(|record| later(record.told, composed.round)) {
+            if first.is_some_and(|record| {
+                later(record.told, composed.round)
+                    || (only_changes && record.claim != Claim::UnlessTold)
+            }) {
                 break;
             }
             let Some(id) = owner.due.pop_front(&mut records.subscriptions) else { break };
@@ -230,14 +248,26 @@ impl<M: Memory> Store<M> {
                         record.text(Text::Reason),
                     );
                     if !(composed.skip_first && first && sees) {
-                        let newest = Document::Newest;
+                        let newest = match record.claim {
+                            Claim::UnlessTold => composed.for_all(record.told),
+                            Claim::None | Claim::Always => Document::Newest,
+                        };
                         self.take_one(records, lane, id, (composed, newest), now, sends);
+                    }
+                    if self.policy.rows_only() {
+                        ended.extend(self.release_row(records, usize::from(lane.shard), id));
+                        continue;
                     }
                     if let Some(record) = records.subscriptions.get_mut(id)
                         && later(composed.round, record.told)
                     {
                         record.told = composed.round;
                     }
+                }
+                Phase::Ending(_) if self.policy.rows_only() => {
+                    let newest = Document::Newest;
+                    self.take_one(records, lane, id, (composed, newest), now, sends);
+                    ended.extend(self.release_row(records, usize::from(lane.shard), id));
                 }
                 Phase::Ending(_) => {
                     let places =
@@ -263,7 +293,10 @@ impl<M: Memory> Store<M> {
         now: i64,
         sends: &mut Vec<Send>,
     ) {
-        let token = self.token(usize::from(lane.shard), records, id);
+        let token = match self.policy.rows_only() {
+            true => Some(Token::ROW),
+            false => self.token(usize::from(lane.shard), records, id),
+        };
         let Some(package) = records.presentities.get(lane.presentity).map(|p| p.package) else {
             return;
         };
@@ -292,7 +325,7 @@ impl<M: Memory> Store<M> {
             let token = token.filter(|_| ending.is_none());
             sends.push(next_notify(record, package, token, document, ending, now));
         }
-        if self.policy.writes_back
+        if self.policy.keeps_rows()
             && record.has_row
             && record.reserved_cseq < record.local_cseq.saturating_add(CSEQ_RESERVE / 2)
         {
@@ -363,8 +396,15 @@ fn next_notify<M: Memory>(
 ) -> Send {
     record.local_cseq = record.local_cseq.wrapping_add(1);
     record.version = record.version.wrapping_add(1);
-    let told = record.told;
-    Send { subscription: snapshot(record, package, now), token, document, told, ending }
+    Send {
+        subscription: snapshot(record, package, now),
+        token,
+        document,
+        told: record.told,
+        ending,
+        claim: record.claim,
+        expires_at: record.expires_at,
+    }
 }
 
 /// The watcher has to be told of a change: it has not been, may see it, and
@@ -377,10 +417,23 @@ fn wants_change<M: Memory>(
 ) -> bool {
     let Some(record) = records.subscriptions.get(id) else { return false };
     let Some(owner) = records.presentities.get(record.presentity) else { return false };
-    let spared = !owner.sender.is_empty()
-        && record.text(Text::Contact) == &*owner.sender
-        && !later(owner.sender_since, record.told.wrapping_add(1));
-    later(round, record.told) && record.sees_changes(now) && !spared
+    later(round, record.told)
+        && record.sees_changes(now)
+        && !is_spared(owner, record.text(Text::Contact), record.told)
+}
+
+/// All changes since the round that the watcher was told of are its own.
+pub(super) fn is_spared<M: Memory>(owner: &Presentity<M>, contact: &[u8], told: u32) -> bool {
+    !owner.sender.is_empty()
+        && contact == &*owner.sender
+        && !later(owner.sender_since, told.wrapping_add(1))
+}
+
+/// The row of a subscription does not reserve the CSeq of its latest NOTIFY.
+fn is_unreserved<M: Memory>(records: &Shard<M>, token: Token) -> bool {
+    Store::resolve(records, token)
+        .and_then(|id| records.subscriptions.get(id))
+        .is_some_and(|record| record.has_row && record.reserved_cseq < record.local_cseq)
 }
 
 /// Begins a walk over all watchers unless one is under way or all are told.

@@ -9,6 +9,7 @@ pub mod publications;
 pub mod records;
 pub mod resync;
 pub mod retransmissions;
+pub mod row_lanes;
 pub mod rows;
 pub mod shard;
 pub mod subscriptions;
@@ -16,6 +17,7 @@ pub mod watcher_changes;
 pub mod watchers;
 pub mod write_back;
 
+use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::uri::{UserCase, identity};
@@ -31,12 +33,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Policy {
     /// How users are compared.
     pub user_case: UserCase,
-    /// Subscriptions are written back to the database.
-    pub writes_back: bool,
+    /// Where subscriptions live.
+    pub mode: SubscriptionMode,
     /// A new subscription replaces those of the same presentity and Call-ID.
     pub replaces_same_call: bool,
     /// For each package the one that reports on its watchers.
     pub watcher_info: Vec<Option<PackageId>>,
+}
+
+impl Policy {
+    /// Subscriptions are in memory, and have rows that follow.
+    pub fn keeps_rows(&self) -> bool {
+        matches!(self.mode, SubscriptionMode::WriteThrough | SubscriptionMode::WriteBack)
+    }
+
+    /// Subscriptions are rows; in memory there are only those that await a
+    /// NOTIFY.
+    pub fn rows_only(&self) -> bool {
+        self.mode == SubscriptionMode::DbOnly
+    }
 }
 
 /// Where a presentity is while its lane is held: its record cannot go away.
@@ -62,6 +77,9 @@ const GENERATION_BITS: u32 = 20;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 impl Token {
+    /// Stands for a subscription that is a row: its dialog names it.
+    pub const ROW: Token = Token(u64::MAX);
+
     /// As a number that is never 0.
     pub fn number(self) -> u64 {
         self.0

@@ -251,7 +251,8 @@ fn unseen_final<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> bool {
         && records
             .presentities
             .get(record.presentity)
-            .is_some_and(|p| !p.watchers.is_empty() && later(record.round, p.completed))
+            .is_some_and(|p| later(record.round, p.completed))
+        && records.may_be_watched(record.presentity)
 }
 
 /// Gives a publication that ends the document that the database has kept.
@@ -273,10 +274,6 @@ fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Stored {
         entity_tag: text(Text::EntityTag).unwrap_or_default(),
         sender: text(Text::Sender).unwrap_or_default(),
     }
-}
-
-fn has_watchers<M: Memory>(records: &Shard<M>, presentity: Id<Presentity<M>>) -> bool {
-    records.presentities.get(presentity).is_some_and(|p| !p.watchers.is_empty())
 }
 
 pub(in crate::store) fn key_of<M: Memory>(

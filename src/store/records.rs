@@ -51,6 +51,20 @@ pub enum Lane {
     Queued,
 }
 
+/// How far the watchers of a presentity whose subscriptions are rows of the
+/// database have been told (`subs_db_mode=3`).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RowPass {
+    /// A walk over the rows is under way.
+    pub running: bool,
+    /// Every watcher has been told of this round when the walk ends.
+    pub round: u32,
+    /// `id` of the last row that the walk has seen.
+    pub cursor: i64,
+    /// There is a change that must not be left to the notifier processes.
+    pub urgent: bool,
+}
+
 /// State and watchers of one URI in one event package.
 pub struct Presentity<M: Memory> {
     /// Packed `PresentityText`.
@@ -83,6 +97,8 @@ pub struct Presentity<M: Memory> {
     pub unvisited: u32,
     /// Round that every watcher has been told of when the walk ends.
     pub pass_round: u32,
+    /// The walk over rows, where the watchers are rows.
+    pub rows: RowPass,
     /// Since this round all changes came from `sender`.
     pub sender_since: u32,
     /// Publisher of the latest change (a watcher URI), or empty.
@@ -110,6 +126,7 @@ impl<M: Memory> Presentity<M> {
             pass: 0,
             unvisited: 0,
             pass_round: 0,
+            rows: RowPass::default(),
             sender_since: 0,
             sender: Blob::default(),
             queued: Links::new(),
@@ -144,6 +161,19 @@ pub enum Phase {
     Gone,
 }
 
+/// What a NOTIFY has to do about its subscription's row before it leaves
+/// (`subs_db_mode=3`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Nothing: the record in memory counts.
+    None,
+    /// Take its CSeq. If somebody else takes one first, another one.
+    Always,
+    /// Take its CSeq. If somebody else takes one first, that NOTIFY shows
+    /// what this one would.
+    UnlessTold,
+}
+
 /// One subscription (dialog usage, RFC 6665 4.2.1).
 pub struct Subscription<M: Memory> {
     /// What it watches.
@@ -176,6 +206,8 @@ pub struct Subscription<M: Memory> {
     pub is_dirty: bool,
     /// It has a row in the database.
     pub has_row: bool,
+    /// What its next NOTIFY has to do about the row.
+    pub claim: Claim,
     /// Place among the watchers.
     pub watching: Links<Subscription<M>>,
     /// Place among those due.

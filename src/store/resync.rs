@@ -11,6 +11,19 @@ use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
 
 impl<M: Memory> Store<M> {
+    /// A presentity has a publication of this entity-tag, also when a request is
+    /// just changing it.
+    pub fn has_publication(&self, key: &PresentityKey, tag: &[u8]) -> bool {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            let found = records.find(key, hash).and_then(|owner| with_tag(records, owner, tag));
+            found.and_then(|id| records.publications.get(id)).is_some_and(|record| {
+                matches!(record.phase, PublicationPhase::Live | PublicationPhase::Changing)
+            })
+        })
+        .unwrap_or(false)
+    }
+
     /// The entity-tags of a presentity's publications, those that a request is
     /// just changing left out.
     pub fn entity_tags(&self, key: &PresentityKey) -> Vec<Vec<u8>> {
@@ -123,21 +136,27 @@ impl<M: Memory> Store<M> {
 
     /// The state is to be told again to everybody who may see it. Gives the
     /// lane when the caller is the one to do so.
-    pub fn tell_again(&self, key: &PresentityKey) -> Option<LaneRef<M>> {
+    pub fn tell_again(&self, key: &PresentityKey) -> Result<Option<LaneRef<M>>, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| {
-            let presentity = records.find(key, hash)?;
+            let presentity = match self.policy.rows_only() {
+                true => records.find_or_create(key, hash)?,
+                false => match records.find(key, hash) {
+                    Some(known) => known,
+                    None => return Ok(None),
+                },
+            };
             records.state_changed(presentity, b"");
             if self.policy.watcher_info.contains(&Some(key.package))
                 && let Some(owner) = records.presentities.get_mut(presentity)
             {
                 // "Again" means all watchers, not those that have changed.
                 owner.wants_full_since(owner.round);
+                owner.rows.urgent = true;
             }
-            records.take_lane(presentity).then_some(LaneRef { shard: shard as u16, presentity })
-        })
-        .ok()
-        .flatten()
+            let lane = records.take_lane(presentity);
+            Ok(lane.then_some(LaneRef { shard: shard as u16, presentity }))
+        })?
     }
 }

@@ -48,6 +48,18 @@ pub struct SubscriptionRow {
     pub expires_at: i64,
 }
 
+/// A number of 32 bits for a column, which is signed everywhere: those beyond
+/// its range are stored as negative ones.
+pub fn unsigned(number: u32) -> Value {
+    Value::Int(i64::from(number as i32))
+}
+
+/// What `unsigned` has stored, or a driver that knows unsigned columns.
+fn read_unsigned(value: &Value) -> Option<u32> {
+    let number = value.as_int()?;
+    u32::try_from(number).ok().or(i32::try_from(number).ok().map(|number| number as u32))
+}
+
 /// Reads a row of `SUBSCRIPTION_COLUMNS`; `None` if it is not of that form.
 pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     let [
@@ -104,20 +116,29 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
         .to_vec()
     })
     .ok()?;
-    let number = |value: &Value| value.as_int().and_then(|n| u32::try_from(n).ok());
     let expires_at = expires.as_int()?;
     let mut snapshot = Snapshot::new(PackageId(0), block);
-    snapshot.local_cseq = number(local_cseq)?;
-    snapshot.remote_cseq = number(remote_cseq)?;
-    snapshot.version = number(version).unwrap_or_default();
+    snapshot.local_cseq = local_cseq.as_int().and_then(|n| u32::try_from(n).ok())?;
+    snapshot.remote_cseq = read_unsigned(remote_cseq)?;
+    snapshot.version = read_unsigned(version).unwrap_or_default();
     snapshot.status = Status::from_number(status.as_int()?);
-    snapshot.flags = number(flags).unwrap_or_default();
+    snapshot.flags = read_unsigned(flags).unwrap_or_default();
     snapshot.expires = u32::try_from((expires_at - now).max(0)).unwrap_or(u32::MAX);
     Some(SubscriptionRow { event: event.as_bytes().to_vec(), snapshot, expires_at })
 }
 
-/// All columns of a subscription's row.
-pub fn subscription_row(snapshot: &Snapshot, event: &[u8], expires_at: i64) -> Vec<Assignment> {
+/// `updated` and `updated_winfo` of a row whose watcher has been told of
+/// everything; other values name the turn of a notifier process.
+pub const NOT_FLAGGED: i64 = -1;
+
+/// All columns of a subscription's row. `updated` goes into the columns that
+/// flag rows for notifier processes.
+pub fn subscription_row(
+    snapshot: &Snapshot,
+    event: &[u8],
+    expires_at: i64,
+    updated: i64,
+) -> Vec<Assignment> {
     let text = |field| Value::text(snapshot.text(field));
     let mut row = vec![
         ("callid", text(Text::CallId)),
@@ -131,8 +152,8 @@ pub fn subscription_row(snapshot: &Snapshot, event: &[u8], expires_at: i64) -> V
         ("from_domain", text(Text::FromHost)),
         ("event", Value::text(event)),
         ("event_id", text(Text::EventId)),
-        ("updated", Value::Int(0)),
-        ("updated_winfo", Value::Int(0)),
+        ("updated", Value::Int(updated)),
+        ("updated_winfo", Value::Int(NOT_FLAGGED.min(updated))),
     ];
     row.extend(subscription_changes(snapshot, expires_at));
     row
@@ -147,14 +168,14 @@ pub fn subscription_changes(snapshot: &Snapshot, expires_at: i64) -> Vec<Assignm
         ("expires", Value::Int(expires_at)),
         ("status", Value::Int(snapshot.status as i64)),
         ("reason", text(Text::Reason)),
-        ("remote_cseq", Value::Int(i64::from(snapshot.remote_cseq))),
+        ("remote_cseq", unsigned(snapshot.remote_cseq)),
         ("local_cseq", Value::Int(i64::from(snapshot.local_cseq))),
-        ("version", Value::Int(i64::from(snapshot.version))),
+        ("version", unsigned(snapshot.version)),
         ("contact", text(Text::Contact)),
         ("local_contact", text(Text::LocalContact)),
         ("record_route", text(Text::RecordRoute)),
         ("socket_info", text(Text::Socket)),
-        ("flags", Value::Int(i64::from(snapshot.flags))),
+        ("flags", unsigned(snapshot.flags)),
         ("user_agent", text(Text::UserAgent)),
     ]
 }
@@ -258,7 +279,7 @@ mod tests {
     #[test]
     fn a_new_row_names_every_column_once() {
         let block = text::pack::<Text>(|_| b"x".to_vec()).unwrap();
-        let row = subscription_row(&Snapshot::new(PackageId(0), block), b"presence", 1);
+        let row = subscription_row(&Snapshot::new(PackageId(0), block), b"presence", 1, 0);
         let mut names: Vec<_> = row.iter().map(|(column, _)| *column).collect();
         names.sort_unstable();
         let all = names.len();

@@ -50,11 +50,18 @@ pub struct Shard<M: Memory> {
     pub dirty: List<Subscription<M>, Dirty>,
     /// Presentities whose lane was handed over.
     pub queued: List<Presentity<M>, Queued>,
+    /// Subscriptions are rows of the database; those here only await a NOTIFY.
+    watchers_are_rows: bool,
 }
 
 impl<M: Memory> Shard<M> {
-    /// An empty shard.
-    pub fn new(heap: &'static Heap<M>, now: i64) -> Result<Shard<M>, OutOfMemory> {
+    /// An empty shard. `watchers_are_rows`: subscriptions are kept in the
+    /// database only.
+    pub fn new(
+        heap: &'static Heap<M>,
+        now: i64,
+        watchers_are_rows: bool,
+    ) -> Result<Shard<M>, OutOfMemory> {
         Ok(Shard {
             heap,
             presentities: Slab::new(heap),
@@ -66,6 +73,7 @@ impl<M: Memory> Shard<M> {
             publication_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             dirty: List::new(),
             queued: List::new(),
+            watchers_are_rows,
         })
     }
 
@@ -111,7 +119,7 @@ impl<M: Memory> Shard<M> {
     /// of its identity and package.
     pub fn drop_if_idle(&mut self, id: Id<Presentity<M>>, hash: impl Fn(&[u8], PackageId) -> u64) {
         let Some(record) = self.presentities.get(id) else { return };
-        if !record.is_idle() {
+        if !record.is_idle() || (self.watchers_are_rows && record.completed != record.round) {
             return;
         }
         let hash = hash(record.text(PresentityText::Identity), record.package);
@@ -194,9 +202,15 @@ impl<M: Memory> Shard<M> {
             record.sender = blob.unwrap_or_default();
             record.sender_since = record.round;
         }
-        if record.watchers.is_empty() {
+        if !self.may_be_watched(id) {
             self.everybody_told(id);
         }
+    }
+
+    /// Somebody watches the presentity, as far as is known here.
+    pub fn may_be_watched(&self, id: Id<Presentity<M>>) -> bool {
+        self.watchers_are_rows
+            || self.presentities.get(id).is_some_and(|record| !record.watchers.is_empty())
     }
 
     /// Nobody is left who has not been told of the latest state.
@@ -235,7 +249,9 @@ impl<M: Memory> Shard<M> {
         let Some(owner) = self.presentities.get_mut(owner_id) else { return };
         owner.publications.unlink(&mut self.publications, id);
         let unseen = is_final && later(round, owner.completed);
-        if (farewell || unseen) && has_body && !owner.watchers.is_empty() {
+        let watched = self.watchers_are_rows || !owner.watchers.is_empty();
+        if (farewell || unseen) && has_body && watched {
+            owner.rows.urgent = true;
             let next = owner.round.wrapping_add(1);
             owner.farewells.push_back(&mut self.publications, id);
             if let Some(record) = self.publications.get_mut(id) {
@@ -253,8 +269,7 @@ impl<M: Memory> Shard<M> {
     /// The presentity has something to send.
     pub fn has_work(&self, id: Id<Presentity<M>>) -> bool {
         self.presentities.get(id).is_some_and(|record| {
-            !record.due.is_empty()
-                || (record.completed != record.round && !record.watchers.is_empty())
+            !record.due.is_empty() || (record.completed != record.round && self.may_be_watched(id))
         })
     }
 

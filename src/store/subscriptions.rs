@@ -7,7 +7,7 @@ use crate::presence::subscription::{
 };
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
-use crate::store::records::{Lane, Phase, Presentity, PresentityText, Subscription};
+use crate::store::records::{Claim, Lane, Phase, Presentity, PresentityText, Subscription};
 use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
@@ -117,9 +117,10 @@ impl<M: Memory> Store<M> {
             });
             match token {
                 Ok(token) => {
-                    // A row that was there reserves CSeqs that may all have been
-                    // used before the restart.
-                    if self.policy.writes_back
+                    // One that has a row needs no other one before its first
+                    // NOTIFY.
+                    if self.policy.keeps_rows()
+                        && !has_row
                         && let Some(id) = Self::resolve(records, token)
                     {
                         records.mark_dirty(id);
@@ -174,7 +175,7 @@ impl<M: Memory> Store<M> {
             } else if was == Some(Phase::Ending(Ending::Expired)) {
                 self.watcher_changed(records, id, WatcherEvent::Subscribe, false, false);
             }
-            if self.policy.writes_back {
+            if self.policy.keeps_rows() {
                 records.mark_dirty(id);
             }
             Ok((verdict, Some(token)))
@@ -342,7 +343,10 @@ impl<M: Memory> Store<M> {
         self.shared.hash.hash_parts(&[dialog.call_id, dialog.from_tag, dialog.to_tag])
     }
 
-    fn dialogs(&self, hash: u64) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
+    pub(super) fn dialogs(
+        &self,
+        hash: u64,
+    ) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
         let count = self.shared.dialogs.len();
         self.shared.dialogs.get(hash as usize & count.saturating_sub(1)).ok_or(Fault::Host)
     }
@@ -382,6 +386,23 @@ fn add_record<M: Memory>(
     phase: Phase,
     has_row: bool,
 ) -> Result<Id<Subscription<M>>, Fault> {
+    let id = new_record(records, presentity, snapshot)?;
+    let expires_at = now + i64::from(snapshot.expires);
+    if let Some(record) = records.subscriptions.get_mut(id) {
+        record.expires_at = expires_at;
+        record.phase = phase;
+        record.has_row = has_row;
+    }
+    records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
+    Ok(id)
+}
+
+/// A record of a subscription, with its presentity; nothing is scheduled.
+pub(super) fn new_record<M: Memory>(
+    records: &mut Shard<M>,
+    presentity: Id<Presentity<M>>,
+    snapshot: &Snapshot,
+) -> Result<Id<Subscription<M>>, Fault> {
     let (round, pass) = records
         .presentities
         .get(presentity)
@@ -390,7 +411,7 @@ fn add_record<M: Memory>(
     let record = Subscription {
         presentity,
         text: records.blob(snapshot.block())?,
-        expires_at: now + i64::from(snapshot.expires),
+        expires_at: 0,
         remote_cseq: snapshot.remote_cseq,
         local_cseq: snapshot.local_cseq.max(FIRST_CSEQ),
         reserved_cseq: snapshot.local_cseq,
@@ -399,18 +420,17 @@ fn add_record<M: Memory>(
         told: round,
         pass,
         status: snapshot.status,
-        phase,
+        phase: Phase::Live,
         is_due: false,
         is_dirty: false,
-        has_row,
+        has_row: false,
+        claim: Claim::None,
         watching: Links::new(),
         due: Links::new(),
         expiring: Timer::new(),
         dirty: Links::new(),
     };
-    let expires_at = record.expires_at;
     let id = records.subscriptions.insert(record).map_err(|_| Fault::SharedMemory)?;
-    records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
     if let Some(owner) = records.presentities.get_mut(presentity) {
         owner.watchers.push_back(&mut records.subscriptions, id);
     }
@@ -434,7 +454,7 @@ fn owe_full<M: Memory>(
 }
 
 /// The token is that of a subscription of this dialog which is not over.
-fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: DialogId<'_>) -> bool {
+pub(super) fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: DialogId<'_>) -> bool {
     Store::resolve(records, token)
         .and_then(|id| records.subscriptions.get(id))
         .is_some_and(|record| record.phase != Phase::Gone && dialog_of_record(record) == dialog)

@@ -2,13 +2,13 @@
 //! that those watch who watch the watchers (`presence.winfo`) until all of
 //! them have been told, as farewells are kept for publications.
 
-use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
 use crate::presence::text::{self, Packed, fields};
 use crate::presence::winfo::{WatcherEvent, watcher_id};
 use crate::shm::{Blob, Id, Linked, Links, Memory};
 use crate::store::Store;
-use crate::store::records::{Presentity, PresentityText, Subscription};
+use crate::store::records::{Claim, Presentity, PresentityText, Subscription};
+use crate::store::rows::dialog_of;
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::dialog_of_record;
 
@@ -96,55 +96,62 @@ impl<M: Memory> Store<M> {
     ) {
         let Some(record) = records.subscriptions.get(watcher) else { return };
         let Some(owner) = records.presentities.get(record.presentity) else { return };
-        let Some(peer) =
-            self.reporting(records, owner.text(PresentityText::Identity), owner.package)
-        else {
-            return;
+        let key = PresentityKey {
+            identity: owner.text(PresentityText::Identity).to_vec(),
+            user: Vec::new(),
+            host: Vec::new(),
+            package: owner.package,
         };
-        let status = match record.status {
-            // Who was waiting for a decision may still get one (RFC 3857 4.7.1).
-            Status::Pending | Status::Waiting if over => Status::Waiting,
-            _ if over => Status::Terminated,
-            status => status,
-        };
+        let status = shown_status(record.status, over);
         let dialog = dialog_of_record(record);
         let packed =
             pack(self, dialog, record.text(Text::WatcherUser), record.text(Text::WatcherHost));
+        let Some(peer) = self.reporting(records, &key) else { return };
         self.note(records, peer, packed, status, event, whole);
+    }
+
+    /// As `watcher_changed`, of a subscription that is a row.
+    pub fn watcher_row_changed(
+        &self,
+        key: &PresentityKey,
+        watcher: &Snapshot,
+        event: WatcherEvent,
+        over: bool,
+        whole: bool,
+    ) {
+        let _ = self.with(self.shard_of(&key.identity), |records| {
+            let Some(peer) = self.reporting(records, key) else { return };
+            let status = shown_status(watcher.status, over);
+            let dialog = dialog_of(watcher);
+            let (user, host) = (watcher.text(Text::WatcherUser), watcher.text(Text::WatcherHost));
+            let packed = pack(self, dialog, user, host);
+            self.note(records, peer, packed, status, event, whole);
+        });
     }
 
     /// A watcher was turned away: nothing of it is stored, but those who watch
     /// are told once.
     pub fn watcher_rejected(&self, key: &PresentityKey, watcher: &Snapshot) {
         let _ = self.with(self.shard_of(&key.identity), |records| {
-            let Some(peer) = self.reporting(records, &key.identity, key.package) else { return };
-            let dialog = DialogId {
-                call_id: watcher.text(Text::CallId),
-                from_tag: watcher.text(Text::FromTag),
-                to_tag: watcher.text(Text::ToTag),
-            };
+            let Some(peer) = self.reporting(records, key) else { return };
+            let dialog = dialog_of(watcher);
             let (user, host) = (watcher.text(Text::WatcherUser), watcher.text(Text::WatcherHost));
             let packed = pack(self, dialog, user, host);
             self.note(records, peer, packed, Status::Terminated, WatcherEvent::Rejected, false);
         });
     }
 
-    /// The presentity whose watchers are told of those of `package`.
-    fn reporting(
-        &self,
-        records: &Shard<M>,
-        identity: &[u8],
-        package: PackageId,
-    ) -> Option<Id<Presentity<M>>> {
-        let package = self.policy.watcher_info.get(usize::from(package.0)).copied().flatten()?;
-        let hash = self.presentity_hash(identity, package);
-        let key = PresentityKey {
-            identity: identity.to_vec(),
-            user: Vec::new(),
-            host: Vec::new(),
-            package,
-        };
-        records.find(&key, hash)
+    /// The presentity whose watchers are told of those of `key`. Where these are
+    /// rows, whether there are any is seen later.
+    fn reporting(&self, records: &mut Shard<M>, key: &PresentityKey) -> Option<Id<Presentity<M>>> {
+        let package =
+            self.policy.watcher_info.get(usize::from(key.package.0)).copied().flatten()?;
+        let hash = self.presentity_hash(&key.identity, package);
+        let key = PresentityKey { package, ..key.clone() };
+        match self.policy.rows_only() {
+            true => records.find_or_create(&key, hash).ok(),
+            false => records.find(&key, hash),
+        }
     }
 
     fn note(
@@ -173,6 +180,8 @@ impl<M: Memory> Store<M> {
                 // A full document tells what could not be remembered.
                 None => owner.wants_full_since(round),
             }
+            // The notifier processes know of states, not of changes.
+            owner.rows.urgent = true;
             if whole {
                 owner.wants_full_since(round);
             }
@@ -227,7 +236,20 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
     WatcherChanges {
         list: list.collect(),
         full_since: owner.full_since,
-        wants_full: owner.owes_full || !owner.due.is_empty(),
+        wants_full: owner.owes_full
+            || owner
+                .due
+                .iter(&records.subscriptions)
+                .any(|(_, due)| due.claim != Claim::UnlessTold),
+    }
+}
+
+fn shown_status(status: Status, over: bool) -> Status {
+    match status {
+        // Who was waiting for a decision may still get one (RFC 3857 4.7.1).
+        Status::Pending | Status::Waiting if over => Status::Waiting,
+        _ if over => Status::Terminated,
+        status => status,
     }
 }
 

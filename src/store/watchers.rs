@@ -85,18 +85,14 @@ impl<M: Memory> Store<M> {
                 let wheel = &mut records.subscription_expiry;
                 wheel.schedule(&mut records.subscriptions, id, now + REPLY_TIME);
             }
-            let event = match (before, decision.status) {
-                (_, Status::Terminated) => WatcherEvent::from_reason(ending.reason()),
-                (Status::Pending | Status::Waiting, Status::Active) => WatcherEvent::Approved,
-                _ => WatcherEvent::Subscribe,
-            };
+            let event = WatcherEvent::of_decision(before, decision.status, ending);
             if before != decision.status {
                 self.watcher_changed(records, id, event, over, false);
             }
             if !held {
                 records.mark_due(id);
             }
-            if self.policy.writes_back {
+            if self.policy.keeps_rows() {
                 records.mark_dirty(id);
             }
             Ok(true)

@@ -2,11 +2,11 @@
 //! the service without a lock, then confirmed or put back.
 
 use crate::presence::subscription::Snapshot;
-use crate::shm::Memory;
+use crate::shm::{Id, Memory};
 use crate::store::Store;
 use crate::store::Token;
 use crate::store::lanes::CSEQ_RESERVE;
-use crate::store::records::Phase;
+use crate::store::records::{Phase, Subscription};
 use crate::store::shard::Shard;
 use crate::store::subscriptions::snapshot;
 
@@ -48,31 +48,25 @@ impl<M: Memory> Store<M> {
             let mut taken = Vec::new();
             while taken.len() < budget {
                 let Some(id) = records.dirty.pop_front(&mut records.subscriptions) else { break };
-                let Some(token) = self.token(shard, records, id) else { continue };
-                let Some(record) = records.subscriptions.get_mut(id) else { continue };
-                record.is_dirty = false;
-                let package = records.presentities.get(record.presentity).map(|p| p.package);
-                let change = match (record.phase, record.has_row) {
-                    (Phase::Gone, _) => RowChange::Delete,
-                    (_, true) => RowChange::Update,
-                    (_, false) => RowChange::Insert,
-                };
-                // Without its presentity only the row's key matters.
-                let mut subscription = snapshot(record, package.unwrap_or_default(), now);
-                subscription.local_cseq = subscription.local_cseq.wrapping_add(reserve);
-                subscription.version = subscription.version.wrapping_add(reserve);
-                if change != RowChange::Delete {
-                    record.reserved_cseq = subscription.local_cseq;
-                    // From here on a removal has to delete the row, also
-                    // while the INSERT is under way.
-                    record.has_row = true;
+                if let Some(record) = records.subscriptions.get_mut(id) {
+                    record.is_dirty = false;
                 }
-                let expires_at = record.expires_at;
-                taken.push(Dirty { token, change, subscription, expires_at });
+                let Some(token) = self.token(shard, records, id) else { continue };
+                taken.extend(row_of(records, id, token, now, reserve));
             }
             taken
         })
         .unwrap_or_default()
+    }
+
+    /// Takes the row of one subscription.
+    pub fn take_row(&self, token: Token, now: i64) -> Option<Dirty> {
+        self.with(token.shard(), |records| {
+            let id = Self::resolve(records, token)?;
+            row_of(records, id, token, now, CSEQ_RESERVE)
+        })
+        .ok()
+        .flatten()
     }
 
     /// The row has been written.
@@ -86,35 +80,80 @@ impl<M: Memory> Store<M> {
         }
     }
 
+    /// A new subscription could not be stored: nothing is left of it.
+    pub fn withdraw(&self, token: Token) {
+        let places = self.with(token.shard(), |records| {
+            let id = Self::resolve(records, token)?;
+            let record = records.subscriptions.get_mut(id)?;
+            record.has_row = false;
+            let presentity = record.presentity;
+            let places = self.places(records, records.subscriptions.get(id)?);
+            records.retire_subscription(id);
+            self.drop_if_idle(records, presentity);
+            Some(places)
+        });
+        if let Ok(Some(places)) = places {
+            self.forget(places, token);
+        }
+    }
+
     /// The row could not be written: it is taken again next time.
     pub fn row_failed(&self, row: &Dirty) {
         let _ = self.with(row.token.shard(), |records| {
             let Some(id) = Self::resolve(records, row.token) else { return };
-            if row.change == RowChange::Insert
-                && let Some(record) = records.subscriptions.get_mut(id)
+            if let Some(record) = records.subscriptions.get_mut(id)
                 && record.phase != Phase::Gone
             {
-                record.has_row = false;
+                match row.change {
+                    RowChange::Insert => record.has_row = false,
+                    RowChange::Delete => record.has_row = true,
+                    RowChange::Update => {}
+                }
             }
             records.mark_dirty(id);
         });
     }
-
-    /// Marks everything for writing (the clean shutdown: exact values).
-    pub fn mark_all_dirty(&self, shard: usize) {
-        let _ = self.with(shard, |records| {
-            let all: Vec<_> = records.subscriptions.iter().map(|(id, _)| id).collect();
-            for id in all {
-                records.mark_dirty(id);
-            }
-        });
-    }
 }
 
-fn gone<M: Memory>(
-    records: &Shard<M>,
+/// What is to be done to the row of a subscription, which counts as done from
+/// here on.
+fn row_of<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Subscription<M>>,
     token: Token,
-) -> Option<crate::shm::Id<crate::store::records::Subscription<M>>> {
+    now: i64,
+    reserve: u32,
+) -> Option<Dirty> {
+    if records.subscriptions.get(id)?.is_dirty {
+        records.dirty.unlink(&mut records.subscriptions, id);
+    }
+    let record = records.subscriptions.get_mut(id)?;
+    record.is_dirty = false;
+    let package = records.presentities.get(record.presentity).map(|p| p.package);
+    let change = match (record.phase, record.has_row) {
+        (Phase::Gone | Phase::Ending(_), _) => RowChange::Delete,
+        (_, true) => RowChange::Update,
+        (_, false) => RowChange::Insert,
+    };
+    // Without its presentity only the row's key matters.
+    let mut subscription = snapshot(record, package.unwrap_or_default(), now);
+    subscription.local_cseq = subscription.local_cseq.wrapping_add(reserve);
+    subscription.version = subscription.version.wrapping_add(reserve);
+    match (change, record.phase) {
+        (RowChange::Insert | RowChange::Update, _) => {
+            record.reserved_cseq = subscription.local_cseq;
+            // From here on a removal has to delete the row, also while the
+            // INSERT is under way.
+            record.has_row = true;
+        }
+        (RowChange::Delete, Phase::Gone) => {}
+        // A refresh may still come before the last NOTIFY: it has none then.
+        (RowChange::Delete, _) => record.has_row = false,
+    }
+    Some(Dirty { token, change, subscription, expires_at: record.expires_at })
+}
+
+fn gone<M: Memory>(records: &Shard<M>, token: Token) -> Option<Id<Subscription<M>>> {
     let id = Store::resolve(records, token)?;
     records
         .subscriptions

@@ -347,7 +347,7 @@ fn an_answer_can_end_a_subscription() {
         let sent = sent.iter().find(|sent| sent.call_id == call).unwrap();
         let token = Token::from_number(sent.token).unwrap();
         for _ in 0..2 {
-            notify_reply::handle(&world.server, &mut world.host, token, code, false);
+            notify_reply::handle(&world.server, &mut world.host, token, None, code, false);
         }
         assert_eq!(world.watchers("alice", PRESENCE), left);
         world.send();
@@ -366,7 +366,7 @@ fn a_stale_token_ends_nothing() {
     world.subscribe(Subscribe::end("w"));
     world.watch("v", "presence");
     world.seen();
-    notify_reply::handle(&world.server, &mut world.host, token, 481, false);
+    notify_reply::handle(&world.server, &mut world.host, token, None, 481, false);
     assert_eq!(world.watchers("alice", PRESENCE), 1);
     assert!(world.server.store.release_subscription(token).is_none());
 }

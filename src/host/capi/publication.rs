@@ -66,7 +66,8 @@ pub unsafe extern "C" fn update_presentity(
                 Ok(()) => return 0,
                 // Somebody is changing it right now; the last word counts.
                 Err(Rejection { code: 412, .. })
-                    if sibling_publication::has_tag(server, &given) => {}
+                    if sibling_publication::has_tag(server, &mut host, &given)
+                        .is_ok_and(|there| there) => {}
                 Err(Rejection { code: 412, .. }) => return 0,
                 Err(rejection) => {
                     log_error!(

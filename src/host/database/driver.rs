@@ -61,6 +61,11 @@ impl Driver {
         scheme(&self.url) == b"sqlite"
     }
 
+    /// What it is given gets to an SQL server as text.
+    pub fn speaks_sql(&self) -> bool {
+        matches!(self.name(), b"sqlite" | b"mysql" | b"postgres" | b"postgresql")
+    }
+
     /// Name of the driver, such as `mysql` or `postgres`.
     pub fn name(&self) -> &[u8] {
         scheme(&self.url)

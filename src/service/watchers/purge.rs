@@ -8,9 +8,9 @@ use crate::ports::{Compare, Host, Value};
 use crate::presence::event_package::{Event, PackageId};
 use crate::presence::subscription::Status;
 use crate::presence::uri;
-use crate::service::Server;
 use crate::service::authorization::{self, Name, OldRow};
 use crate::service::watchers::{ask, name_of};
+use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 
@@ -38,7 +38,7 @@ pub fn purge<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) ->
     let mut resources: HashMap<(Vec<u8>, Vec<u8>), Option<Resource>> = HashMap::new();
     for row in old {
         let place = (row.resource.clone(), row.event.clone());
-        let known = resources.entry(place).or_insert_with(|| resource(server, &row));
+        let known = resources.entry(place).or_insert_with(|| resource(server, host, &row));
         let Some(known) = known.as_mut() else { continue };
         if known.watching.contains(&row.name) || !would_come_back(host, known, &row) {
             continue;
@@ -52,15 +52,16 @@ pub fn purge<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) ->
     Ok(())
 }
 
-/// `None` for a package that is not known.
-fn resource<M: Memory>(server: &Server<M>, row: &OldRow) -> Option<Resource> {
+/// `None` for a package that is not known, and when its watchers are not.
+fn resource<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &OldRow) -> Option<Resource> {
     let id = server.registry.exact(&Event::parse(&row.event)?)?;
     let (user, domain) = uri::split(&row.resource);
     let key = server.store.key(user, domain, id);
     let mut watching = HashSet::new();
-    server.store.each_watcher(&key, 0, |_, copy| {
+    subscriptions::each_watcher(server, host, &key, |_, copy| {
         watching.insert(name_of(&copy));
-    });
+    })
+    .ok()?;
     Some(Resource { id, key, watching, rules: None })
 }
 

@@ -10,7 +10,7 @@ use crate::store::Store;
 use crate::store::records::{Presentity, Publication, PublicationPhase};
 use crate::store::shard::{PresentityKey, Shard};
 
-use super::{Begun, Change, Pending, enter, has_watchers, key_of, stored, unseen_final};
+use super::{Begun, Change, Pending, enter, key_of, stored, unseen_final};
 
 impl<M: Memory> Store<M> {
     /// First step: judges the change against what is stored and claims it.
@@ -72,7 +72,7 @@ impl<M: Memory> Store<M> {
             replaced_row: replaced.map(|id| stored(records, id)),
             replaced,
             key: key_of(records, presentity).unwrap_or_else(|| key.clone()),
-            has_watchers: has_watchers(records, presentity),
+            has_watchers: records.may_be_watched(presentity),
             unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
         }))
     }
@@ -93,11 +93,33 @@ impl<M: Memory> Store<M> {
                 {
                     record.phase = PublicationPhase::Live;
                 }
+                let presentity = pending.presentity;
                 enter(records, pending);
+                put_in_order(records, presentity);
                 Ok(())
             }
             Begun::Unchanged | Begun::Refused(_) => Err(Fault::Host),
         })?
+    }
+}
+
+/// Rows come in the order of their `id`; publications stand oldest change
+/// first. The newest was just added at the end.
+fn put_in_order<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
+    let Some(owner) = records.presentities.get(presentity) else { return };
+    if owner.publications.len() < 2 {
+        return;
+    }
+    let all = owner.publications.iter(&records.publications);
+    let mut order: Vec<_> = all.map(|(id, record)| (record.received, id)).collect();
+    if order.is_sorted_by_key(|(received, _)| *received) {
+        return;
+    }
+    order.sort_by_key(|(received, _)| *received);
+    let Some(owner) = records.presentities.get_mut(presentity) else { return };
+    for (_, id) in order {
+        owner.publications.unlink(&mut records.publications, id);
+        owner.publications.push_back(&mut records.publications, id);
     }
 }
 
@@ -159,7 +181,7 @@ fn begin_change<M: Memory>(
         stored: stored(records, publication),
         replaced_row: None,
         key: key_of(records, presentity).ok_or(Fault::Host)?,
-        has_watchers: has_watchers(records, presentity),
+        has_watchers: records.may_be_watched(presentity),
         unseen_final: unseen_final(records, publication),
     }))
 }

@@ -6,7 +6,7 @@ use crate::store::Store;
 use crate::store::records::{Publication, PublicationPhase};
 use crate::store::shard::PresentityKey;
 
-use super::{Stored, has_watchers, keep_document, key_of, stored, unseen_final};
+use super::{Stored, keep_document, key_of, stored, unseen_final};
 
 /// An expired publication that was claimed for removal.
 pub struct Expired<M: Memory> {
@@ -50,7 +50,7 @@ impl<M: Memory> Store<M> {
                     publication,
                     key,
                     stored: stored(records, publication),
-                    has_watchers: has_watchers(records, presentity),
+                    has_watchers: records.may_be_watched(presentity),
                     unseen_final: unseen_final(records, publication),
                 });
             }

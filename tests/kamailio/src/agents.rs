@@ -195,6 +195,8 @@ pub struct Notify {
     pub order: usize,
     /// When it arrived first.
     pub at: Instant,
+    /// The address that sent it.
+    pub from: SocketAddr,
     /// How often it arrived again.
     pub retransmissions: usize,
 }
@@ -210,6 +212,7 @@ impl Notify {
             subscription_state,
             order: entry.order,
             at: entry.at,
+            from: entry.from,
             retransmissions: 0,
         }
     }
@@ -260,6 +263,9 @@ pub struct Watcher {
     pub cseq: u32,
     /// Request-URI within the dialog (the server's Contact).
     pub remote_target: Option<String>,
+    /// How much later than the request that causes it a NOTIFY may come
+    /// (notifier processes).
+    pub notify_delay: Duration,
     next: usize,
 }
 
@@ -268,14 +274,24 @@ impl Watcher {
     pub fn udp(kamailio: &Kamailio, user: &str) -> Self {
         let endpoint =
             Endpoint::udp(kamailio.address(), kamailio.trace(), &format!("watcher-of-{user}"));
-        Self::on(endpoint, user)
+        Self::of(kamailio, endpoint, user)
+    }
+
+    fn of(kamailio: &Kamailio, endpoint: Endpoint, user: &str) -> Self {
+        let notify_delay = kamailio.storage().notify_delay();
+        Self { notify_delay, ..Self::on(endpoint, user) }
     }
 
     /// A watcher of `user`'s presence over TCP.
     pub fn tcp(kamailio: &Kamailio, user: &str) -> Self {
         let endpoint =
             Endpoint::tcp(kamailio.address(), kamailio.trace(), &format!("watcher-of-{user}"));
-        Self::on(endpoint, user)
+        Self::of(kamailio, endpoint, user)
+    }
+
+    /// [`Watcher::udp`] for use in another thread, where [`Kamailio`] cannot go.
+    pub fn with(server: SocketAddr, trace: Trace, user: &str) -> Self {
+        Self::on(Endpoint::udp(server, trace, &format!("watcher-of-{user}")), user)
     }
 
     /// A watcher on a socket that exists already.
@@ -295,6 +311,7 @@ impl Watcher {
             to_tag: None,
             cseq: 0,
             remote_target: None,
+            notify_delay: Duration::ZERO,
             next: 0,
         }
     }
@@ -476,9 +493,9 @@ impl Watcher {
     pub fn no_more_notify(&self, window: Duration, what: &str) {
         self.endpoint.barrier();
         let next = self.next;
-        let surprise = self
-            .endpoint
-            .wait(window, |received| notifies(received, &self.call_id).into_iter().nth(next));
+        let surprise = self.endpoint.wait(window + self.notify_delay, |received| {
+            notifies(received, &self.call_id).into_iter().nth(next)
+        });
         if let Some(notify) = surprise {
             panic!(
                 "{}: a NOTIFY that should not be sent ({what}): CSeq {}, {}\n---- SIP trace ----\n{}",

@@ -21,6 +21,11 @@ pub fn pidf(entity: &str, tuple_id: &str, basic: &str, note: &str) -> String {
     )
 }
 
+/// [`pidf`] of one phone that is there.
+pub fn open(user: &str) -> String {
+    pidf(user, "phone", "open", "")
+}
+
 /// A dialog-info document with `(dialog id, state)` entries.
 pub fn dialog_info(entity: &str, version: u32, dialogs: &[(&str, &str)]) -> String {
     let mut text = format!(

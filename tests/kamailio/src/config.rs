@@ -1,49 +1,256 @@
 //! A readable builder of `kamailio.cfg`.
 
-use crate::target::{fault_module_path, module_path};
+use crate::database::Database;
+use crate::kamailio::Kamailio;
+use crate::target::{Target, fault_module_path, module_path, target};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
+
+/// A database driver of Kamailio's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// No database at all.
+    None,
+    /// db_sqlite, a file.
+    Sqlite,
+    /// db_postgres, a server of the test process.
+    Postgres,
+    /// db_mysql, a server of the test process.
+    MariaDb,
+    /// db_text, files that Kamailio keeps in memory.
+    DbText,
+}
 
 /// Where publications and subscriptions are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Storage {
     /// `subs_db_mode` 0, `publ_cache` 2, no database at all.
     Memory,
     /// What a stock configuration gets: `subs_db_mode` 2, `publ_cache` 1; SQLite.
+    /// With `PRESENCE_STORAGE` it is the cell named there, so that the same
+    /// suite runs over every cell.
     Default,
-    /// Any other combination, on SQLite.
-    Sqlite {
-        /// `subs_db_mode`
-        subs_db_mode: u8,
-        /// `publ_cache`
-        publ_cache: u8,
-    },
+    /// Any other combination.
+    Cell(Cell),
+}
+
+/// A combination of driver and modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// The database.
+    pub driver: Driver,
+    /// `subs_db_mode`
+    pub subs_db_mode: u8,
+    /// `publ_cache`
+    pub publ_cache: u8,
+    /// `notifier_processes`, used with `subs_db_mode` 3.
+    pub notifiers: u8,
+}
+
+impl Cell {
+    /// Reads `driver/subs_db_mode/publ_cache[/notifiers]`, such as `postgres/3/0/2`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/');
+        let driver = match parts.next()? {
+            "sqlite" => Driver::Sqlite,
+            "postgres" => Driver::Postgres,
+            "mariadb" => Driver::MariaDb,
+            "dbtext" => Driver::DbText,
+            _ => return None,
+        };
+        let mut number =
+            |highest: u8| parts.next()?.parse().ok().filter(|number: &u8| *number <= highest);
+        let (subs_db_mode, publ_cache) = (number(3)?, number(2)?);
+        Some(Self { driver, subs_db_mode, publ_cache, notifiers: number(20).unwrap_or(0) })
+    }
+}
+
+/// The cell that `PRESENCE_STORAGE` names.
+pub fn redirected() -> Option<Cell> {
+    let text = std::env::var("PRESENCE_STORAGE").ok()?;
+    let cell = Cell::parse(&text).unwrap_or_else(|| {
+        panic!(
+            "PRESENCE_STORAGE is `{text}`; it must be like postgres/3/0/2: sqlite, postgres, \
+             mariadb or dbtext, subs_db_mode 0-3, publ_cache 0-2, notifier_processes"
+        )
+    });
+    Some(cell)
 }
 
 impl Storage {
+    /// SQLite with these modes, no notifier processes.
+    pub const fn sqlite(subs_db_mode: u8, publ_cache: u8) -> Self {
+        Self::on(Driver::Sqlite, subs_db_mode, publ_cache, 0)
+    }
+
+    /// Any driver with these modes.
+    pub const fn on(driver: Driver, subs_db_mode: u8, publ_cache: u8, notifiers: u8) -> Self {
+        Self::Cell(Cell { driver, subs_db_mode, publ_cache, notifiers })
+    }
+
+    /// The same with notifier processes.
+    pub fn with_notifiers(self, notifiers: u8) -> Self {
+        Self::Cell(Cell { notifiers, ..self.cell() })
+    }
+
+    /// Driver and modes.
+    pub fn cell(self) -> Cell {
+        let cell = |driver, subs_db_mode, publ_cache| Cell {
+            driver,
+            subs_db_mode,
+            publ_cache,
+            notifiers: 0,
+        };
+        match self {
+            Storage::Memory => cell(Driver::None, 0, 2),
+            Storage::Default => redirected().unwrap_or(cell(Driver::Sqlite, 2, 1)),
+            Storage::Cell(cell) => cell,
+        }
+    }
+
     /// `subs_db_mode` of this storage.
     pub fn subs_db_mode(self) -> u8 {
-        match self {
-            Storage::Memory => 0,
-            Storage::Default => 2,
-            Storage::Sqlite { subs_db_mode, .. } => subs_db_mode,
-        }
+        self.cell().subs_db_mode
     }
 
     /// `publ_cache` of this storage.
     pub fn publ_cache(self) -> u8 {
-        match self {
-            Storage::Memory => 2,
-            Storage::Default => 1,
-            Storage::Sqlite { publ_cache, .. } => publ_cache,
-        }
+        self.cell().publ_cache
+    }
+
+    /// The database driver.
+    pub fn driver(self) -> Driver {
+        self.cell().driver
     }
 
     /// Whether there is a database.
     pub fn has_database(self) -> bool {
-        self != Storage::Memory
+        self.driver() != Driver::None
     }
+
+    /// Whether publications are rows that a test can read.
+    pub fn has_publication_rows(self) -> bool {
+        self.has_readable_tables() && self.publ_cache() < 2
+    }
+
+    /// Whether subscriptions are, or become, rows that a test can read.
+    pub fn has_subscription_rows(self) -> bool {
+        self.has_readable_tables() && self.subs_db_mode() > 0
+    }
+
+    /// Whether publications and subscriptions are there again after a restart,
+    /// in tables that a test can read.
+    pub fn survives_restart(self) -> bool {
+        let both = self.has_publication_rows() && self.has_subscription_rows();
+        if !both {
+            eprintln!("not run with {self:?}: a restart forgets");
+        }
+        both
+    }
+
+    /// Whether the database refuses a value that is longer than its column (B20).
+    pub fn enforces_lengths(self) -> bool {
+        matches!(self.driver(), Driver::Postgres | Driver::MariaDb)
+    }
+
+    /// Whether a test can use SQL while Kamailio runs.
+    pub fn has_readable_tables(self) -> bool {
+        !matches!(self.driver(), Driver::None | Driver::DbText)
+    }
+
+    /// Whether notifier processes send the NOTIFYs, and how much later that may be.
+    pub fn notify_delay(self) -> Duration {
+        let cell = self.cell();
+        if cell.subs_db_mode == 3 && cell.notifiers > 0 {
+            Duration::from_millis(1300)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// The CSeq of a dialog's first NOTIFY. Stock counts one less where it has
+    /// not been in memory before; a number is only to rise.
+    pub fn first_cseq(self) -> u32 {
+        if self.subs_db_mode() == 3 && target() == Target::Upstream { 1 } else { 2 }
+    }
+
+    /// True when a test whose assertions hold for these modes only is to go on.
+    pub fn is_mode(self, subs_db_modes: &[u8], why: &str) -> bool {
+        let go_on = subs_db_modes.contains(&self.subs_db_mode());
+        if !go_on {
+            eprintln!("not run with subs_db_mode {}: {why}", self.subs_db_mode());
+        }
+        go_on
+    }
+}
+
+/// How often a random test is repeated: as the variable says, else `usual`, or
+/// 20 times with `PRESENCE_MATRIX=full`.
+pub fn rounds(variable: &str, usual: u32) -> u32 {
+    let number = std::env::var(variable).ok().and_then(|number| number.parse().ok());
+    number.unwrap_or(if whole_matrix() { 20 } else { usual })
+}
+
+/// True with `PRESENCE_MATRIX=full`.
+pub fn whole_matrix() -> bool {
+    std::env::var("PRESENCE_MATRIX").is_ok_and(|value| value == "full")
+}
+
+/// True when a long test is to go on with this storage. Mode 3 is tried without
+/// notifier processes on PostgreSQL and with them on MariaDB; the other way round
+/// with `PRESENCE_MATRIX=full`.
+pub fn long_test_of(storage: Storage) -> bool {
+    let cell = storage.cell();
+    let usual = cell.subs_db_mode < 3
+        || match cell.driver {
+            Driver::Postgres => cell.notifiers == 0,
+            Driver::MariaDb => cell.notifiers > 0,
+            _ => true,
+        };
+    let go_on = usual || whole_matrix();
+    if !go_on {
+        eprintln!("not run: {cell:?} is for PRESENCE_MATRIX=full");
+    }
+    go_on
+}
+
+/// Whether the test of this storage is to run. With `PRESENCE_STORAGE` only
+/// that of [`Storage::Default`] is, for the others have been run without it. A
+/// mode that the module refuses as not there yet is seen to be refused.
+pub fn is_wanted(storage: Storage) -> bool {
+    if redirected().is_some() && storage != Storage::Default {
+        eprintln!("not run: PRESENCE_STORAGE names another storage");
+        return false;
+    }
+    !comes_later(storage)
+}
+
+/// True for modes that our module does not have yet (`src/config/later.rs`). It
+/// must refuse them at start, with a line that names the parameter.
+pub fn comes_later(storage: Storage) -> bool {
+    let parameters =
+        [("subs_db_mode", storage.subs_db_mode()), ("publ_cache", storage.publ_cache())];
+    let Some((name, value)) = parameters.into_iter().find(|(name, value)| is_later(name, *value))
+    else {
+        return false;
+    };
+    let Err(log) = Kamailio::try_start(Config::new(storage)) else {
+        panic!("{name} {value} starts: take it out of src/config/later.rs")
+    };
+    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(name)), "{log}");
+    eprintln!("not there yet: {name} {value}");
+    true
+}
+
+fn is_later(parameter: &str, value: u8) -> bool {
+    const LATER: &str =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../src/config/later.rs"));
+    let row =
+        LATER.lines().find_map(|line| line.trim().strip_prefix(&format!("(\"{parameter}\",")));
+    let works = row.and_then(|row| row.split_once("&[")?.1.split_once(']')).map(|(list, _)| list);
+    target() == Target::Ours
+        && works.is_some_and(|list| !list.split(',').any(|n| n.trim() == value.to_string()))
 }
 
 /// The value of a module parameter.
@@ -74,9 +281,10 @@ impl From<String> for Value {
 }
 
 /// What goes into the configuration of one Kamailio.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     pub(crate) storage: Storage,
+    pub(crate) database: Option<Database>,
     pub(crate) children: u32,
     pub(crate) shared_megabytes: u32,
     pub(crate) private_megabytes: u32,
@@ -85,6 +293,7 @@ pub struct Config {
     pub(crate) ignored_log: Vec<String>,
     pub(crate) raw: Option<String>,
     pub(crate) panic_at: Option<String>,
+    pub(crate) module: Target,
     debug: i32,
     newtran: bool,
     siblings: Vec<String>,
@@ -107,6 +316,7 @@ impl Config {
     pub fn new(storage: Storage) -> Self {
         Self {
             storage,
+            database: None,
             children: 1,
             shared_megabytes: 32,
             private_megabytes: 8,
@@ -115,6 +325,7 @@ impl Config {
             ignored_log: Vec::new(),
             raw: None,
             panic_at: None,
+            module: target(),
             debug: 2,
             newtran: true,
             siblings: ["presence_xml", "presence_mwi", "presence_dialoginfo"]
@@ -138,6 +349,19 @@ impl Config {
     pub fn panic_at(mut self, entry: &str) -> Self {
         self.panic_at = Some(entry.to_owned());
         self.ignore_log("injected fault")
+    }
+
+    /// Loads this module, whichever is under test ([`Kamailio::start_again_with`]).
+    pub fn with_module(mut self, module: Target) -> Self {
+        self.module = module;
+        self
+    }
+
+    /// Uses this database instead of a new one: shared with another Kamailio,
+    /// or prepared by the test.
+    pub fn database(mut self, database: &Database) -> Self {
+        self.database = Some(database.clone());
+        self
     }
 
     /// Number of UDP worker processes.
@@ -274,15 +498,14 @@ impl Config {
     }
 
     /// The text of `kamailio.cfg`.
-    pub(crate) fn text(&self, folder: &Path, port: u16) -> String {
-        // An absolute path makes it four slashes.
-        let database = format!("sqlite:///{}", folder.join("presence.sqlite").display());
+    pub(crate) fn text(&self, folder: &Path, port: u16, database: Option<&Database>) -> String {
+        let database = database.map_or_else(String::new, Database::url);
         let socket = folder.join("ctl.sock");
         if let Some(raw) = &self.raw {
             return raw
                 .replace("@PORT@", &port.to_string())
                 .replace("@FOLDER@", &folder.display().to_string())
-                .replace("@MPATH@", &module_path())
+                .replace("@MPATH@", &module_path(self.module))
                 .replace("@DATABASE@", &database);
         }
         let mut text = String::from("#!KAMAILIO\n");
@@ -302,14 +525,21 @@ impl Config {
         }
         let modules = match self.panic_at {
             Some(_) => fault_module_path(),
-            None => module_path(),
+            None => module_path(self.module),
         };
         line(format_args!("mpath=\"{modules}\""));
         for module in ["kex", "corex", "tm", "tmx", "sl", "pv", "xlog", "textops", "rr", "ctl"] {
             line(format_args!("loadmodule \"{module}.so\""));
         }
-        if self.storage.has_database() {
-            line(format_args!("loadmodule \"db_sqlite.so\""));
+        let driver = match self.storage.driver() {
+            Driver::None => "",
+            Driver::Sqlite => "db_sqlite",
+            Driver::Postgres => "db_postgres",
+            Driver::MariaDb => "db_mysql",
+            Driver::DbText => "db_text",
+        };
+        if !driver.is_empty() {
+            line(format_args!("loadmodule \"{driver}.so\""));
         }
         if self.jsonrpcs {
             line(format_args!("loadmodule \"jsonrpcs.so\""));
@@ -337,6 +567,13 @@ impl Config {
         default("publ_cache", i64::from(self.storage.publ_cache()).into());
         if self.storage.has_database() {
             default("db_url", database.clone().into());
+        }
+        if self.storage.subs_db_mode() == 3 {
+            default("notifier_processes", i64::from(self.storage.cell().notifiers).into());
+            default("waitn_time", 1.into());
+            // As the manual says for this mode; else stock meets "not locked
+            // with LOCK TABLES" on MariaDB.
+            default("db_table_lock_type", 0.into());
         }
         for (module, name, value) in defaults {
             if !self.parameters.iter().any(|(m, n, _)| *m == module && *n == name) {

@@ -49,6 +49,8 @@ pub struct Received {
     pub order: usize,
     /// When it arrived.
     pub at: Instant,
+    /// The address that sent it.
+    pub from: SocketAddr,
     /// A request seen before (same method, Call-ID, CSeq and branch).
     pub retransmission: bool,
 }
@@ -73,7 +75,7 @@ struct Shared {
 }
 
 enum Transport {
-    Udp { socket: UdpSocket, server: SocketAddr },
+    Udp { socket: UdpSocket, server: Mutex<SocketAddr> },
     Tcp { stream: TcpStream },
 }
 
@@ -105,7 +107,7 @@ impl Endpoint {
                 );
             }
         }
-        Self::run(Transport::Udp { socket, server }, local, trace, name)
+        Self::run(Transport::Udp { socket, server: Mutex::new(server) }, local, trace, name)
     }
 
     /// A TCP connection to `server`.
@@ -166,6 +168,16 @@ impl Endpoint {
         match self.shared.transport {
             Transport::Udp { .. } => format!("<sip:{user}@{}>", self.local()),
             Transport::Tcp { .. } => format!("<sip:{user}@{};transport=tcp>", self.local()),
+        }
+    }
+
+    /// Speaks to another server from now on (UDP).
+    pub fn turn_to(&self, address: SocketAddr) {
+        match &self.shared.transport {
+            Transport::Udp { server, .. } => {
+                *server.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = address;
+            }
+            Transport::Tcp { .. } => panic!("a TCP connection leads to one server"),
         }
     }
 
@@ -311,15 +323,29 @@ impl Drop for Endpoint {
     }
 }
 
+/// Replies that are to be sent later, and where to.
+type Delayed = Vec<(Instant, Message, SocketAddr)>;
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn send(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let server = match &self.transport {
+            Transport::Udp { server, .. } => {
+                *server.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+            }
+            Transport::Tcp { .. } => self.local,
+        };
+        self.send_to(bytes, server)
+    }
+
+    /// Sends to `address` (UDP); a TCP connection leads where it leads.
+    fn send_to(&self, bytes: &[u8], address: SocketAddr) -> std::io::Result<()> {
         self.trace.sent(&self.name, bytes);
         match &self.transport {
-            Transport::Udp { socket, server } => socket.send_to(bytes, server).map(|_| ()),
+            Transport::Udp { socket, .. } => socket.send_to(bytes, address).map(|_| ()),
             Transport::Tcp { stream } => (&mut &*stream).write_all(bytes),
         }
     }
@@ -327,43 +353,45 @@ impl Shared {
     fn read(self: Arc<Self>) {
         let mut buffer = vec![0; 65536];
         let mut pending = Vec::new();
-        let mut delayed: Vec<(Instant, Message)> = Vec::new();
+        let mut delayed: Delayed = Vec::new();
         loop {
             let now = Instant::now();
-            delayed.retain(|(at, reply)| {
+            delayed.retain(|(at, reply, to)| {
                 let due = *at <= now;
                 if due {
-                    let _ = self.send(&reply.to_bytes());
+                    let _ = self.send_to(&reply.to_bytes(), *to);
                 }
                 !due
             });
             let result = match &self.transport {
-                Transport::Udp { socket, .. } => socket.recv(&mut buffer),
-                Transport::Tcp { stream } => (&mut &*stream).read(&mut buffer),
+                Transport::Udp { socket, .. } => socket.recv_from(&mut buffer),
+                Transport::Tcp { stream } => (&mut &*stream)
+                    .read(&mut buffer)
+                    .and_then(|count| Ok((count, stream.peer_addr()?))),
             };
-            let count = match result {
-                Ok(0) if self.is_tcp() => {
+            let (count, from) = match result {
+                Ok((0, _)) if self.is_tcp() => {
                     self.lock().closed = true;
                     self.changed.notify_all();
                     return;
                 }
-                Ok(count) => count,
+                Ok(arrived) => arrived,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
                 {
-                    0
+                    (0, self.local)
                 }
                 // An ICMP error on UDP: the server is gone or not there yet.
-                Err(_) => 0,
+                Err(_) => (0, self.local),
             };
             if count > 0 && self.is_tcp() {
                 pending.extend_from_slice(&buffer[..count]);
                 while let Some(length) = framed(&pending) {
                     let bytes: Vec<u8> = pending.drain(..length).collect();
-                    self.take(&bytes, &mut delayed);
+                    self.take(&bytes, from, &mut delayed);
                 }
             } else if count > 0 {
-                self.take(&buffer[..count], &mut delayed);
+                self.take(&buffer[..count], from, &mut delayed);
             }
             if self.lock().stop {
                 return;
@@ -375,7 +403,7 @@ impl Shared {
         matches!(self.transport, Transport::Tcp { .. })
     }
 
-    fn take(&self, bytes: &[u8], delayed: &mut Vec<(Instant, Message)>) {
+    fn take(&self, bytes: &[u8], from: SocketAddr, delayed: &mut Delayed) {
         self.trace.received(&self.name, bytes);
         let Some(message) = Message::parse(bytes) else { return };
         let mut state = self.lock();
@@ -407,13 +435,13 @@ impl Shared {
         }
         let order = state.received.len();
         let at = Instant::now();
-        state.received.push(Received { message, order, at, retransmission });
+        state.received.push(Received { message, order, at, from, retransmission });
         drop(state);
         match reply {
             Some((None, reply)) => {
-                let _ = self.send(&reply.to_bytes());
+                let _ = self.send_to(&reply.to_bytes(), from);
             }
-            Some((Some(after), reply)) => delayed.push((Instant::now() + after, reply)),
+            Some((Some(after), reply)) => delayed.push((Instant::now() + after, reply, from)),
             None => {}
         }
         self.changed.notify_all();

@@ -1,7 +1,7 @@
 //! Runs a real Kamailio for one test.
 
-use crate::config::Config;
-use crate::database::{self, Row};
+use crate::config::{Config, Storage};
+use crate::database::{Database, Row};
 use crate::target::{Target, target};
 use crate::trace::Trace;
 use std::cell::{Cell, RefCell};
@@ -84,7 +84,9 @@ pub struct Kamailio {
     folder: RefCell<Option<tempfile::TempDir>>,
     path: PathBuf,
     port: Port,
+    database: Option<Database>,
     config: Config,
+    module: Cell<Target>,
     process: RefCell<Option<Child>>,
     trace: Trace,
     reported: Cell<bool>,
@@ -105,13 +107,16 @@ impl Kamailio {
             .tempdir()
             .unwrap_or_else(|error| panic!("cannot create a temporary folder: {error}"));
         let path = folder.path().to_owned();
-        if config.storage.has_database() {
-            database::create_sqlite(&path.join("presence.sqlite"));
-        }
+        let database = config.storage.has_database().then(|| {
+            let prepared = config.database.clone();
+            prepared.unwrap_or_else(|| Database::create_in(config.storage.driver(), &path))
+        });
         let kamailio = Self {
             folder: RefCell::new(Some(folder)),
             path,
             port: Port::reserve(),
+            database,
+            module: Cell::new(config.module),
             config,
             process: RefCell::new(None),
             trace: Trace::new(),
@@ -129,6 +134,12 @@ impl Kamailio {
         }
     }
 
+    /// [`Kamailio::start_again`] with this module.
+    pub fn start_again_with(&self, module: Target) {
+        self.module.set(module);
+        self.start_again();
+    }
+
     /// [`Kamailio::stop_cleanly`] and [`Kamailio::start_again`].
     pub fn restart(&self) {
         let status = self.stop_cleanly();
@@ -140,7 +151,8 @@ impl Kamailio {
 
     fn launch(&self) -> Result<(), String> {
         let config_file = self.path.join("kamailio.cfg");
-        let text = self.config.text(&self.path, self.port.number);
+        let config = self.config.clone().with_module(self.module.get());
+        let text = config.text(&self.path, self.port.number, self.database.as_ref());
         std::fs::write(&config_file, text)
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", config_file.display()));
         let log = OpenOptions::new()
@@ -209,15 +221,24 @@ impl Kamailio {
         self.path.join("kamailio.log")
     }
 
-    /// The database file (panics when the storage has none).
-    pub fn database(&self) -> PathBuf {
-        assert!(self.config.storage.has_database(), "this Kamailio has no database");
-        self.path.join("presence.sqlite")
+    /// The database (panics when the storage has none).
+    pub fn database(&self) -> &Database {
+        self.database.as_ref().unwrap_or_else(|| panic!("this Kamailio has no database"))
+    }
+
+    /// Where publications and subscriptions are kept.
+    pub fn storage(&self) -> Storage {
+        self.config.storage
     }
 
     /// All rows of a table.
     pub fn rows(&self, table: &str) -> Vec<Row> {
-        database::query(&self.database(), &format!("SELECT * FROM {table} ORDER BY id"))
+        self.database().rows(table)
+    }
+
+    /// Runs statements that change something in the database.
+    pub fn execute(&self, sql: &str) {
+        self.database().execute(sql);
     }
 
     /// The UDP (and TCP) address it listens on.
@@ -348,8 +369,8 @@ impl Kamailio {
             None => {
                 let members = group_members(child.id());
                 let only_main = members.iter().all(|(id, _)| *id == child.id() as i32);
-                let module_stopped =
-                    target() == Target::Upstream || self.log().contains("presence has stopped");
+                let module_stopped = self.module.get() == Target::Upstream
+                    || self.log().contains("presence has stopped");
                 if only_main && module_stopped {
                     // The core waits in its own clean-up for a lock of a child
                     // that SIGTERM ended; about 1 of 100 stops of a busy

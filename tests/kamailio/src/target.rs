@@ -37,8 +37,8 @@ pub fn our_module_dir() -> PathBuf {
 
 /// The value of Kamailio's `mpath` for the target; panics when our module is
 /// wanted and not built, for otherwise the stock module would be tested.
-pub fn module_path() -> String {
-    match target() {
+pub fn module_path(target: Target) -> String {
+    match target {
         Target::Upstream => STOCK_MODULE_DIR.to_owned(),
         Target::Ours => first_in_path(
             &our_module_dir(),

@@ -190,9 +190,7 @@ both_storages! {
         assert_eq!(uris, [aor("bob"), aor("carol")]);
         kamailio.finish();
     }
-}
 
-both_storages! {
     fn many_long_event_names_are_all_listed(storage) {
         if !ours_only("D27 the names overflow a buffer of 256 bytes on the stack") {
             return;

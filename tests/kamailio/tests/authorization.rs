@@ -1,6 +1,5 @@
 //! Who may watch (B17), spheres (B35), and who is told of the watchers (B16).
 
-use presence_kamailio_tests::database;
 use presence_kamailio_tests::prelude::*;
 
 fn config(storage: Storage) -> Config {
@@ -31,13 +30,10 @@ fn store_rules(kamailio: &Kamailio, rules: &[(&str, &str, &str)]) {
         );
     }
     document += "</cr:ruleset>";
-    database::execute(
-        &kamailio.database(),
-        &format!(
-            "DELETE FROM xcap; INSERT INTO xcap (username, domain, doc, doc_type, etag, source, \
+    kamailio.execute(&format!(
+        "DELETE FROM xcap; INSERT INTO xcap (username, domain, doc, doc_type, etag, source, \
              doc_uri, port) VALUES ('alice', '{DOMAIN}', '{document}', 2, 'e1', 0, 'rules', 0);"
-        ),
-    );
+    ));
 }
 
 fn update(kamailio: &Kamailio) {
@@ -71,7 +67,7 @@ fn b17_who_is_approved_by_hand_stays_approved() {
     assert_eq!(bob.next_notify("pending").state, "pending");
     let row = &kamailio.rows("watchers")[0];
     assert_eq!((row["status"].as_str(), row["watcher_username"].as_str()), ("2", "bob"));
-    database::execute(&kamailio.database(), "UPDATE watchers SET status=1");
+    kamailio.execute("UPDATE watchers SET status=1");
     update(&kamailio);
     assert_eq!(bob.next_notify("approved by hand").state, "active");
     store_rules(&kamailio, &[("erin", "", "allow")]);
@@ -102,8 +98,7 @@ fn b17_old_rows_are_purged() {
         ("waits", 2, "NULL", old),
         ("young", 2, "NULL", i32::MAX),
     ] {
-        database::execute(
-            &kamailio.database(),
+        kamailio.execute(
             &format!(
                 "INSERT INTO watchers (presentity_uri, watcher_username, watcher_domain, event, status, \
              reason, inserted_time) VALUES ('{}', '{user}', '{DOMAIN}', 'presence', {status}, \
@@ -148,7 +143,7 @@ fn b35_rules_may_hold_in_one_sphere() {
         return;
     }
     for publ_cache in [1, 2] {
-        let storage = Storage::Sqlite { subs_db_mode: 2, publ_cache };
+        let storage = Storage::sqlite(2, publ_cache);
         let kamailio = Kamailio::start(config(storage).presence("enable_sphere_check", 1));
         store_rules(&kamailio, &[("bob", "work", "allow")]);
         let mut phone = Publisher::udp(&kamailio, "alice");
@@ -229,7 +224,7 @@ fn b16_winfo_tells_what_happened() {
 /// After a restart the next document is full.
 #[test]
 fn b16_winfo_is_full_after_a_restart() {
-    if !ours_only("D24 versions") {
+    if !ours_only("D24 versions") || !Storage::Default.survives_restart() {
         return;
     }
     let kamailio = Kamailio::start(Config::new(Storage::Default));
@@ -243,9 +238,13 @@ fn b16_winfo_is_full_after_a_restart() {
     let mut carol = Watcher::udp(&kamailio, "alice").named("carol");
     carol.subscribe(600);
     let after = winfo.next_notify("after the restart");
-    assert!(after.body().contains("state=\"full\""), "{}", after.body());
-    assert_eq!(watchers(&after).len(), 2);
-    assert!(bodies::version(&after.body()) > before);
+    // Rows of the database alone lose no version, so nothing has to be told again.
+    let goes_on = Storage::Default.subs_db_mode() == 3;
+    let state = if goes_on { "state=\"partial\"" } else { "state=\"full\"" };
+    assert!(after.body().contains(state), "{}", after.body());
+    assert_eq!(watchers(&after).len(), if goes_on { 1 } else { 2 });
+    let version = bodies::version(&after.body());
+    assert!(version > before && (!goes_on || version == before + 1), "{}", after.body());
     kamailio.finish();
 }
 

@@ -64,7 +64,11 @@ impl Bystanders {
         for (name, change, upstream, ours) in cases {
             let mut message = make();
             change(&mut message);
-            let expected = differs(&format!("bad input: {name}"), *upstream, *ours);
+            let mut expected = differs(&format!("bad input: {name}"), *upstream, *ours);
+            let too_long = name.contains(" characters") && matches!(expected, Is(200));
+            if too_long && self.kamailio.storage().enforces_lengths() {
+                expected = differs("B20", OneOf(&[200, 500]), OneOf(&[200, 400]));
+            }
             let replies = endpoint.exchange(&message.to_bytes(), Duration::ZERO);
             let codes: Vec<u16> = replies.iter().filter_map(Message::status).collect();
             if !expected.fits(&codes) {
@@ -101,7 +105,8 @@ impl Bystanders {
         let body = other.fetch().body();
         assert!(body.contains("untouched"), "{body:?}");
         self.watcher.subscribe(600);
-        self.watcher.wait_notify("refresh", |n| n.cseq >= 4 && n.body().contains("untouched"));
+        let third = self.kamailio.storage().first_cseq() + 2;
+        self.watcher.wait_notify("refresh", |n| n.cseq >= third && n.body().contains("untouched"));
         self.phone.modify(bodies::pidf("alice", "phone", "open", "changed"));
         self.watcher.wait_notify("changed", |n| n.body().contains("changed"));
         self.kamailio.finish();
@@ -813,7 +818,11 @@ fn d1_a_long_watcher_uri_with_a_winfo_subscriber() {
         guard.next_notify("initial winfo");
         let long = format!("sip:{}@example.test", "u".repeat(240));
         let mut watcher = Watcher::udp(&kamailio, "alice").named(&long);
-        watcher.subscribe(600);
+        let reply = watcher.try_subscribe(600).status();
+        if storage.enforces_lengths() && reply == Some(400) {
+            continue; // B20: it does not fit into `watchers`.
+        }
+        assert_eq!(reply, Some(200));
         let notify = guard.next_notify("the long watcher");
         assert_eq!(bodies::watchers(&notify.body())[0].uri, long);
         kamailio.finish();

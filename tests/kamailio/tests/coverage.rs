@@ -70,7 +70,7 @@ const ITEMS: &[Item] = &[
     (Parameter, "watchers_table", &[Test("parameters::tables_can_have_other_names")]),
     (Parameter, "clean_period", &[Test("storage::b12_an_expired_publication_is_shown_closed_once"), Test("rpc::cleanup_ends_what_has_run_out")]),
     (Parameter, "cseq_offset", &[Test("subscribe::cseq_offset_allows_lower_numbers")]),
-    (Parameter, "db_update_period", &[Test("storage::a_flush_writes_the_subscription"), Test("rpc::cleanup_ends_what_has_run_out")]),
+    (Parameter, "db_update_period", &[Test("storage::b38_the_row_of_a_subscription"), Test("rpc::cleanup_ends_what_has_run_out")]),
     (Parameter, "waitn_time", &[NO_EFFECT, Later("subs_db_mode")]),
     (Parameter, "notifier_poll_rate", &[NO_EFFECT, Later("subs_db_mode")]),
     (Parameter, "notifier_processes", &[NO_EFFECT, Later("subs_db_mode")]),

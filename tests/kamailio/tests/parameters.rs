@@ -1,12 +1,8 @@
 //! Parameters that no other file sets: each changes what a phone, an operator
 //! or the database sees, or is refused with a line that names it.
 
-use presence_kamailio_tests::database::{create_sqlite, execute, query};
+use presence_kamailio_tests::bodies::open;
 use presence_kamailio_tests::prelude::*;
-
-fn open(user: &str) -> String {
-    bodies::pidf(user, "phone", "open", "")
-}
 
 /// The line of a server that does not start which names this.
 fn refusal(config: Config, part: &str) -> String {
@@ -19,25 +15,23 @@ fn refusal(config: Config, part: &str) -> String {
 
 #[test]
 fn tables_can_have_other_names() {
-    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("folder: {error}"));
-    let file = folder.path().join("renamed.db");
-    create_sqlite(&file);
+    if !Storage::Default.survives_restart() {
+        return;
+    }
+    let database = Database::create(Storage::Default.driver());
     let tables = ["presentity", "active_watchers", "watchers"];
     for table in tables {
-        execute(
-            &file,
-            &format!(
-                "ALTER TABLE {table} RENAME TO our_{table}; \
+        database.execute(&format!(
+            "ALTER TABLE {table} RENAME TO our_{table}; \
              UPDATE version SET table_name='our_{table}' WHERE table_name='{table}';"
-            ),
-        );
+        ));
     }
     let config = || {
         Config::new(Storage::Default)
             .parameter("presence_xml", "force_active", 0)
             .parameter("presence_xml", "integrated_xcap_server", 1)
             .parameter("presence_xml", "db_url", "@DATABASE@")
-            .presence("db_url", format!("sqlite:///{}", file.display()))
+            .database(&database)
             .presence("db_update_period", 1)
     };
     let named = tables.iter().fold(config(), |config, table| {
@@ -50,7 +44,7 @@ fn tables_can_have_other_names() {
     watcher.next_notify("initial");
     for table in tables {
         let rows = eventually(Duration::from_secs(5), || {
-            Some(query(&file, &format!("SELECT * FROM our_{table}"))).filter(|rows| rows.len() == 1)
+            (database.count(&format!("our_{table}")) == 1).then_some(())
         });
         assert!(rows.is_some(), "our_{table}");
     }
@@ -163,6 +157,9 @@ fn startup_mode_0_shows_what_has_expired() {
 /// one row a page.
 #[test]
 fn all_rows_are_fetched_with_small_fetch_rows() {
+    if !Storage::Default.survives_restart() {
+        return;
+    }
     let kamailio = Kamailio::start(Config::new(Storage::Default).presence("fetch_rows", 1));
     let mut watchers: Vec<Watcher> =
         ["bob", "carol", "dave"].map(|user| Watcher::udp(&kamailio, "alice").named(user)).into();
@@ -246,25 +243,21 @@ fn what_comes_later_is_refused_by_name() {
 /// changes back from mode 0.
 #[test]
 fn b25_mode_0_leaves_stored_subscriptions_alone() {
-    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("folder: {error}"));
-    let file = folder.path().join("kept.db");
-    create_sqlite(&file);
-    execute(
-        &file,
+    let database = Database::create(Driver::Sqlite);
+    database.execute(
         "INSERT INTO active_watchers (presentity_uri, watcher_username, watcher_domain, to_user, \
          to_domain, from_user, from_domain, event, callid, to_tag, from_tag, local_cseq, remote_cseq, \
          contact, expires, status, version, socket_info, local_contact, updated, updated_winfo) VALUES ('sip:a@b', 'w', 'b', \
-         'a', 'b', 'w', 'b', 'presence', 'kept', 't', 'f', 1, 1, 'sip:w@127.0.0.1:9', 4000000000, 1, 1, \
+         'a', 'b', 'w', 'b', 'presence', 'kept', 't', 'f', 1, 1, 'sip:w@127.0.0.1:9', 2000000000, 1, 1, \
          'udp:127.0.0.1:5060', 'sip:127.0.0.1:5060', -1, -1);",
     );
-    let config = Config::new(Storage::Sqlite { subs_db_mode: 0, publ_cache: 1 })
-        .presence("db_url", format!("sqlite:///{}", file.display()));
+    let config = Config::new(Storage::sqlite(0, 1)).database(&database);
     let kamailio = Kamailio::start(config);
     let mut watcher = Watcher::udp(&kamailio, "alice");
     watcher.subscribe(600);
     watcher.next_notify("initial");
     kamailio.finish();
-    let rows = query(&file, "SELECT callid FROM active_watchers");
+    let rows = database.rows("active_watchers");
     assert_eq!(rows.len(), differs("B25", 0, 1), "{rows:?}");
 }
 

@@ -1,6 +1,5 @@
 //! The operator's commands, through kamcmd and through JSON-RPC.
 
-use presence_kamailio_tests::database::execute;
 use presence_kamailio_tests::prelude::*;
 use serde_json::{Value, json};
 
@@ -54,10 +53,7 @@ both_storages! {
         let list = result(&kamailio, "presence.presentity_list", json!([]));
         let list = list.as_array().cloned().unwrap_or_default();
         // B24: stock lists only what it keeps in memory.
-        let expected = match storage {
-            Storage::Memory => 2,
-            _ => differs("B24", 0, 2),
-        };
+        let expected = if storage.publ_cache() == 2 { 2 } else { differs("B24", 0, 2) };
         assert_eq!(list.len(), expected, "{list:?}");
         if expected > 0 {
             let alice = list.iter().find(|record| record["user"] == "alice");
@@ -271,6 +267,9 @@ fn cleanup_while_the_server_is_busy() {
     });
     // Each row is one dialog's, and each living dialog has one.
     kamailio.rpc_ok(&["presence.cleanup"]);
+    if !Storage::Default.has_subscription_rows() {
+        return kamailio.finish();
+    }
     let rows = kamailio.rows("active_watchers");
     let text = kamailio.rpc_ok(&["presence.watcher_list", "basic", &aor("alice")]);
     assert_eq!(rows.len(), text.matches("callid:").count(), "{rows:?}");
@@ -280,21 +279,23 @@ fn cleanup_while_the_server_is_busy() {
 
 #[test]
 fn publish_cache_sync_follows_the_table() {
-    if !ours_only("B24 a newer release's command") {
+    let storage = Storage::Default;
+    // Without an index there is nothing to follow.
+    let indexed = storage.publ_cache() == 1 && storage.subs_db_mode() != 3;
+    if !ours_only("B24 a newer release's command") || !indexed {
         return;
     }
-    let kamailio = Kamailio::start(Config::new(Storage::Default).jsonrpcs());
+    let kamailio = Kamailio::start(Config::new(storage).jsonrpcs());
     let mut phone = Publisher::udp(&kamailio, "alice");
     phone.publish(bodies::pidf("alice", "phone", "open", ""));
     let mut watcher = Watcher::udp(&kamailio, "alice");
     watcher.subscribe(600);
     watcher.next_notify("initial");
     let body = bodies::pidf("alice", "byhand", "open", "by hand");
-    execute(
-        &kamailio.database(),
+    kamailio.execute(
         &format!(
             "INSERT INTO presentity (username, domain, event, etag, expires, received_time, body, sender, priority, ruid) \
-             VALUES ('alice', 'EXAMPLE.ORG', 'presence', 'hand.1', 4000000000, 1, '{body}', '', 0, 'hand-1');"
+             VALUES ('alice', 'EXAMPLE.ORG', 'presence', 'hand.1', 2000000000, 1, '{body}', '', 0, 'hand-1');"
         )
         .replace("EXAMPLE.ORG", &DOMAIN.to_ascii_uppercase()),
     );
@@ -305,7 +306,7 @@ fn publish_cache_sync_follows_the_table() {
     let mut other = Publisher::udp(&kamailio, "alice");
     other.etag = Some("hand.1".into());
     other.refresh();
-    execute(&kamailio.database(), "DELETE FROM presentity WHERE ruid<>'hand-1';");
+    kamailio.execute("DELETE FROM presentity WHERE ruid<>'hand-1';");
     assert!(kamailio.rpc_ok(&["presence.publish_cache_sync"]).contains("OK"));
     watcher.wait_notify("without the row", |n| {
         n.body().contains("by hand") && !n.body().contains("\"phone\"")
@@ -354,13 +355,10 @@ fn update_watchers_asks_for_the_rules_again() {
          <pr:provide-all-attributes/></cr:transformations></cr:rule></cr:ruleset>",
         aor("bob")
     );
-    execute(
-        &kamailio.database(),
-        &format!(
-            "INSERT INTO xcap (username, domain, doc, doc_type, etag, source, doc_uri, port) \
+    kamailio.execute(&format!(
+        "INSERT INTO xcap (username, domain, doc, doc_type, etag, source, doc_uri, port) \
              VALUES ('alice', '{DOMAIN}', '{rules}', 2, 'e1', 0, 'rules', 0)"
-        ),
-    );
+    ));
     watcher.no_more_notify(Duration::from_millis(150), "nobody has said so");
     let text = kamailio.rpc_ok(&["presence.updateWatchers", &aor("alice"), "presence"]);
     assert_eq!(text.trim(), "");

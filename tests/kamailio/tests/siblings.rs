@@ -174,7 +174,7 @@ both_storages! {
         publish("confirmed", 60);
         let notify = watcher.wait_notify("confirmed", |n| n.body().contains(">confirmed<"));
         assert_eq!(bodies::dialogs(&notify.body()).len(), 1, "one publication, replaced");
-        if storage.has_database() {
+        if storage.has_publication_rows() {
             let rows = kamailio.rows("presentity");
             assert_eq!(rows.len(), 1, "{rows:?}");
             assert_eq!(rows[0]["etag"], "call-1", "the sibling's own tag (B10)");
@@ -225,7 +225,7 @@ both_storages! {
 /// database, so that of `Storage::Memory` is for pua alone.
 fn with_pua(storage: Storage) -> Config {
     let storage = match storage {
-        Storage::Memory => Storage::Sqlite { subs_db_mode: 0, publ_cache: 2 },
+        Storage::Memory => Storage::sqlite(0, 2),
         other => other,
     };
     Config::new(storage)

@@ -138,9 +138,12 @@ impl Database for FakeDatabase {
     }
 
     fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
-        self.execute("delete", table, &values(conditions), |rows, _| {
+        self.affected = self.execute("delete", table, &values(conditions), |rows, _| {
+            let before = rows.len();
             rows.retain(|row| !meets(row, conditions));
-        })
+            (before - rows.len()) as u64
+        })?;
+        Ok(())
     }
 
     fn query(
@@ -164,6 +167,23 @@ impl Database for FakeDatabase {
             each(&columns.iter().map(of).collect::<Vec<_>>());
         }
         Ok(())
+    }
+
+    fn page(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        most: usize,
+        each: &mut dyn FnMut(&[Value]),
+    ) -> Result<(), Fault> {
+        let mut left = most;
+        self.query(table, conditions, columns, None, &mut |row| {
+            if left > 0 {
+                left -= 1;
+                each(row);
+            }
+        })
     }
 
     fn begin(&mut self) -> Result<(), Fault> {

@@ -151,8 +151,10 @@ impl World {
         let hash = place(arena, KeyedHash::new([7; 16])).unwrap();
         let heaps = place_slice(arena, setup.shards, |_| Ok(Heap::new(pool))).unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
-        let shards =
-            place_slice(arena, setup.shards, |n| Ok(Mutex::new(Shard::new(&heaps[n], now)?)));
+        let rows_only = setup.mode == SubscriptionMode::DbOnly;
+        let shards = place_slice(arena, setup.shards, |n| {
+            Ok(Mutex::new(Shard::new(&heaps[n], now, rows_only)?))
+        });
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let sets = place_slice(arena, 64, |_| Ok(Mutex::new(Set::EMPTY))).unwrap();
@@ -160,7 +162,7 @@ impl World {
         let peer = |id| registry.get(id).filter(|p| p.kind == Kind::Publication)?.peer;
         let policy = Policy {
             user_case: setup.user_case,
-            writes_back: setup.mode == SubscriptionMode::WriteBack,
+            mode: setup.mode,
             replaces_same_call: setup.same_call,
             watcher_info: registry.ids().map(peer).collect(),
         };

@@ -1,0 +1,456 @@
+//! Subscriptions that are rows of the database only (`subs_db_mode=3`). Several
+//! servers may work on one table: nothing is locked, every change names the
+//! state that it was judged by, and one that meets no row is judged again (A8).
+
+use crate::error::Fault;
+use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
+use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::registry::EventPackageRegistry;
+use crate::presence::subscription::{
+    Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
+};
+use crate::service::Server;
+use crate::service::durable::single;
+use crate::service::paging::page as page_of;
+use crate::shm::Memory;
+use crate::store::records::Claim;
+use crate::store::row_lanes::DueRow;
+use crate::store::rows::{
+    NOT_FLAGGED, SUBSCRIPTION_COLUMNS, dialog_conditions, dialog_of, presentity_uri,
+    read_subscription, subscription_row, unsigned,
+};
+use crate::store::shard::PresentityKey;
+use crate::store::subscriptions::Renewal;
+
+/// How often a change is judged again because somebody else made one first.
+const ATTEMPTS: usize = 8;
+
+/// `reason` of a row whose watcher has unsubscribed: only its last NOTIFY is
+/// missing.
+const ENDED: &[u8] = b"timeout";
+
+/// A row, read. CSeq and version are the last ones used.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its `id`.
+    pub id: i64,
+    /// The subscription.
+    pub subscription: Snapshot,
+    /// Unix time of its end.
+    pub expires_at: i64,
+}
+
+impl Row {
+    /// It has been ended; only its last NOTIFY is missing.
+    pub fn has_ended(&self) -> bool {
+        self.subscription.status == Status::Terminated
+            || self.subscription.text(Text::Reason) == ENDED
+    }
+
+    /// Why its last NOTIFY is sent, if it is its turn.
+    pub fn ending(&self, now: i64, offset: i64) -> Option<Ending> {
+        match self.subscription.status {
+            Status::Terminated => Some(match self.subscription.text(Text::Reason) {
+                ENDED => Ending::Unsubscribed,
+                reason => Ending::from_reason(reason),
+            }),
+            _ if self.has_ended() => Some(Ending::Unsubscribed),
+            _ => (self.expires_at < now - offset).then_some(Ending::Expired),
+        }
+    }
+
+    /// As something that awaits a NOTIFY.
+    pub fn due(self, ending: Option<Ending>, claim: Claim) -> DueRow {
+        DueRow { subscription: self.subscription, expires_at: self.expires_at, ending, claim }
+    }
+}
+
+/// Columns that make a `Row`: those of a subscription, then its `id`.
+fn columns() -> Vec<&'static str> {
+    let mut all = SUBSCRIPTION_COLUMNS.to_vec();
+    all.push("id");
+    all
+}
+
+/// The name of the table.
+pub(super) fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
+    std::str::from_utf8(&server.config.active_watchers_table).map_err(|_| Fault::Database)
+}
+
+/// The package of a row; `None` if its module is not loaded.
+fn package_of(registry: &EventPackageRegistry, event: &[u8]) -> Option<PackageId> {
+    registry.exact(&Event::parse(event)?)
+}
+
+fn read(registry: &EventPackageRegistry, id: i64, columns: &[Value], now: i64) -> Option<Row> {
+    let row = read_subscription(columns, now)?;
+    let mut subscription = row.snapshot;
+    subscription.package = package_of(registry, &row.event)?;
+    // The number in the row counts the dialog's, and tm's counts once more.
+    subscription.local_cseq = subscription.local_cseq.saturating_add(1);
+    Some(Row { id, subscription, expires_at: row.expires_at })
+}
+
+/// What the row has of a CSeq that was the last one used.
+fn stored_cseq(used: u32) -> Value {
+    Value::Int(i64::from(used.saturating_sub(1)))
+}
+
+fn rows<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+) -> Result<Vec<Row>, Fault> {
+    let (table, now, wanted) = (table(server)?, host.now(), columns());
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| {
+        let mut found = Vec::new();
+        database.query(table, conditions, &wanted, None, &mut |row| {
+            if let Some((id, row)) = row.split_last()
+                && let Some(id) = id.as_int()
+            {
+                found.extend(read(&server.registry, id, row, now));
+            }
+        })?;
+        Ok(found)
+    })
+}
+
+/// A page of rows and where the next one begins; `None` after the last row.
+pub struct Page {
+    /// Those that can be read.
+    pub rows: Vec<Row>,
+    /// `id` of the last row of the page, readable or not.
+    pub last: Option<i64>,
+}
+
+/// Rows that meet the conditions with an `id` greater than `after`.
+pub fn page<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+    after: i64,
+    most: usize,
+) -> Result<Page, Fault> {
+    let (table, now) = (table(server)?, host.now());
+    let database = host.database().ok_or(Fault::Database)?;
+    let mut rows = Vec::new();
+    let place = (after, most);
+    let last =
+        page_of(database, table, conditions, SUBSCRIPTION_COLUMNS, place, &mut |id, row| {
+            rows.extend(read(&server.registry, id, row, now));
+        })?;
+    Ok(Page { rows, last })
+}
+
+/// The rows of a presentity in one package.
+pub fn of_presentity(key: &PresentityKey, package: &EventPackage) -> Vec<Condition> {
+    let uri = crate::presence::uri::presentity_uri(&key.user, &key.host);
+    vec![
+        ("presentity_uri", Compare::Eq, Value::Text(uri)),
+        ("event", Compare::Eq, Value::text(&package.name)),
+    ]
+}
+
+/// The living subscriptions to a presentity.
+pub fn watchers<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+) -> Result<Vec<Row>, Fault> {
+    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
+    let mut found = rows(server, host, &of_presentity(key, package))?;
+    found.retain(|row| !row.has_ended());
+    Ok(found)
+}
+
+/// Rows of a URI, in all packages: as it is given, and in lower case.
+pub fn of_uri<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    uri: &[u8],
+) -> Result<Vec<Row>, Fault> {
+    let mut found = Vec::<Row>::new();
+    for spelling in [uri.to_vec(), uri.to_ascii_lowercase()] {
+        let conditions = [("presentity_uri", Compare::Eq, Value::Text(spelling))];
+        for row in rows(server, host, &conditions)? {
+            if found.iter().all(|known| known.id != row.id) {
+                found.push(row);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Somebody's subscription to a presentity lives (B33).
+pub fn has_subscribers<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+) -> Result<bool, Fault> {
+    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
+    let now = host.now();
+    let mut conditions = of_presentity(key, package);
+    conditions.push(("expires", Compare::Greater, Value::Int(now)));
+    Ok(rows(server, host, &conditions)?.iter().any(|row| !row.has_ended()))
+}
+
+/// The row of a dialog.
+pub fn find<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialog: DialogId<'_>,
+) -> Result<Option<Row>, Fault> {
+    Ok(rows(server, host, &dialog_conditions(dialog))?.into_iter().next())
+}
+
+/// Adds the row of a new subscription. `updated` flags it.
+pub fn insert<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    subscription: &Snapshot,
+    expires_at: i64,
+    updated: i64,
+) -> Result<(), Fault> {
+    let table = table(server)?;
+    let package = server.registry.get(subscription.package).ok_or(Fault::Package)?;
+    let mut row = subscription_row(subscription, &package.name, expires_at, updated);
+    set(&mut row, "local_cseq", stored_cseq(subscription.local_cseq));
+    let key = dialog_conditions(dialog_of(subscription));
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| match database.insert(table, &row) {
+        Ok(()) => Ok(()),
+        // The request has come again, later than answers are kept, or only
+        // the answer of the first attempt was lost.
+        Err(fault) => match exists(database, table, &key)? {
+            true => Ok(()),
+            false => Err(fault),
+        },
+    })
+}
+
+fn exists(database: &mut dyn Database, table: &str, row: &[Condition]) -> Result<bool, Fault> {
+    let mut found = false;
+    database.query(table, row, &["status"], None, &mut |_| found = true)?;
+    Ok(found)
+}
+
+fn set(row: &mut [Assignment], column: &str, value: Value) {
+    if let Some(assignment) = row.iter_mut().find(|(name, _)| *name == column) {
+        assignment.1 = value;
+    }
+}
+
+/// Judges an in-dialog SUBSCRIBE by the dialog's row and, if it is in order,
+/// applies it. `flag` names the turn of the notifier process that is to send
+/// the NOTIFY, if one is.
+pub fn renew<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialog: DialogId<'_>,
+    renewal: &Renewal<'_>,
+    flag: Option<i64>,
+) -> Result<(InDialog, Option<Row>), Fault> {
+    let key = dialog_conditions(dialog);
+    for _ in 0..ATTEMPTS {
+        let found = find(server, host, dialog)?;
+        let verdict = in_dialog(
+            found.as_ref().map(|row| current(row, renewal.event_id)),
+            renewal.package,
+            renewal.cseq,
+            renewal.cseq_offset,
+            renewal.expires,
+        );
+        let (InDialog::Refresh | InDialog::End, Some(mut row)) = (verdict, found) else {
+            return Ok((verdict, None));
+        };
+        let before = row.subscription.remote_cseq;
+        let changes = apply(&mut row, renewal, verdict, flag).map_err(|_| Fault::Host)?;
+        let mut conditions = key.clone();
+        conditions.push(("remote_cseq", Compare::Eq, unsigned(before)));
+        if change(server, host, &conditions, &changes)? {
+            return Ok((verdict, Some(row)));
+        }
+    }
+    Err(Fault::Database)
+}
+
+fn current(row: &Row, event_id: Option<&[u8]>) -> Current {
+    Current {
+        package: row.subscription.package,
+        same_event_id: event_id.is_none_or(|id| id == row.subscription.text(Text::EventId)),
+        remote_cseq: row.subscription.remote_cseq,
+        ending: row.has_ended(),
+    }
+}
+
+/// The row as the request makes it, and the columns that change.
+fn apply(
+    row: &mut Row,
+    renewal: &Renewal<'_>,
+    verdict: InDialog,
+    flag: Option<i64>,
+) -> Result<Vec<Assignment>, crate::presence::text::TooLong> {
+    let subscription = &mut row.subscription;
+    for (field, value) in [
+        (Text::Contact, renewal.contact),
+        (Text::Socket, renewal.socket),
+        (Text::LocalContact, renewal.local_contact),
+    ] {
+        if subscription.text(field) != value {
+            subscription.set_text(field, value)?;
+        }
+    }
+    subscription.remote_cseq = renewal.cseq.max(subscription.remote_cseq);
+    subscription.flags = renewal.flags;
+    subscription.expires = renewal.expires;
+    row.expires_at = renewal.now + i64::from(renewal.expires);
+    let text = |field| Value::text(subscription.text(field));
+    let mut changes = vec![
+        // Rows of the stock module may spell the host otherwise (B19).
+        ("presentity_uri", Value::Text(presentity_uri(subscription))),
+        ("expires", Value::Int(row.expires_at)),
+        ("remote_cseq", unsigned(subscription.remote_cseq)),
+        ("contact", text(Text::Contact)),
+        ("local_contact", text(Text::LocalContact)),
+        ("socket_info", text(Text::Socket)),
+        ("flags", unsigned(subscription.flags)),
+    ];
+    if verdict == InDialog::End && subscription.text(Text::Reason).is_empty() {
+        changes.push(("reason", Value::text(ENDED)));
+    }
+    if let Some(flag) = flag {
+        changes.push(("updated", Value::Int(flag)));
+    }
+    Ok(changes)
+}
+
+/// Changes a row; false if there is none like that.
+fn change<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+    changes: &[Assignment],
+) -> Result<bool, Fault> {
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| {
+        database.update(table, conditions, changes)?;
+        // A driver that cannot count has no other servers beside it.
+        Ok(database.affected_rows() != Some(0))
+    })
+}
+
+/// Gives a subscription the state that the rules say. False if it has changed
+/// meanwhile, or is gone.
+pub fn decide<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    row: &Row,
+    decision: &Authorization,
+    flag: Option<i64>,
+) -> Result<bool, Fault> {
+    let mut conditions = dialog_conditions(dialog_of(&row.subscription));
+    conditions.push(("status", Compare::Eq, Value::Int(row.subscription.status as i64)));
+    let mut changes = vec![
+        ("status", Value::Int(decision.status as i64)),
+        ("reason", Value::text(&decision.reason)),
+    ];
+    changes.extend(flag.map(|flag| ("updated", Value::Int(flag))));
+    change(server, host, &conditions, &changes)
+}
+
+/// Deletes the row of a dialog; false if somebody else has.
+pub fn delete<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialog: DialogId<'_>,
+) -> Result<bool, Fault> {
+    let table = table(server)?;
+    let row = dialog_conditions(dialog);
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| {
+        database.delete(table, &row)?;
+        Ok(database.affected_rows() != Some(0))
+    })
+}
+
+/// Other dialogs of the same call with the same presentity are gone: a client
+/// that has restarted has forgotten them (`delete_same_subs`). Gives those.
+pub fn replace_same_call<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    subscription: &Snapshot,
+) -> Result<Vec<Snapshot>, Fault> {
+    let conditions = [
+        ("presentity_uri", Compare::Eq, Value::Text(presentity_uri(subscription))),
+        ("callid", Compare::Eq, Value::text(subscription.text(Text::CallId))),
+    ];
+    let mut gone = Vec::new();
+    for row in rows(server, host, &conditions)? {
+        let other = dialog_of(&row.subscription) != dialog_of(subscription)
+            && row.subscription.package == subscription.package;
+        if other && delete(server, host, dialog_of(&row.subscription))? {
+            gone.push(row.subscription);
+        }
+    }
+    Ok(gone)
+}
+
+/// Leaves what is new about a presentity to the notifier processes, of this
+/// server or of another one.
+pub fn flag_watchers<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    package: &EventPackage,
+    turn: i64,
+) -> Result<(), Fault> {
+    let mut conditions = of_presentity(key, package);
+    conditions.push(("status", Compare::Eq, Value::Int(Status::Active as i64)));
+    conditions.push(("updated", Compare::Not, Value::Int(turn)));
+    change(server, host, &conditions, &[("updated", Value::Int(turn))]).map(|_| ())
+}
+
+/// Rows of a turn that this server does not have (it was larger when they were
+/// flagged) get one that it has.
+pub fn adopt_turns<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    turns: i64,
+) -> Result<(), Fault> {
+    let conditions = [("updated", Compare::Greater, Value::Int(turns - 1))];
+    change(server, host, &conditions, &[("updated", Value::Int(0))]).map(|_| ())
+}
+
+/// Takes `count` CSeqs of a dialog, the ones after `used`; none if somebody
+/// else has taken one. With `last` the row goes.
+pub fn claim(
+    database: &mut dyn Database,
+    table: &str,
+    subscription: &Snapshot,
+    (used, version): (u32, u32),
+    count: u32,
+    last: Option<(Ending, i64)>,
+) -> Result<bool, Fault> {
+    let mut conditions = dialog_conditions(dialog_of(subscription));
+    conditions.push(("local_cseq", Compare::Eq, stored_cseq(used)));
+    match last {
+        Some((why, expires_at)) => {
+            if why == Ending::Expired {
+                // One that was refreshed lives on.
+                conditions.push(("expires", Compare::Eq, Value::Int(expires_at)));
+            }
+            database.delete(table, &conditions)?;
+        }
+        None => {
+            let changes = [
+                ("local_cseq", stored_cseq(used.wrapping_add(count))),
+                ("version", unsigned(version.wrapping_add(count))),
+                ("updated", Value::Int(NOT_FLAGGED)),
+            ];
+            database.update(table, &conditions, &changes)?;
+        }
+    }
+    Ok(database.affected_rows() != Some(0))
+}

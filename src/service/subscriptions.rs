@@ -1,0 +1,297 @@
+//! Subscriptions, wherever they are kept: the one place that asks for
+//! `subs_db_mode` when a subscription is made, changed, looked up or ended.
+
+use crate::config::SubscriptionMode;
+use crate::error::{Fault, Rejection};
+use crate::ports::{Host, Level};
+use crate::presence::subscription::{Authorization, DialogId, Ending, InDialog, Snapshot, Status};
+use crate::presence::winfo::WatcherEvent;
+use crate::service::seldom::Seldom;
+use crate::service::subscription_rows::{self as rows, Row};
+use crate::service::turns::turn_of_dialog;
+use crate::service::{Server, write_back};
+use crate::shm::Memory;
+use crate::store::listing::Listed;
+use crate::store::records::Claim;
+use crate::store::row_lanes::DueRow;
+use crate::store::rows::{NOT_FLAGGED, dialog_of};
+use crate::store::shard::PresentityKey;
+use crate::store::subscriptions::Renewal;
+use crate::store::{LaneRef, Token};
+
+static UNTOLD: Seldom = Seldom::new();
+
+/// A subscription that a SUBSCRIBE has made or changed; its NOTIFY waits for
+/// the 2xx.
+#[derive(Debug)]
+pub enum Stored {
+    /// A record in memory.
+    Record(Token),
+    /// A row of the database.
+    Row(Box<StoredRow>),
+}
+
+/// A row that a SUBSCRIBE has made or changed.
+#[derive(Debug)]
+pub struct StoredRow {
+    key: PresentityKey,
+    due: DueRow,
+    /// What those who watch the watchers are to be told, and whether they get
+    /// all watchers.
+    event: Option<(WatcherEvent, bool)>,
+    /// A notifier process sends its NOTIFY.
+    left: bool,
+}
+
+/// One of the subscriptions to a presentity.
+#[derive(Debug)]
+pub enum Watching {
+    /// A record in memory.
+    Record(Token),
+    /// A row of the database.
+    Row(Box<Row>),
+}
+
+/// Stores a new subscription.
+pub fn insert<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    subscription: &Snapshot,
+) -> Result<Stored, Rejection> {
+    let now = host.now();
+    if server.config.subs_db_mode != SubscriptionMode::DbOnly {
+        let token = server.store.insert_subscription(key, subscription, now)?;
+        if server.config.subs_db_mode == SubscriptionMode::WriteThrough
+            && let Err(fault) = write_back::write_through(server, host, token)
+        {
+            server.store.withdraw(token);
+            return Err(fault.into());
+        }
+        return Ok(Stored::Record(token));
+    }
+    let expires_at = now + i64::from(subscription.expires);
+    let turn = turn_of_dialog(server, dialog_of(subscription));
+    rows::insert(server, host, subscription, expires_at, turn.unwrap_or(NOT_FLAGGED))?;
+    if server.config.delete_same_subs {
+        for gone in rows::replace_same_call(server, host, subscription)? {
+            let event = WatcherEvent::Timeout;
+            server.store.watcher_row_changed(key, &gone, event, true, false);
+        }
+    }
+    Ok(Stored::Row(Box::new(StoredRow {
+        key: key.clone(),
+        due: DueRow {
+            subscription: subscription.clone(),
+            expires_at,
+            ending: None,
+            claim: Claim::Always,
+        },
+        event: Some((WatcherEvent::Subscribe, false)),
+        left: turn.is_some(),
+    })))
+}
+
+/// Judges an in-dialog SUBSCRIBE and, if it is in order, applies it.
+pub fn renew<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialog: DialogId<'_>,
+    renewal: &Renewal<'_>,
+) -> Result<(InDialog, Option<Stored>), Fault> {
+    if server.config.subs_db_mode != SubscriptionMode::DbOnly {
+        let (verdict, token) = server.store.renew_subscription(dialog, renewal)?;
+        if let Some(token) = token
+            && server.config.subs_db_mode == SubscriptionMode::WriteThrough
+            && let Err(fault) = write_back::write_through(server, host, token)
+        {
+            // What is in memory holds; the row follows with the next flush.
+            let _ = release(server, host, Stored::Record(token));
+            return Err(fault);
+        }
+        return Ok((verdict, token.map(Stored::Record)));
+    }
+    let turn = turn_of_dialog(server, dialog);
+    let (verdict, row) = rows::renew(server, host, dialog, renewal, turn)?;
+    let stored = row.map(|row| {
+        let over = verdict == InDialog::End;
+        let key = super::turns::key_of(server, &row);
+        Stored::Row(Box::new(StoredRow {
+            key,
+            due: row.due(over.then_some(Ending::Unsubscribed), Claim::Always),
+            event: over.then_some((WatcherEvent::Timeout, true)),
+            left: turn.is_some(),
+        }))
+    });
+    Ok((verdict, stored))
+}
+
+/// The subscription as it is.
+pub fn shown<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    stored: &Stored,
+) -> Option<Snapshot> {
+    match stored {
+        Stored::Record(token) => server.store.subscription(*token, host.now()),
+        Stored::Row(row) => Some(row.due.subscription.clone()),
+    }
+}
+
+/// The 2xx has left: the NOTIFY may. Gives the lane when the caller is the one
+/// to send it.
+pub fn release<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    stored: Stored,
+) -> Option<LaneRef<M>> {
+    match stored {
+        Stored::Record(token) => server.store.release_subscription(token),
+        Stored::Row(row) => {
+            if let Some((event, whole)) = row.event {
+                let over = row.due.ending.is_some();
+                let watcher = &row.due.subscription;
+                server.store.watcher_row_changed(&row.key, watcher, event, over, whole);
+            }
+            if row.left {
+                return None;
+            }
+            let queued = server.store.queue_row(&row.key, &row.due);
+            queued.unwrap_or_else(|fault| {
+                UNTOLD.log(
+                    host,
+                    Level::Error,
+                    format_args!("a subscription gets its NOTIFY with the next change: {fault}"),
+                );
+                None
+            })
+        }
+    }
+}
+
+/// The subscription of a dialog, for those who only look.
+pub fn find<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialog: DialogId<'_>,
+) -> Result<Option<Snapshot>, Fault> {
+    if server.store.policy.rows_only() {
+        let row = rows::find(server, host, dialog)?;
+        return Ok(row.filter(|row| !row.has_ended()).map(|row| row.subscription));
+    }
+    let token = server.store.find_dialog(dialog)?;
+    Ok(token.and_then(|token| server.store.subscription(token, host.now())))
+}
+
+/// All subscriptions to a presentity that are not over, one after the other.
+pub fn each_watcher<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    mut each: impl FnMut(Watching, Snapshot),
+) -> Result<(), Fault> {
+    if server.store.policy.rows_only() {
+        for row in rows::watchers(server, host, key)? {
+            let copy = row.subscription.clone();
+            each(Watching::Row(Box::new(row)), copy);
+        }
+        return Ok(());
+    }
+    let now = host.now();
+    server.store.each_watcher(key, now, |token, copy| each(Watching::Record(token), copy));
+    Ok(())
+}
+
+/// Somebody's subscription to a presentity lives (B33).
+pub fn has_subscribers<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+) -> Result<bool, Fault> {
+    match server.store.policy.rows_only() {
+        true => rows::has_subscribers(server, host, key),
+        false => Ok(server.store.has_subscribers(key, host.now())),
+    }
+}
+
+/// The subscriptions to a presentity URI, in all packages.
+pub fn list<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    uri: &[u8],
+) -> Result<Vec<Listed>, Fault> {
+    if server.store.policy.rows_only() {
+        let rows = rows::of_uri(server, host, uri)?;
+        let living = rows.into_iter().filter(|row| !row.has_ended());
+        let listed =
+            |row: Row| Listed { subscription: row.subscription, expires_at: row.expires_at };
+        return Ok(living.map(listed).collect());
+    }
+    let now = host.now();
+    let shards = 0..server.store.shards();
+    Ok(shards.flat_map(|shard| server.store.list_subscriptions(shard, uri, now)).collect())
+}
+
+/// A decision about a watcher: its subscription gets the state, and is to be
+/// sent a NOTIFY if that is another one than before. True if it is.
+pub fn decide<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    watching: &Watching,
+    decision: &Authorization,
+) -> Result<bool, Fault> {
+    let row = match watching {
+        Watching::Record(token) => return server.store.decide(*token, decision, host.now()),
+        Watching::Row(row) => row,
+    };
+    let before = row.subscription.status;
+    let mut subscription = row.subscription.clone();
+    subscription.status = decision.status;
+    subscription
+        .set_text(crate::presence::subscription::Text::Reason, &decision.reason)
+        .map_err(|_| Fault::Host)?;
+    if subscription == row.subscription {
+        return Ok(false);
+    }
+    let turn = turn_of_dialog(server, dialog_of(&subscription));
+    if !rows::decide(server, host, row, decision, turn)? {
+        return Ok(false);
+    }
+    let over = decision.status == Status::Terminated;
+    let ending = Ending::from_reason(&decision.reason);
+    if before != decision.status {
+        let event = WatcherEvent::of_decision(before, decision.status, ending);
+        let shown = if over { &row.subscription } else { &subscription };
+        server.store.watcher_row_changed(key, shown, event, over, false);
+    }
+    let due = DueRow {
+        subscription,
+        expires_at: row.expires_at,
+        ending: over.then_some(ending),
+        claim: Claim::Always,
+    };
+    let stored = StoredRow { key: key.clone(), due, event: None, left: turn.is_some() };
+    if let Some(lane) = release(server, host, Stored::Row(Box::new(stored))) {
+        server.store.hand_over(lane);
+    }
+    Ok(true)
+}
+
+/// A subscription that is a row ends because its watcher is gone. False if it
+/// had ended already.
+pub fn remove_row<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    subscription: &Snapshot,
+) -> Result<bool, Fault> {
+    if !rows::delete(server, host, dialog_of(subscription))? {
+        return Ok(false);
+    }
+    use crate::presence::subscription::Text;
+    let (user, domain) =
+        (subscription.text(Text::PresentityUser), subscription.text(Text::PresentityHost));
+    let key = server.store.key(user, domain, subscription.package);
+    server.store.watcher_row_changed(&key, subscription, WatcherEvent::Timeout, true, false);
+    Ok(true)
+}

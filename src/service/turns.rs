@@ -1,0 +1,117 @@
+//! The turns of notifier processes (`waitn_time`, `notifier_poll_rate`,
+//! `notifier_processes`; manual 3.8 to 3.10). Rows flagged with a turn are
+//! served when it comes by, which each does once in `waitn_time`.
+
+use crate::error::Fault;
+use crate::ports::{Compare, Host, Level, Value};
+use crate::presence::subscription::{DialogId, Text};
+use crate::service::Server;
+use crate::service::notifier::{self, Budget};
+use crate::service::seldom::Seldom;
+use crate::service::subscription_rows as rows;
+use crate::shm::Memory;
+use crate::store::records::Claim;
+use crate::store::shard::PresentityKey;
+
+static UNREADABLE: Seldom = Seldom::new();
+
+/// Rows read in one go.
+const PAGE: usize = 250;
+
+/// Turns of one process.
+pub fn turns_each<M: Memory>(server: &Server<M>) -> u32 {
+    let config = &server.config;
+    config.waitn_time.saturating_mul(config.notifier_poll_rate).max(1)
+}
+
+fn all_turns<M: Memory>(server: &Server<M>) -> u64 {
+    u64::from(turns_each(server)) * u64::from(server.config.notifier_processes.max(1))
+}
+
+/// The turn at which the watchers of a presentity are told of a change.
+pub fn turn_of<M: Memory>(server: &Server<M>, key: &PresentityKey) -> i64 {
+    let parts: [&[u8]; 2] = [&key.package.0.to_le_bytes(), &key.identity];
+    (server.store.hash().hash_parts(&parts) % all_turns(server)) as i64
+}
+
+/// The turn at which a dialog gets a NOTIFY of its own; `None` when it is sent
+/// at once.
+pub fn turn_of_dialog<M: Memory>(server: &Server<M>, dialog: DialogId<'_>) -> Option<i64> {
+    let queued = server.config.notifier_processes > 0 && !server.config.send_fast_notify;
+    let parts = [dialog.call_id, dialog.from_tag];
+    queued.then(|| (server.store.hash().hash_parts(&parts) % all_turns(server)) as i64)
+}
+
+/// Serves the rows of one turn.
+pub fn serve<M: Memory>(server: &Server<M>, host: &mut dyn Host, turn: i64) {
+    if let Err(fault) = try_serve(server, host, turn) {
+        UNREADABLE.log(
+            host,
+            Level::Error,
+            format_args!("subscriptions flagged for a NOTIFY cannot be read: {fault}"),
+        );
+    }
+    server.wake_senders(host);
+}
+
+fn try_serve<M: Memory>(server: &Server<M>, host: &mut dyn Host, turn: i64) -> Result<(), Fault> {
+    let mut after = 0;
+    loop {
+        let conditions = vec![("updated", Compare::Eq, Value::Int(turn))];
+        let page = rows::page(server, host, &conditions, after, PAGE)?;
+        let (now, offset) = (host.now(), i64::from(server.config.expires_offset));
+        let mut lanes = Vec::new();
+        for row in page.rows {
+            let key = key_of(server, &row);
+            let ending = row.ending(now, offset);
+            let queued = server.store.queue_row(&key, &row.due(ending, Claim::UnlessTold))?;
+            lanes.extend(queued);
+        }
+        for lane in lanes {
+            notifier::run(server, host, lane, Budget::SENDER);
+        }
+        match page.last {
+            Some(last) => after = last,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The presentity that a row's subscription is to.
+pub fn key_of<M: Memory>(server: &Server<M>, row: &rows::Row) -> PresentityKey {
+    let subscription = &row.subscription;
+    server.store.key(
+        subscription.text(Text::PresentityUser),
+        subscription.text(Text::PresentityHost),
+        subscription.package,
+    )
+}
+
+/// Ends subscriptions that have expired, and those whose last NOTIFY a server
+/// that is gone has left unsent.
+pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    let offset = i64::from(server.config.expires_offset);
+    let mut after = 0;
+    loop {
+        let now = host.now();
+        let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
+        let page = rows::page(server, host, &conditions, after, PAGE)?;
+        for row in page.rows {
+            let key = key_of(server, &row);
+            let ending = row.ending(now, offset);
+            let queued = server.store.queue_row(&key, &row.due(ending, Claim::Always))?;
+            if let Some(lane) = queued {
+                server.store.hand_over(lane);
+            }
+        }
+        server.wake_senders(host);
+        match page.last {
+            Some(last) => after = last,
+            None => break,
+        }
+    }
+    if server.config.notifier_processes > 0 {
+        rows::adopt_turns(server, host, i64::try_from(all_turns(server)).unwrap_or(i64::MAX))?;
+    }
+    Ok(())
+}

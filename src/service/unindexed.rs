@@ -1,0 +1,341 @@
+//! Publications that are rows of the database only (`publ_cache=0`): the rows
+//! judge a change, for others may write them too. A change names the entity-tag
+//! that it was judged by; if no row has it any more, somebody was faster.
+
+use crate::error::{Fault, Rejection};
+use crate::ports::{Compare, Condition, Host, Value};
+use crate::presence::dialog_info;
+use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
+use crate::service::durable::{durable, single};
+use crate::service::paging::page as page_of;
+use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
+use crate::service::publish::Applied;
+use crate::service::publishing::{Publishing, facts_of};
+use crate::service::{Server, expiry};
+use crate::shm::Memory;
+use crate::store::LaneRef;
+use crate::store::lanes::PublicationCopy;
+use crate::store::publications::Change;
+use crate::store::row_lanes::{EndedRow, RowsChanged};
+use crate::store::rows::{
+    PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
+};
+use crate::store::shard::PresentityKey;
+
+/// Expired rows read in one go.
+const PAGE: usize = 250;
+
+/// A publication that is not as it was, as its watchers have to see it once
+/// more.
+struct Ended {
+    publication: PublicationCopy,
+    closing: bool,
+}
+
+/// Judges a change by the rows, and makes it.
+pub fn apply<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<Applied<M>, Rejection> {
+    match judge(server, host, publishing, change) {
+        Err(rejection) if rejection.code == 412 && respell(server, host, publishing)? => {
+            judge(server, host, publishing, change)
+        }
+        judged => judged,
+    }
+}
+
+/// Rows of the stock module may spell the domain otherwise (B19): if that is
+/// why none was found, it is made ours.
+fn respell<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+) -> Result<bool, Rejection> {
+    let Some(tag) = publishing.if_match else { return Ok(false) };
+    let (table, key) = (table(server)?, &publishing.key);
+    let mut row = publication_conditions(key, &publishing.package.name, tag);
+    row.retain(|(column, ..)| *column != "domain");
+    let database = host.database().ok_or(Fault::Database)?;
+    let spelled = single(database, |database, _| {
+        let mut spelled = None;
+        database.query(table, &row, &["domain"], None, &mut |columns| {
+            let domain = columns.first().map(Value::as_bytes).unwrap_or_default();
+            if domain != key.host && domain.eq_ignore_ascii_case(&key.host) {
+                spelled = Some(domain.to_vec());
+            }
+        })?;
+        Ok(spelled)
+    })?;
+    let Some(spelled) = spelled else { return Ok(false) };
+    row.push(("domain", Compare::Eq, Value::Text(spelled)));
+    single(database, |database, _| {
+        database.update(table, &row, &[("domain", Value::text(&key.host))])
+    })?;
+    Ok(true)
+}
+
+fn judge<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<Applied<M>, Rejection> {
+    let key = &publishing.key;
+    let tag = publishing.if_match.unwrap_or_default();
+    let ended = match publishing.step {
+        Step::Create => create(server, host, publishing, change)?,
+        Step::Refresh | Step::Modify => {
+            if leaves_alone(server, host, publishing, change)? {
+                return Ok(Applied::Unchanged);
+            }
+            let final_state = unseen_final(server, host, publishing, tag)?;
+            update(server, host, publishing, change, tag)?;
+            if publishing.step == Step::Refresh {
+                return Ok(Applied::Made(None));
+            }
+            final_state
+        }
+        Step::Remove => remove(server, host, publishing, tag)?,
+    };
+    let is_final = change.facts.is_some_and(|facts| facts.is_final);
+    let told = RowsChanged {
+        sender: change.sender.unwrap_or_default(),
+        ended: ended
+            .as_ref()
+            .map(|ended| EndedRow { publication: &ended.publication, closing: ended.closing }),
+        urgent: is_final || publishing.step == Step::Remove,
+    };
+    Ok(Applied::Made(tell(server, host, key, told)))
+}
+
+/// The change is stored: whoever watches is to be told.
+pub fn tell<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    change: RowsChanged<'_>,
+) -> Option<LaneRef<M>> {
+    server.store.rows_changed(key, change).unwrap_or_else(|fault| {
+        expiry::UNTOLD.log(
+            host,
+            crate::ports::Level::Error,
+            format_args!("watchers are told with the next change: {fault}"),
+        );
+        None
+    })
+}
+
+fn create<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<Option<Ended>, Rejection> {
+    let (key, event) = (&publishing.key, &publishing.package.name);
+    let table = table(server)?;
+    let row = new_row(key, event, change, publishing.body);
+    let own = publication_conditions(key, event, change.entity_tag);
+    if publishing.own_tag.is_some() {
+        let database = host.database().ok_or(Fault::Database)?;
+        if exists(database, table, &own)? {
+            return Err(unknown_entity_tag());
+        }
+    }
+    let replaced = match change.dialog_id {
+        [] => None,
+        id => same_dialog(rows::read(server, host, key, event)?, id),
+    };
+    let database = host.database().ok_or(Fault::Database)?;
+    match &replaced {
+        None => single(database, |database, _| insert(database, table, &row, &own))?,
+        Some(old) => {
+            let old = publication_conditions(key, event, &old.entity_tag);
+            durable(database, |database| {
+                database.delete(table, &old)?;
+                insert(database, table, &row, &own)
+            })?;
+        }
+    }
+    let seen = !server.store.is_behind(key);
+    Ok(replaced
+        .filter(|old| !seen && facts_of(&old.body).is_final)
+        .map(|publication| Ended { publication, closing: false }))
+}
+
+/// Adds a row; it may be there already if only the answer was lost.
+fn insert(
+    database: &mut dyn crate::ports::Database,
+    table: &str,
+    row: &[crate::ports::Assignment],
+    own: &[Condition],
+) -> Result<(), Fault> {
+    match database.insert(table, row) {
+        Ok(()) => Ok(()),
+        Err(fault) => match exists(database, table, own) {
+            Ok(true) => Ok(()),
+            _ => Err(fault),
+        },
+    }
+}
+
+fn same_dialog(publications: Vec<PublicationCopy>, id: &[u8]) -> Option<PublicationCopy> {
+    publications.into_iter().find(|publication| {
+        dialog_info::summary(&publication.body)
+            .and_then(|info| info.first_id)
+            .is_some_and(|first| first == id)
+    })
+}
+
+/// A state of a shared line without dialogs that is not its owner's.
+fn leaves_alone<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<bool, Rejection> {
+    let (true, Step::Modify, Some(facts)) =
+        (publishing.package.is_shared_line(), publishing.step, change.facts)
+    else {
+        return Ok(false);
+    };
+    let old = stored(server, host, publishing)?;
+    Ok(leaves_shared_line_alone(facts_of(&old.body), &old.sender, facts, change.sender))
+}
+
+/// The publication that a request refers to.
+fn stored<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+) -> Result<PublicationCopy, Rejection> {
+    let (key, event) = (&publishing.key, &publishing.package.name);
+    let tag = publishing.if_match.unwrap_or_default();
+    rows::one(server, host, key, event, tag)?.ok_or_else(unknown_entity_tag)
+}
+
+/// The publication, if it reports a final state that some have not seen.
+fn unseen_final<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    tag: &[u8],
+) -> Result<Option<Ended>, Rejection> {
+    let (key, package) = (&publishing.key, publishing.package);
+    if publishing.step != Step::Modify || !package.is_dialog() || !server.store.is_behind(key) {
+        return Ok(None);
+    }
+    let old = rows::one(server, host, key, &package.name, tag)?;
+    Ok(old
+        .filter(|old| facts_of(&old.body).is_final)
+        .map(|publication| Ended { publication, closing: false }))
+}
+
+fn update<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+    tag: &[u8],
+) -> Result<(), Rejection> {
+    let (key, event) = (&publishing.key, &publishing.package.name);
+    let row = publication_conditions(key, event, tag);
+    rows::update(server, host, &row, change, publishing, &changes(change, publishing.body))
+}
+
+fn remove<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    tag: &[u8],
+) -> Result<Option<Ended>, Rejection> {
+    let (key, package) = (&publishing.key, publishing.package);
+    let shown = package.aggregates && server.store.may_be_watched(key);
+    let behind = package.is_dialog() && server.store.is_behind(key);
+    let old = if shown || behind { Some(stored(server, host, publishing)?) } else { None };
+    let table = table(server)?;
+    let row = publication_conditions(key, &package.name, tag);
+    let database = host.database().ok_or(Fault::Database)?;
+    let gone = single(database, |database, attempt| {
+        database.delete(table, &row)?;
+        // A repeated one may find that the first one has done it.
+        Ok(attempt == 0 && database.affected_rows() == Some(0))
+    })?;
+    if gone {
+        return Err(unknown_entity_tag());
+    }
+    Ok(old.and_then(|publication| ended(package.aggregates, publication)))
+}
+
+fn ended(aggregates: bool, publication: PublicationCopy) -> Option<Ended> {
+    let shown = aggregates || facts_of(&publication.body).is_final;
+    (shown && !publication.body.is_empty()).then_some(Ended { publication, closing: aggregates })
+}
+
+/// Ends publications that have expired. The row's own end is named when it is
+/// deleted: of several servers one deletes it and tells the watchers, and one
+/// that was refreshed lives on.
+pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    let table = table(server)?;
+    let mut after = 0;
+    loop {
+        let conditions = [
+            ("expires", Compare::Less, Value::Int(host.now())),
+            ("expires", Compare::Greater, Value::Int(0)),
+        ];
+        let database = host.database().ok_or(Fault::Database)?;
+        let (mut page, place) = (Vec::new(), (after, PAGE));
+        let last =
+            page_of(database, table, &conditions, PUBLICATION_COLUMNS, place, &mut |_, row| {
+                page.extend(read_publication(row))
+            })?;
+        for row in page {
+            end_expired(server, host, table, row)?;
+        }
+        server.wake_senders(host);
+        match last {
+            Some(last) => after = last,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn end_expired<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    table: &str,
+    row: PublicationRow,
+) -> Result<(), Fault> {
+    let PublicationRow { user, host: domain, event, publication } = row;
+    let package = crate::presence::event_package::Event::parse(&event)
+        .and_then(|event| server.registry.exact(&event));
+    let key = server.store.key(&user, &domain, package.unwrap_or_default());
+    // As the row spells it.
+    let spelled = PresentityKey { host: domain, ..key.clone() };
+    let mut conditions = publication_conditions(&spelled, &event, &publication.entity_tag);
+    let at = publication.expires_at.unwrap_or_default();
+    conditions.push(("expires", Compare::Eq, Value::Int(at)));
+    let database = host.database().ok_or(Fault::Database)?;
+    let gone = single(database, |database, attempt| {
+        database.delete(table, &conditions)?;
+        Ok(attempt == 0 && database.affected_rows() == Some(0))
+    })?;
+    let package = package.and_then(|id| server.registry.get(id));
+    let Some(package) = package.filter(|_| !gone && !server.config.force_delete) else {
+        return Ok(());
+    };
+    let ended = ended(package.aggregates, publication);
+    let change = RowsChanged {
+        sender: b"",
+        ended: ended
+            .as_ref()
+            .map(|ended| EndedRow { publication: &ended.publication, closing: ended.closing }),
+        urgent: true,
+    };
+    if let Some(lane) = tell(server, host, &key, change) {
+        server.store.hand_over(lane);
+    }
+    Ok(())
+}

@@ -1,0 +1,343 @@
+//! Lanes of presentities whose subscriptions are rows of the database
+//! (`subs_db_mode=3`). A record is in memory only while its subscription awaits
+//! a NOTIFY; lanes, rounds and farewells are those of the other modes. The
+//! watchers of a change are read from the table in pages: a walk.
+
+use crate::error::Fault;
+use crate::presence::publication::{self, Facts};
+use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
+use crate::presence::text;
+use crate::shm::{Id, Links, Memory, Timer};
+use crate::store::lanes::{PublicationCopy, is_spared};
+use crate::store::records::{
+    Claim, Phase, Presentity, Publication, PublicationPhase, Subscription,
+};
+use crate::store::rows::dialog_of;
+use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::subscriptions::Places;
+use crate::store::{LaneRef, Store, Token};
+
+/// A subscription that awaits a NOTIFY.
+#[derive(Debug, Clone)]
+pub struct DueRow {
+    /// The subscription as its row says; `local_cseq` is the last one used.
+    pub subscription: Snapshot,
+    /// Unix time of its end.
+    pub expires_at: i64,
+    /// Its NOTIFY is the last one.
+    pub ending: Option<Ending>,
+    /// What the NOTIFY has to do about the row.
+    pub claim: Claim,
+}
+
+/// How to go on with telling the watchers of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkStep {
+    /// All have been told.
+    Done,
+    /// Read the rows whose `id` is greater.
+    Page(i64),
+    /// Nothing urgent: the notifier processes may do it.
+    Leave,
+}
+
+/// What has become of the publications of a presentity.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RowsChanged<'a> {
+    /// Watcher URI of who changed it; empty for nobody to be spared.
+    pub sender: &'a [u8],
+    /// A publication that has ended, or was replaced in a final state that
+    /// some have not seen.
+    pub ended: Option<EndedRow<'a>>,
+    /// Not to be left to the notifier processes.
+    pub urgent: bool,
+}
+
+/// A publication whose row is gone or changed, with the document that it had.
+#[derive(Debug, Clone, Copy)]
+pub struct EndedRow<'a> {
+    /// The publication, document included.
+    pub publication: &'a PublicationCopy,
+    /// It is to be shown closed; else as it was.
+    pub closing: bool,
+}
+
+impl<M: Memory> Store<M> {
+    /// A subscription is to be sent a NOTIFY. Gives the lane when the caller is
+    /// the one to send it.
+    pub fn queue_row(
+        &self,
+        key: &PresentityKey,
+        due: &DueRow,
+    ) -> Result<Option<LaneRef<M>>, Fault> {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        let shard = self.shard_of(&key.identity);
+        let dialog = dialog_of(&due.subscription);
+        let place = self.dialog_hash(dialog);
+        self.with(shard, |records| {
+            let presentity = records.find_or_create(key, hash)?;
+            let known = self.known_row(records, shard, place, dialog);
+            let queued = match known {
+                Some(id) => replace(records, id, due),
+                None => self.add_row(records, shard, presentity, place, due),
+            };
+            match queued {
+                Ok(id) => records.mark_due(id),
+                Err(fault) => {
+                    self.drop_if_idle(records, presentity);
+                    return Err(fault);
+                }
+            }
+            Ok(records.take_lane(presentity).then_some(LaneRef { shard: shard as u16, presentity }))
+        })?
+    }
+
+    /// Of a page of the walk those who have to be told; gives how many rows
+    /// there was memory for.
+    pub fn queue_page(&self, lane: LaneRef<M>, page: &[DueRow]) -> usize {
+        let shard = usize::from(lane.shard);
+        self.with(shard, |records| {
+            for (n, due) in page.iter().enumerate() {
+                let Some(owner) = records.presentities.get(lane.presentity) else { return n };
+                let contact = due.subscription.text(Text::Contact);
+                if is_spared(owner, contact, owner.completed) {
+                    continue;
+                }
+                let dialog = dialog_of(&due.subscription);
+                let place = self.dialog_hash(dialog);
+                let queued = match self.known_row(records, shard, place, dialog) {
+                    Some(id) => replace(records, id, due),
+                    None => self.add_row(records, shard, lane.presentity, place, due),
+                };
+                match queued {
+                    Ok(id) => records.mark_due(id),
+                    Err(_) => return n,
+                }
+            }
+            page.len()
+        })
+        .unwrap_or_default()
+    }
+
+    /// The record of a dialog that awaits its NOTIFY already.
+    fn known_row(
+        &self,
+        records: &Shard<M>,
+        shard: usize,
+        place: u64,
+        dialog: DialogId<'_>,
+    ) -> Option<Id<Subscription<M>>> {
+        let number = self.dialogs(place).ok()?.lock().find(place, |number| {
+            Token::from_number(number).is_some_and(|token| {
+                token.shard() == shard && super::subscriptions::is_dialog(records, token, dialog)
+            })
+        })?;
+        Self::resolve(records, Token::from_number(number)?)
+    }
+
+    fn add_row(
+        &self,
+        records: &mut Shard<M>,
+        shard: usize,
+        presentity: Id<Presentity<M>>,
+        place: u64,
+        due: &DueRow,
+    ) -> Result<Id<Subscription<M>>, Fault> {
+        let id = super::subscriptions::new_record(records, presentity, &due.subscription)?;
+        let (round, completed) = records
+            .presentities
+            .get(presentity)
+            .map(|p| (p.round, p.completed))
+            .unwrap_or_default();
+        if let Some(record) = records.subscriptions.get_mut(id) {
+            record.expires_at = due.expires_at;
+            record.claim = due.claim;
+            record.phase = due.ending.map_or(Phase::Live, Phase::Ending);
+            // Who asks is shown the newest state; who is told of a change has
+            // been told of everything before the walk.
+            record.told = if due.claim == Claim::UnlessTold { completed } else { round };
+        }
+        let token = self.token(shard, records, id).ok_or(Fault::Host)?;
+        let indexed = self.dialogs(place)?.lock().insert(place, token.number());
+        if let Err(full) = indexed {
+            records.retire_subscription(id);
+            return Err(full.into());
+        }
+        Ok(id)
+    }
+
+    /// The NOTIFY of a row was taken: its record goes. Gives where the index
+    /// has it.
+    pub(super) fn release_row(
+        &self,
+        records: &mut Shard<M>,
+        shard: usize,
+        id: Id<Subscription<M>>,
+    ) -> Option<(Places, Token)> {
+        let places = self.places(records, records.subscriptions.get(id)?);
+        let token = self.token(shard, records, id)?;
+        records.retire_subscription(id);
+        Some((places, token))
+    }
+
+    /// How to go on with the walk over the watchers of the lane's presentity.
+    /// `buffers`: there are notifier processes.
+    pub fn walk(&self, lane: LaneRef<M>, buffers: bool) -> WalkStep {
+        self.with(usize::from(lane.shard), |records| {
+            let Some(owner) = records.presentities.get_mut(lane.presentity) else {
+                return WalkStep::Done;
+            };
+            if owner.rows.running {
+                return WalkStep::Page(owner.rows.cursor);
+            }
+            if owner.completed == owner.round {
+                return WalkStep::Done;
+            }
+            owner.rows.round = owner.round;
+            if buffers && !owner.rows.urgent {
+                return WalkStep::Leave;
+            }
+            owner.rows.urgent = false;
+            owner.rows.running = true;
+            owner.rows.cursor = 0;
+            WalkStep::Page(0)
+        })
+        .unwrap_or(WalkStep::Done)
+    }
+
+    /// The walk has seen the rows up to this `id`, or all (`None`).
+    pub fn walked(&self, lane: LaneRef<M>, last: Option<i64>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            let Some(owner) = records.presentities.get_mut(lane.presentity) else { return };
+            match last {
+                Some(id) => owner.rows.cursor = id,
+                None => {
+                    owner.rows.running = false;
+                    let round = owner.rows.round;
+                    if later(round, owner.completed) {
+                        owner.completed = round;
+                        records.drop_farewells(lane.presentity, Some(round));
+                        records.drop_changes(lane.presentity, Some(round));
+                    }
+                }
+            }
+        });
+    }
+
+    /// Published state is another one now: whoever watches is to be told. Gives
+    /// the lane when the caller is the one to do so.
+    pub fn rows_changed(
+        &self,
+        key: &PresentityKey,
+        change: RowsChanged<'_>,
+    ) -> Result<Option<LaneRef<M>>, Fault> {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        let shard = self.shard_of(&key.identity);
+        self.with(shard, |records| {
+            let presentity = match self.policy.rows_only() {
+                true => records.find_or_create(key, hash)?,
+                false => match records.find(key, hash) {
+                    Some(known) => known,
+                    None => return Ok(None),
+                },
+            };
+            if let Some(ended) = change.ended.filter(|_| records.may_be_watched(presentity)) {
+                // Without memory the watchers see the newer state at once.
+                let _ = add_farewell(records, presentity, ended);
+            }
+            records.state_changed(presentity, change.sender);
+            if let Some(owner) = records.presentities.get_mut(presentity) {
+                owner.rows.urgent |= change.urgent || change.ended.is_some();
+            }
+            let lane = records.take_lane(presentity);
+            if !lane {
+                self.drop_if_idle(records, presentity);
+            }
+            Ok(lane.then_some(LaneRef { shard: shard as u16, presentity }))
+        })?
+    }
+
+    /// Somebody here watches the presentity, or may.
+    pub fn may_be_watched(&self, key: &PresentityKey) -> bool {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.policy.rows_only()
+            || self
+                .with(self.shard_of(&key.identity), |records| {
+                    records.find(key, hash).is_some_and(|id| records.may_be_watched(id))
+                })
+                .unwrap_or(false)
+    }
+
+    /// Some of those who watch here have not been told of the latest change.
+    pub fn is_behind(&self, key: &PresentityKey) -> bool {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
+            owner.is_some_and(|owner| owner.completed != owner.round)
+        })
+        .unwrap_or(false)
+    }
+}
+
+/// A NOTIFY is awaited already: it is to show what is known now.
+fn replace<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Subscription<M>>,
+    due: &DueRow,
+) -> Result<Id<Subscription<M>>, Fault> {
+    let text = records.blob(due.subscription.block())?;
+    if let Some(record) = records.subscriptions.get_mut(id) {
+        record.text = text;
+        record.expires_at = due.expires_at;
+        record.remote_cseq = due.subscription.remote_cseq;
+        record.local_cseq = due.subscription.local_cseq;
+        record.version = due.subscription.version;
+        record.flags = due.subscription.flags;
+        record.status = due.subscription.status;
+        if let Some(why) = due.ending {
+            record.phase = Phase::Ending(why);
+        }
+        if due.claim == Claim::Always {
+            record.claim = due.claim;
+        }
+    }
+    Ok(id)
+}
+
+fn add_farewell<M: Memory>(
+    records: &mut Shard<M>,
+    presentity: Id<Presentity<M>>,
+    ended: EndedRow<'_>,
+) -> Result<(), Fault> {
+    let from = ended.publication;
+    let packed = text::pack::<publication::Text>(|n| match publication::Text::ALL[n] {
+        publication::Text::EntityTag => from.entity_tag.clone(),
+        publication::Text::Sender => from.sender.clone(),
+        publication::Text::Ruid => from.ruid.clone(),
+        publication::Text::DialogId => Vec::new(),
+    })
+    .map_err(|_| Fault::Host)?;
+    let Some(owner) = records.presentities.get(presentity) else { return Ok(()) };
+    let round = owner.round;
+    let record = Publication {
+        presentity,
+        text: records.blob(&packed)?,
+        body: records.blob(&from.body)?,
+        expires_at: None,
+        received: from.received,
+        priority: from.priority,
+        round: if ended.closing { round.wrapping_add(1) } else { round },
+        facts: Facts::default(),
+        phase: match ended.closing {
+            true => PublicationPhase::Closing,
+            false => PublicationPhase::Superseded,
+        },
+        published: Links::new(),
+        expiring: Timer::new(),
+    };
+    let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
+    if let Some(owner) = records.presentities.get_mut(presentity) {
+        owner.farewells.push_back(&mut records.publications, id);
+    }
+    Ok(())
+}
