@@ -73,7 +73,7 @@ impl Context<'_> {
             run: self.run,
             point: row.point,
             value,
-            normalised: details["kamailio_cpu_over_load_cpu"].as_f64(),
+            normalised: details["cpu_over_load_cpu"].as_f64(),
             note,
             goal: row.goal,
             details,
@@ -84,7 +84,7 @@ impl Context<'_> {
     pub fn record_cpu(&mut self, row: Row, cost: &mut Cost, operations: u64) {
         let value = (operations > 0).then(|| cost.cpu.as_secs_f64() * 1e6 / operations as f64);
         let note = cost.note();
-        self.record(row, value, note, cost.to_json(operations));
+        self.record(row, value, note, cost.json(operations));
     }
 }
 
@@ -149,14 +149,14 @@ impl Cost {
     }
 
     /// All counts.
-    pub fn to_json(&mut self, operations: u64) -> Value {
+    pub fn json(&mut self, operations: u64) -> Value {
         json!({
             "operations": operations,
             "kamailio_cpu_s": self.cpu.as_secs_f64(),
             "database_cpu_s": self.database_cpu.as_secs_f64(),
-            "kamailio_cpu_over_load_cpu": self.normalised(),
+            "cpu_over_load_cpu": self.normalised(),
             "drops": self.drops,
-            "load": self.tally.to_json(),
+            "load": self.tally.json(),
         })
     }
 }
@@ -181,8 +181,10 @@ impl Bench {
     ) -> Cost {
         let ports = [self.server.address().port(), self.load.port()];
         let before = (self.server.cpu(), processes::cpu(&self.database), processes::drops(&ports));
-        let tally = self.load.run(phase, operations);
-        self.load.idle(0.2);
+        let mut tally = self.load.run(phase, operations);
+        let (wall, own_cpu) = (tally.wall, tally.own_cpu);
+        tally.absorb(self.load.idle(0.2));
+        (tally.wall, tally.own_cpu) = (wall, own_cpu);
         Cost {
             tally,
             cpu: self.server.cpu().saturating_sub(before.0),

@@ -4,6 +4,7 @@
 mod bench;
 mod callgrind;
 mod cli;
+mod database;
 mod load;
 mod machine;
 mod processes;
@@ -16,6 +17,7 @@ mod setup;
 
 use samples::Samples;
 use setup::Variant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 /// A result whose error is a sentence for the user.
@@ -66,7 +68,10 @@ fn run(options: &cli::Options) -> Fallible<()> {
                     folder: output.join(format!("{}-{}-{run}", scenario.id, variant.name())),
                     samples: &mut samples,
                 };
-                if let Err(error) = (scenario.run)(context) {
+                // The fixtures of the tests panic when a server does not start.
+                let outcome = catch_unwind(AssertUnwindSafe(|| (scenario.run)(context)));
+                let outcome = outcome.unwrap_or_else(|_| Err("given up: see above".to_owned()));
+                if let Err(error) = outcome {
                     eprintln!("{name}: {error}");
                     samples.failed(scenario.id, variant, run, &error);
                 }

@@ -138,19 +138,6 @@ impl Server {
         processes::cpu(&all)
     }
 
-    /// CPU of the processes whose description contains `part`.
-    pub fn cpu_of(&self, part: &str) -> Duration {
-        let some: Vec<i32> = self.matching(part).collect();
-        processes::cpu(&some)
-    }
-
-    fn matching<'a>(&'a self, part: &'a str) -> impl Iterator<Item = i32> + 'a {
-        self.processes
-            .iter()
-            .filter(move |(_, name)| name.contains(part))
-            .map(|(process, _)| *process)
-    }
-
     /// The counters of instructions, when it was started with them.
     pub fn callgrind(&self) -> Callgrind {
         Callgrind::new(&self.folder, &self.processes)

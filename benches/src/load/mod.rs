@@ -7,6 +7,7 @@ mod engine;
 mod phase;
 mod socket;
 mod tally;
+mod timers;
 mod wire;
 
 pub use phase::{Operation, Phase};

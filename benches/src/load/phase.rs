@@ -123,7 +123,7 @@ impl Load {
             while let Some(operation) = next.filter(|_| self.is_due(phase.pace, elapsed)) {
                 self.start(operation);
                 next = operations.next();
-                if self.tally.started % 8 == 0 {
+                if self.tally.started.is_multiple_of(8) {
                     self.receive_all();
                 }
             }

@@ -30,7 +30,7 @@ impl Latencies {
         f64::from(*value) / 1000.0
     }
 
-    fn to_json(&mut self) -> Value {
+    fn json(&mut self) -> Value {
         json!({
             "count": self.count(),
             "p50_ms": self.quantile(0.5),
@@ -86,6 +86,36 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Adds the counts of another phase.
+    pub fn absorb(&mut self, other: Tally) {
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        for (sum, count) in [
+            (&mut self.started, other.started),
+            (&mut self.done, other.done),
+            (&mut self.refused, other.refused),
+            (&mut self.timeouts, other.timeouts),
+            (&mut self.incomplete, other.incomplete),
+            (&mut self.retransmissions, other.retransmissions),
+            (&mut self.notifies, other.notifies),
+            (&mut self.terminated, other.terminated),
+            (&mut self.repeated, other.repeated),
+            (&mut self.cseq_reused, other.cseq_reused),
+            (&mut self.cseq_backwards, other.cseq_backwards),
+            (&mut self.older_state, other.older_state),
+            (&mut self.lost, other.lost),
+            (&mut self.strays, other.strays),
+        ] {
+            *sum += count;
+        }
+        self.reply.0.extend(other.reply.0);
+        self.notify.0.extend(other.notify.0);
+        self.wall += other.wall;
+        self.own_cpu += other.own_cpu;
+        self.gave_up |= other.gave_up;
+    }
+
     /// All that is wrong in words; empty when nothing is.
     pub fn complaints(&self) -> String {
         let named = [
@@ -114,7 +144,7 @@ impl Tally {
     }
 
     /// All counts.
-    pub fn to_json(&mut self) -> Value {
+    pub fn json(&mut self) -> Value {
         let statuses: BTreeMap<String, u64> =
             self.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect();
         json!({
@@ -133,8 +163,8 @@ impl Tally {
             "older_state": self.older_state,
             "lost": self.lost,
             "strays": self.strays,
-            "reply": self.reply.to_json(),
-            "notify": self.notify.to_json(),
+            "reply": self.reply.json(),
+            "notify": self.notify.json(),
             "wall_s": self.wall.as_secs_f64(),
             "own_cpu_s": self.own_cpu.as_secs_f64(),
             "gave_up": self.gave_up,

@@ -74,43 +74,25 @@ fn judge(
     goal: &Goal,
     [stock, ours, floor]: [Option<f64>; 3],
 ) -> (String, &'static str) {
-    let (text, reached, met): (String, Option<f64>, fn(f64, f64) -> bool);
-    let limit = match goal {
+    let (text, reached, limit, at_most) = match goal {
         Goal::None => return (String::new(), ""),
-        Goal::OverFloor(limit) => {
-            (text, reached, met) =
-                (format!("≤ {limit} × floor"), ratio(ours, floor), |a, b| a <= b);
-            limit
-        }
+        Goal::OverFloor(limit) => (format!("≤ {limit} × floor"), ratio(ours, floor), limit, true),
         Goal::BelowStock(limit) => {
-            (text, reached, met) =
-                (format!("stock ≥ {limit} × ours"), ratio(stock, ours), |a, b| a >= b);
-            limit
+            (format!("stock ≥ {limit} × ours"), ratio(stock, ours), limit, false)
         }
         Goal::AboveStock(limit) => {
-            (text, reached, met) =
-                (format!("ours ≥ {limit} × stock"), ratio(ours, stock), |a, b| a >= b);
-            limit
+            (format!("ours ≥ {limit} × stock"), ratio(ours, stock), limit, false)
         }
-        Goal::AtMost(limit) => {
-            (text, reached, met) = (format!("≤ {limit}"), ours, |a, b| a <= b);
-            limit
-        }
-        Goal::AtLeast(limit) => {
-            (text, reached, met) = (format!("≥ {limit}"), ours, |a, b| a >= b);
-            limit
-        }
+        Goal::AtMost(limit) => (format!("≤ {limit}"), ours, limit, true),
+        Goal::AtLeast(limit) => (format!("≥ {limit}"), ours, limit, false),
         Goal::Growth(base, limit) => {
-            let reached_now = ratio(ours, samples.median(scenario, base, Variant::Ours));
-            let shown = number(reached_now);
-            (text, reached, met) =
-                (format!("≤ {limit} × “{base}”: {shown}"), reached_now, |a, b| a <= b);
-            limit
+            let reached = ratio(ours, samples.median(scenario, base, Variant::Ours));
+            (format!("≤ {limit} × “{base}”: {}", number(reached)), reached, limit, true)
         }
     };
     let verdict = match reached {
         None => "?",
-        Some(value) if met(value, *limit) => "yes",
+        Some(value) if (at_most && value <= *limit) || (!at_most && value >= *limit) => "yes",
         Some(_) => "**no**",
     };
     (text, verdict)

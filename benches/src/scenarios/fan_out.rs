@@ -72,7 +72,7 @@ fn one_size(context: &mut Context<'_>, watchers: u32, shared: u32, goal: Goal) -
     let goal = if watchers > 20_000 || watchers == BASE { Goal::None } else { goal };
     let series = format!("per NOTIFY, -m {shared}");
     let row = Row::new(name, "µs CPU").goal(goal).at(&series, f64::from(watchers));
-    let details = cost.to_json(notifies);
+    let details = cost.json(notifies);
     context.record(row, value, notes.join(", "), details);
 
     let told = Row::new(format!("told, {watchers} watchers, -m {shared}"), "%");

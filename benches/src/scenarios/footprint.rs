@@ -14,7 +14,7 @@ const SETTLED: f64 = 8.0;
 
 /// P11.
 pub fn run(mut context: Context<'_>) -> Fallible<()> {
-    let count = context.size(20_000, 5_000);
+    let count = 20_000;
     records(&mut context, Package::Mwi, count)?;
     records(&mut context, Package::Presence, count)
 }
@@ -36,12 +36,12 @@ fn records(context: &mut Context<'_>, package: Package, count: u32) -> Fallible<
     let phase = Phase::new("SUBSCRIBEs");
     load.run(&phase, warm.map(Operation::Subscribe));
     load.idle(SETTLED);
-    let before = server.shared_memory()?;
+    let empty = server.shared_memory()?;
     let watchers = load.add_watchers(count, |number| 100_000 + number);
     load.run(&phase, watchers.clone().map(Operation::Subscribe));
     load.idle(SETTLED);
     let after = server.shared_memory()?;
-    let (real, used) = per_record(before, after, count);
+    let (real, used) = per_record(empty, after, count);
     let row = Row::new(format!("subscription, {event}"), "B real");
     context.record(row.goal(Goal::AtMost(450.0)), Some(real), "", json!({ "used": used }));
 
@@ -60,7 +60,7 @@ fn records(context: &mut Context<'_>, package: Package, count: u32) -> Fallible<
     load.idle(SETTLED);
     let left = server.shared_memory()?;
     let row = Row::new(format!("left after removing all, {event}"), "B real per record");
-    context.record(row, Some(per_record(before, left, 2 * count).0), "", json!(null));
+    context.record(row, Some(per_record(empty, left, 2 * count).0), "", json!(null));
     server.stop(Duration::from_secs(20));
     Ok(())
 }

@@ -1,7 +1,11 @@
 //! What is measured: a file for each kind of question.
 
+mod database;
+mod expiry;
 mod fan_out;
+mod flush;
 mod footprint;
+mod notifiers;
 mod scale;
 mod single;
 
@@ -46,6 +50,36 @@ pub static ALL: &[Scenario] = &[
         title: "refresh on a presentity with many watchers",
         has_floor: true,
         run: fan_out::hot_refresh,
+    },
+    Scenario {
+        id: "P6",
+        title: "PUBLISH on PostgreSQL and MariaDB",
+        has_floor: false,
+        run: database::servers,
+    },
+    Scenario {
+        id: "P7",
+        title: "PUBLISH on SQLite, four workers",
+        has_floor: false,
+        run: database::sqlite,
+    },
+    Scenario {
+        id: "P8",
+        title: "write-back to PostgreSQL, stop and restart",
+        has_floor: false,
+        run: flush::run,
+    },
+    Scenario {
+        id: "P9",
+        title: "many subscriptions expire at once",
+        has_floor: false,
+        run: expiry::run,
+    },
+    Scenario {
+        id: "P10",
+        title: "everything in the database, notifier processes",
+        has_floor: false,
+        run: notifiers::run,
     },
     Scenario {
         id: "P11",

@@ -79,7 +79,7 @@ fn measure(
                 "worker_instructions": counted.workers.total(),
                 "other_instructions": counted.others.total(),
                 "functions": file.display().to_string(),
-                "load": tally.to_json(),
+                "load": tally.json(),
             });
             let per = |number: u64| (count > 0.0).then(|| number as f64 / count);
             let thousands = |number: u64| per(number).map(|number| number / 1000.0);
@@ -107,6 +107,9 @@ fn operations(context: &mut Context<'_>, unit: Unit) -> Fallible<()> {
     bench.warm(window, modify());
     let take = count as usize;
     measure(context, &mut bench, unit, "PUBLISH modify", window, false, modify().take(take))?;
+
+    let extend = scattered(sources.clone()).map(Operation::RefreshPublication).take(take);
+    measure(context, &mut bench, unit, "PUBLISH refresh", window, false, extend)?;
 
     // Subscriptions are to presentities of their own, without a state.
     let (old, _) = bench.subscribe(PARTIES, 60.0, |number| 10_000 + number);
