@@ -12,7 +12,7 @@ use std::ptr;
 use crate::error::Fault;
 use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
-use crate::ports::{Assignment, Compare, Condition, Database, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Extent, Value};
 use crate::store::widths::Widths;
 
 pub use driver::Driver;
@@ -324,13 +324,17 @@ impl Database for Connection {
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        most: usize,
+        (most, extent): (usize, Extent),
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault> {
         // The API has no limit; its text for ORDER BY ends the statement.
         match self.driver.speaks_sql() {
             true => {
-                let order = format!("id LIMIT {most}");
+                let by = match extent {
+                    Extent::Most => "id",
+                    Extent::Part => "id + 0",
+                };
+                let order = format!("{by} LIMIT {most}");
                 self.query(table, conditions, columns, Some(&order), each)
             }
             false => self.query(table, conditions, columns, Some("id"), each),

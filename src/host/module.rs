@@ -171,7 +171,9 @@ pub fn child_init(rank: i32) -> Result<(), String> {
     match rank {
         sys::PROC_INIT => {
             begin(config)?;
-            fragments::scatter_shared();
+            if config.heap_fragments {
+                fragments::scatter_shared();
+            }
             Ok(())
         }
         // Neither serves anything; the main process connects when it stops.
@@ -184,7 +186,9 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             (0..config.notifier_processes).try_for_each(start_notifier)
         }
         _ => {
-            fragments::scatter_private();
+            if config.heap_fragments {
+                fragments::scatter_private();
+            }
             worker::set_connection(connect()?);
             Ok(())
         }

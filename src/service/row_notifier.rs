@@ -152,7 +152,9 @@ fn portion<M: Memory>(
     let composed = Composed {
         round: state.round,
         farewells: &farewells,
+        // Notifier processes send them all (B28).
         skip_first: !server.config.send_fast_notify
+            && server.config.notifier_processes == 0
             && package.peer.is_none()
             && compose(server, host, package, state.clone())?.is_empty(),
         watchers: (package.kind == Kind::WatcherInfo).then_some(ComposedWatchers {

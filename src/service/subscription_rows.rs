@@ -3,14 +3,14 @@
 //! state that it was judged by, and one that meets no row is judged again (A8).
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{
     Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
 };
 use crate::service::durable::single;
-use crate::service::paging::page as page_of;
+use crate::service::paging::{Place, page as page_of};
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::records::Claim;
@@ -135,7 +135,7 @@ pub fn page<M: Memory>(
     let (table, now) = (table(server)?, host.now());
     let database = host.database().ok_or(Fault::Database)?;
     let mut rows = Vec::new();
-    let place = (after, most);
+    let place = Place { after, most, extent: Extent::Part };
     let last =
         page_of(database, table, conditions, SUBSCRIPTION_COLUMNS, place, &mut |id, row| {
             rows.extend(read(&server.registry, id, row, now));

@@ -15,8 +15,11 @@ use crate::store::shard::PresentityKey;
 
 static UNREADABLE: Seldom = Seldom::new();
 
-/// Rows read in one go.
+/// Flagged rows read in one go.
 const PAGE: usize = 250;
+
+/// Expired rows read in one go. The server sorts all of them for each page.
+const EXPIRED_PAGE: usize = 1000;
 
 /// Turns of one process.
 pub fn turns_each<M: Memory>(server: &Server<M>) -> u32 {
@@ -95,7 +98,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
     loop {
         let now = host.now();
         let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
-        let page = rows::page(server, host, &conditions, after, PAGE)?;
+        let page = rows::page(server, host, &conditions, after, EXPIRED_PAGE)?;
         for row in page.rows {
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);

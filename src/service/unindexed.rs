@@ -3,11 +3,11 @@
 //! that it was judged by; if no row has it any more, somebody was faster.
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Condition, Host, Value};
+use crate::ports::{Compare, Condition, Extent, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
 use crate::service::durable::{durable, single};
-use crate::service::paging::page as page_of;
+use crate::service::paging::{Place, page as page_of};
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
 use crate::service::publish::Applied;
 use crate::service::publishing::{Publishing, facts_of};
@@ -287,7 +287,8 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
             ("expires", Compare::Greater, Value::Int(0)),
         ];
         let database = host.database().ok_or(Fault::Database)?;
-        let (mut page, place) = (Vec::new(), (after, PAGE));
+        let mut page = Vec::new();
+        let place = Place { after, most: PAGE, extent: Extent::Part };
         let last =
             page_of(database, table, &conditions, PUBLICATION_COLUMNS, place, &mut |_, row| {
                 page.extend(read_publication(row))
