@@ -189,7 +189,12 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             if config.heap_fragments {
                 fragments::scatter_private();
             }
-            worker::set_connection(connect()?);
+            // The database was there when the server started. A process that
+            // finds it away connects when it needs it.
+            match connect() {
+                Ok(connection) => worker::set_connection(connection),
+                Err(reason) => log_warn!("{reason}: it is tried again"),
+            }
             Ok(())
         }
     }

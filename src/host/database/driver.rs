@@ -5,7 +5,7 @@ use std::ptr;
 
 use crate::error::Fault;
 use crate::host::database::Connection;
-use crate::host::log::{Shown, log_error};
+use crate::host::log::Shown;
 use crate::host::{sys, text};
 
 /// How long SQLite waits for another process's transaction.
@@ -99,7 +99,6 @@ impl Driver {
             _ => ptr::null_mut(),
         };
         if handle.is_null() {
-            log_error!("cannot connect to the database ({})", Shown(self.name()));
             return Err(Fault::Database);
         }
         let mut connection = Connection {
