@@ -326,6 +326,26 @@ void kshim_pkg_free(void *block)
 	pkg_free(block);
 }
 
+unsigned long kshim_pkg_available(void)
+{
+	return pkg_available();
+}
+
+unsigned long kshim_shm_available(void)
+{
+	return shm_available();
+}
+
+int kshim_pkg_walks(void)
+{
+	return _pkg_root.mname != NULL && strcmp(_pkg_root.mname, "q_malloc") == 0;
+}
+
+int kshim_shm_walks(void)
+{
+	return _shm_root.mname != NULL && strcmp(_shm_root.mname, "q_malloc") == 0;
+}
+
 void kshim_lock(gen_lock_t *lock)
 {
 	lock_get(lock);

@@ -14,6 +14,11 @@ void *kshim_shm_malloc(size_t size);
 void kshim_shm_free(void *block);
 void *kshim_pkg_malloc(size_t size);
 void kshim_pkg_free(void *block);
+/* Bytes of memory left; whether its manager is qm. */
+unsigned long kshim_pkg_available(void);
+unsigned long kshim_shm_available(void);
+int kshim_pkg_walks(void);
+int kshim_shm_walks(void);
 
 /* Locks. */
 void kshim_lock(gen_lock_t *lock);

@@ -81,12 +81,17 @@ pub fn set_local(level: i32, facility: &[u8]) -> bool {
     true
 }
 
-/// Writes the line for a NOTIFY.
+/// Whether there is a line for each NOTIFY.
+pub fn local_enabled() -> bool {
+    enabled_number(LOCAL_LEVEL.load(Ordering::Relaxed))
+}
+
+/// Writes the line for a NOTIFY, if there is one.
 pub fn write_local(file: &str, line: u32, message: fmt::Arguments<'_>) {
-    let level = LOCAL_LEVEL.load(Ordering::Relaxed);
-    if !enabled_number(level) {
+    if !local_enabled() {
         return;
     }
+    let level = LOCAL_LEVEL.load(Ordering::Relaxed);
     let facility = match LOCAL_FACILITY.load(Ordering::Relaxed) {
         NO_FACILITY => None,
         number => Some(number),

@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use crate::error::Rejection;
 use crate::host::{sys, text};
 use crate::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
+use crate::presence::uri;
 
 /// Longest User-Agent that is kept (width of its database column).
 const MAX_USER_AGENT: usize = 254;
@@ -288,6 +289,9 @@ fn parse_uri(uri: &[u8]) -> Option<sys::sip_uri> {
 
 /// User and host of a URI; `None` if it cannot be parsed.
 pub fn parts(uri: &[u8]) -> Option<UriParts<'_>> {
+    if let Some(plain) = uri::plain(uri) {
+        return Some(plain);
+    }
     let parsed = parse_uri(uri)?;
     // SAFETY: the parsed parts point into `uri`.
     unsafe { Some(UriParts { user: text::bytes(parsed.user), host: text::bytes(parsed.host) }) }

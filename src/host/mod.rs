@@ -8,6 +8,7 @@ pub mod commands;
 pub mod database;
 mod database_value;
 pub mod exports;
+mod fragments;
 mod kept;
 pub mod lock;
 pub mod log;

@@ -23,7 +23,7 @@ use crate::host::state::{
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
-    boundary, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
+    boundary, fragments, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
 };
 use crate::presence::event_package::Kind;
 use crate::service::notifier::{self, Budget, Run};
@@ -44,8 +44,6 @@ const ANSWER_SETS: usize = 2048;
 const PRESENTITY_VERSION: u32 = 5;
 const WATCHERS_VERSION: u32 = 3;
 const ACTIVE_WATCHERS_VERSION: u32 = 12;
-/// Processes that send what workers hand over.
-const SENDERS: u32 = 1;
 /// A sender looks for work at least this often, also when nobody wakes it.
 const SENDER_IDLE: Duration = Duration::from_secs(5);
 /// Pause after a state that could not be composed.
@@ -111,7 +109,7 @@ pub fn mod_init() -> Result<(), String> {
     SHARED.set(Mutex::new(Some(shared))).map_err(|_| "initialised twice")?;
     let wake = Wake::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
     WAKE.set(wake).map_err(|_| "initialised twice")?;
-    if !process::reserve(SENDERS + config.notifier_processes) {
+    if !process::reserve(u32::from(notifier::SENDERS) + config.notifier_processes) {
         return Err("Kamailio has no room for the sender and notifier processes".into());
     }
     timers::register(config)
@@ -171,17 +169,22 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
 pub fn child_init(rank: i32) -> Result<(), String> {
     let Some(config) = config().filter(|config| !config.library_mode()) else { return Ok(()) };
     match rank {
-        sys::PROC_INIT => begin(config),
+        sys::PROC_INIT => {
+            begin(config)?;
+            fragments::scatter_shared();
+            Ok(())
+        }
         // Neither serves anything; the main process connects when it stops.
         sys::PROC_TCP_MAIN | sys::PROC_POSTCHILDINIT => Ok(()),
         rank if rank == sys::PROC_MAIN as i32 => {
-            for _ in 0..SENDERS {
+            for _ in 0..notifier::SENDERS {
                 process::spawn(c"PRESENCE SENDER", send_step)
                     .map_err(|error| format!("the sender process cannot be started: {error}"))?;
             }
             (0..config.notifier_processes).try_for_each(start_notifier)
         }
         _ => {
+            fragments::scatter_private();
             worker::set_connection(connect()?);
             Ok(())
         }

@@ -1,6 +1,7 @@
 //! Replies to the request in hand, and its packages' own handlers.
 
 use std::cell::Cell;
+use std::ptr;
 use std::sync::OnceLock;
 
 use crate::error::Fault;
@@ -99,45 +100,25 @@ impl<'a> Request<'a> {
     /// those of `reply`; `tag` instead of the usual To tag.
     fn send(&mut self, reply: &Reply, tag: Option<&[u8]>) -> Result<(), Fault> {
         let msg = self.message.as_ptr();
-        let mut lump = std::ptr::null_mut();
-        if !reply.headers.is_empty() {
-            let headers = text::lend(&reply.headers);
-            // SAFETY: the message is valid; the headers are copied (flags
-            // without a NODUP one).
-            let added =
-                unsafe { sys::add_lump_rpl2(msg, headers.s, headers.len, sys::LUMP_RPL_HDR as _) };
-            if added.is_null() {
-                return Err(Fault::Host);
-            }
-            // SAFETY: tells where the message keeps its new lump.
-            lump = unsafe { *added };
-        }
-        let mut reason = text::lend(reply.reason.as_bytes());
+        // A reason that ends with a zero is used as it is; others are copied.
+        let reason = [reply.reason.as_bytes(), b"\0"].concat();
+        let mut reason = text::lend(&reason);
         let code = i32::from(reply.code);
         let mut own_tag = text::lend(tag.unwrap_or_default());
         let api = STATELESS.get().map(|api| &api.0);
-        let sent = match (api.and_then(|api| api.freply.zip(api.dreply)), tag) {
-            // SAFETY: the message is being routed; the reason is copied where
-            // it is not terminated.
-            (Some((send, _)), None) => unsafe { send(msg, code, &raw mut reason) },
-            // SAFETY: as above; the tag is copied into the reply.
-            (Some((_, send)), Some(_)) => unsafe {
-                send(msg, code, &raw mut reason, &raw mut own_tag)
-            },
-            (None, _) => -1,
-        };
-        if sent >= 0 {
-            return Ok(());
-        }
-        if !lump.is_null() {
-            // A later reply of the script must not carry these headers.
-            // SAFETY: the lump is in the message's list and still its own.
-            unsafe {
-                sys::unlink_lump_rpl(msg, lump);
-                sys::free_lump_rpl(lump);
+        let sent = with_headers(self.message, &reply.headers, || {
+            match (api.and_then(|api| api.freply.zip(api.dreply)), tag) {
+                // SAFETY: the message is being routed; reason and headers
+                // outlive the call, which copies them into the reply.
+                (Some((send, _)), None) => unsafe { send(msg, code, &raw mut reason) },
+                // SAFETY: as above, and so does the tag.
+                (Some((_, send)), Some(_)) => unsafe {
+                    send(msg, code, &raw mut reason, &raw mut own_tag)
+                },
+                (None, _) => -1,
             }
-        }
-        Err(Fault::Host)
+        });
+        if sent >= 0 { Ok(()) } else { Err(Fault::Host) }
     }
 
     /// The header lines that the script has added to the reply.
@@ -172,6 +153,42 @@ impl<'a> Request<'a> {
         } else {
             PackageVerdict::Accepted
         }
+    }
+}
+
+/// Runs `send` with these header lines among those that replies to the message
+/// get, for this reply only: a later one of the script must not carry them. The
+/// core would allocate for them; its list takes what is ours just as well.
+fn with_headers<R>(message: Message<'_>, lines: &[u8], send: impl FnOnce() -> R) -> R {
+    if lines.is_empty() {
+        return send();
+    }
+    let flags = sys::LUMP_RPL_HDR | sys::LUMP_RPL_NODUP | sys::LUMP_RPL_NOFREE;
+    let mut lump =
+        sys::lump_rpl { flags: flags as i32, text: text::lend(lines), next: ptr::null_mut() };
+    let linked = Linked { message, lump: &raw mut lump };
+    // SAFETY: the message is being routed; its list of reply headers is this
+    // process's. The new end of the list stays until `linked` is dropped.
+    unsafe {
+        let mut end = &raw mut (*message.as_ptr()).reply_lump;
+        while let Some(lump) = (*end).as_mut() {
+            end = &raw mut lump.next;
+        }
+        *end = linked.lump;
+    }
+    send()
+}
+
+/// A lump of ours in a message's list; it is taken out again when dropped.
+struct Linked<'a> {
+    message: Message<'a>,
+    lump: *mut sys::lump_rpl,
+}
+
+impl Drop for Linked<'_> {
+    fn drop(&mut self) {
+        // SAFETY: changes the list only, if the lump is in there.
+        unsafe { sys::unlink_lump_rpl(self.message.as_ptr(), self.lump) };
     }
 }
 

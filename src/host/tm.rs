@@ -1,5 +1,7 @@
 //! NOTIFY requests within dialogs, sent through module `tm`.
 
+mod dialog;
+
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
@@ -7,10 +9,10 @@ use std::sync::OnceLock;
 use crate::error::Fault;
 use crate::host::kept::Kept;
 use crate::host::log::{self, Shown, log_debug};
+use crate::host::tm::dialog::Dialog;
 use crate::host::{boundary, reply_event, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
 use crate::presence::subscription::{Snapshot, Text};
-use crate::presence::uri::presentity_uri;
 
 /// Module `tm`'s functions.
 struct Transactions(sys::tm_binds);
@@ -25,7 +27,7 @@ pub struct Completion<'a> {
     pub token: u64,
     /// Status code of the final reply; 408 also when there was none.
     pub code: i32,
-    /// Whether the reply has a Retry-After header.
+    /// Whether the reply, if it is no success, has a Retry-After header.
     pub retry_after: bool,
     /// The subscription as of the NOTIFY, where it was kept.
     pub subscription: Option<Snapshot>,
@@ -122,100 +124,13 @@ impl Transport for TmTransport {
         if result < 0 {
             return NotifyOutcome::Failed;
         }
-        dialog.log(subscription, notify);
+        if log::local_enabled() {
+            dialog.log(subscription, notify);
+        }
         // tm answers 0 when event_route[tm:local-request] dropped the request:
         // then there is no transaction and no callback.
         if result == 0 { NotifyOutcome::Dropped } else { NotifyOutcome::Sent }
     }
-}
-
-/// tm's description of a dialog, with the strings that it points to.
-struct Dialog {
-    raw: sys::dlg_t,
-    local: Vec<u8>,
-    remote: Vec<u8>,
-}
-
-impl Dialog {
-    fn new(subscription: &Snapshot, cseq: u32) -> Option<Box<Dialog>> {
-        let get = |field| subscription.text(field);
-        let mut dialog = Box::new(Dialog {
-            raw: sys::dlg_t::default(),
-            local: presentity_uri(get(Text::ToUser), get(Text::ToHost)),
-            remote: presentity_uri(get(Text::FromUser), get(Text::FromHost)),
-        });
-        let raw = &mut dialog.raw;
-        // tm counts up before it sends.
-        raw.loc_seq.value = cseq.wrapping_sub(1);
-        raw.loc_seq.is_set = 1;
-        raw.id.call_id = text::lend(get(Text::CallId));
-        raw.id.rem_tag = text::lend(get(Text::FromTag));
-        raw.id.loc_tag = text::lend(get(Text::ToTag));
-        raw.loc_uri = text::lend(&dialog.local);
-        raw.rem_uri = text::lend(&dialog.remote);
-        raw.rem_target = match get(Text::Contact) {
-            [] => raw.rem_uri,
-            contact => text::lend(contact),
-        };
-        raw.state = sys::dlg_state_DLG_CONFIRMED;
-        raw.send_sock = socket(get(Text::Socket));
-        let route = get(Text::RecordRoute);
-        if !route.is_empty() {
-            let route = text::lend(route);
-            // SAFETY: the routes point into the subscription's text, which
-            // outlives the dialog.
-            if unsafe { sys::parse_rr_body(route.s, route.len, &raw mut raw.route_set) } < 0 {
-                raw.route_set = ptr::null_mut();
-                return None;
-            }
-        }
-        Some(dialog)
-    }
-
-    fn log(&self, subscription: &Snapshot, notify: &Notify<'_>) {
-        // SAFETY: tm has set the hook to the dialog's own strings.
-        let next_hop = unsafe { text::pointed(self.raw.hooks.next_hop) }.unwrap_or_default();
-        log::write_local(
-            file!(),
-            line!(),
-            format_args!(
-                "NOTIFY {} via {} on behalf of {} for event {} : {}",
-                Shown(&self.remote),
-                Shown(next_hop),
-                Shown(&self.local),
-                Shown(event_of(notify.headers)),
-                Shown(subscription.text(Text::CallId)),
-            ),
-        );
-    }
-}
-
-impl Drop for Dialog {
-    fn drop(&mut self) {
-        if !self.raw.route_set.is_null() {
-            // SAFETY: the list came from parse_rr_body and is still ours.
-            unsafe { sys::free_rr(&raw mut self.raw.route_set) };
-        }
-    }
-}
-
-/// Value of the Event header among complete header lines.
-fn event_of(headers: &[u8]) -> &[u8] {
-    headers
-        .split(|byte| *byte == b'\n')
-        .find_map(|line| line.strip_prefix(b"Event:"))
-        .unwrap_or_default()
-        .trim_ascii()
-}
-
-/// The listening socket `proto:address:port`; NULL leaves the choice to tm.
-fn socket(name: &[u8]) -> *mut sys::socket_info {
-    if name.is_empty() {
-        return ptr::null_mut();
-    }
-    let mut name = text::lend(name);
-    // SAFETY: reads the name; the sockets stay while the server runs.
-    unsafe { sys::lookup_local_socket(&raw mut name) }
 }
 
 unsafe extern "C" fn on_completed(
@@ -262,7 +177,9 @@ unsafe fn complete(
     hook(&Completion {
         token,
         code: raw.code,
-        retry_after: has_retry_after(raw.rpl),
+        // Looking for it makes the core parse, and allocate for, each header:
+        // only where it can matter.
+        retry_after: raw.code >= 300 && has_retry_after(raw.rpl),
         subscription,
         raw,
         transaction,

@@ -5,7 +5,7 @@
 //! in event_route[presence:notify-reply] that of the answered one. Numbers are
 //! counted as the stock module counts them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_int;
 use std::ptr;
 use std::rc::Rc;
@@ -20,8 +20,9 @@ use crate::presence::uri::presentity_uri;
 #[derive(Debug)]
 pub struct Shown {
     subscription: Snapshot,
-    presentity: Vec<u8>,
-    event: Vec<u8>,
+    /// Its URI, made when the script asks for it.
+    presentity: OnceCell<Vec<u8>>,
+    event: &'static [u8],
     local_cseq: u32,
     version: u32,
 }
@@ -49,15 +50,20 @@ impl Shown {
             packages::event(subscription.package).as_ref().map(|event| text::bytes(event.name))
         };
         Some(Shown {
-            presentity: presentity_uri(
-                subscription.text(Text::PresentityUser),
-                subscription.text(Text::PresentityHost),
-            ),
-            event: event.unwrap_or_default().to_vec(),
+            presentity: OnceCell::new(),
+            event: event.unwrap_or_default(),
             local_cseq,
             version,
             subscription: subscription.clone(),
         })
+    }
+}
+
+impl Shown {
+    fn presentity(&self) -> &[u8] {
+        let text = |field| self.subscription.text(field);
+        self.presentity
+            .get_or_init(|| presentity_uri(text(Text::PresentityUser), text(Text::PresentityHost)))
     }
 }
 
@@ -205,8 +211,8 @@ pub unsafe fn subs(
         sys::pv_get_sintval(msg, param, value, i32::from_ne_bytes(number.to_ne_bytes()) as _)
     };
     match attribute {
-        Attribute::Presentity => bytes(&shown.presentity),
-        Attribute::Event => bytes(&shown.event),
+        Attribute::Presentity => bytes(shown.presentity()),
+        Attribute::Event => bytes(shown.event),
         Attribute::Text(field) => bytes(subscription.text(field)),
         Attribute::RemoteCseq => number(subscription.remote_cseq),
         Attribute::LocalCseq => number(shown.local_cseq),

@@ -3,6 +3,9 @@
 /// Whether two Content-Type values name the same media type. Case, parameters
 /// and white space do not matter. A value that is no media type equals none.
 pub fn matches(one: &[u8], other: &[u8]) -> bool {
+    if one == other {
+        return media_type(one).is_some();
+    }
     match (media_type(one), media_type(other)) {
         (Some((type_1, subtype_1)), Some((type_2, subtype_2))) => {
             type_1.eq_ignore_ascii_case(type_2) && subtype_1.eq_ignore_ascii_case(subtype_2)

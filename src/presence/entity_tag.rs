@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::presence::text;
+
 /// The opaque tag of a publication: ours, the stock module's
 /// (`a.<start>.<pid>.<counter>.<n>`) or one a sibling chose (pua_json uses the
 /// Call-ID). Tags are compared byte by byte.
@@ -19,8 +21,11 @@ impl EntityTag {
     /// `<32 hexadecimal digits of random>.<counter>`. `random` must come from
     /// the system's generator; `counter` need not be unique.
     pub fn mint(random: [u8; 16], counter: u32) -> EntityTag {
-        let random = u128::from_be_bytes(random);
-        EntityTag(format!("{random:032x}.{}", counter & NUMBER_BITS).into_bytes())
+        let mut tag = Vec::with_capacity(43);
+        text::push_hexadecimal(&mut tag, &random);
+        tag.push(b'.');
+        text::push_decimal(&mut tag, counter & NUMBER_BITS);
+        EntityTag(tag)
     }
 
     /// A tag that a request, a row or a sibling brought, as it is; surrounding

@@ -28,6 +28,9 @@ impl Event {
     /// Parses an Event header value (RFC 6665 8.2.1). `None` when it does not
     /// begin with a token or a parameter has no name.
     pub fn parse(value: &[u8]) -> Option<Event> {
+        if !value.is_empty() && value.iter().all(|b| is_token(*b)) {
+            return Some(Event { name: value.to_vec(), parameters: Vec::new() });
+        }
         let mut parts = split_unquoted(value, b';').into_iter();
         let name = parts.next()?.trim_ascii();
         if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
@@ -66,7 +69,8 @@ impl Event {
 }
 
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
 }
 
 /// Splits at a separator outside quoted strings.

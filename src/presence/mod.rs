@@ -7,6 +7,7 @@ pub mod dialog_info;
 pub mod entity_tag;
 pub mod event_package;
 pub mod expires;
+pub mod name_addr;
 pub mod notify_headers;
 pub mod pidf;
 pub mod publication;

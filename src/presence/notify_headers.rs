@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::presence::text;
+
 /// The state that a NOTIFY reports (RFC 6665 4.1.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriptionState {
@@ -47,10 +49,12 @@ pub fn headers(
     out.extend_from_slice(b">\r\nSubscription-State: ");
     match state {
         SubscriptionState::Active { expires } => {
-            out.extend_from_slice(format!("active;expires={expires}").as_bytes());
+            out.extend_from_slice(b"active;expires=");
+            text::push_decimal(out, *expires);
         }
         SubscriptionState::Pending { expires } => {
-            out.extend_from_slice(format!("pending;expires={expires}").as_bytes());
+            out.extend_from_slice(b"pending;expires=");
+            text::push_decimal(out, *expires);
         }
         SubscriptionState::Terminated { reason } => {
             out.extend_from_slice(b"terminated");
@@ -72,12 +76,12 @@ pub fn headers(
 /// gets that of the socket (`proto:ip:port`) on which the watcher reached us.
 pub fn contact_uri<'a>(local_contact: &'a [u8], socket: &[u8]) -> Cow<'a, [u8]> {
     const TRANSPORT: &[u8] = b";transport=";
-    let named = local_contact.windows(TRANSPORT.len()).any(|window| window == TRANSPORT);
+    let is_named = || local_contact.windows(TRANSPORT.len()).any(|window| window == TRANSPORT);
     let protocol = [&b"sctp"[..], b"tcp", b"tls"].into_iter().find(|protocol| {
         socket.get(..protocol.len()).is_some_and(|start| start.eq_ignore_ascii_case(protocol))
     });
     match protocol {
-        Some(protocol) if !named => Cow::Owned([local_contact, TRANSPORT, protocol].concat()),
+        Some(protocol) if !is_named() => Cow::Owned([local_contact, TRANSPORT, protocol].concat()),
         _ => Cow::Borrowed(local_contact),
     }
 }
@@ -87,10 +91,10 @@ pub fn contact_uri<'a>(local_contact: &'a [u8], socket: &[u8]) -> Cow<'a, [u8]> 
 fn value(out: &mut Vec<u8>, text: &[u8]) {
     let start = out.len();
     out.extend_from_slice(text);
-    for byte in out.iter_mut().skip(start) {
-        if matches!(*byte, b'\r' | b'\n' | 0) {
-            *byte = b' ';
-        }
+    // Writing each byte, changed or not, takes many of them at a time.
+    for byte in out.get_mut(start..).unwrap_or_default() {
+        let breaks = (*byte == b'\r') | (*byte == b'\n') | (*byte == 0);
+        *byte = if breaks { b' ' } else { *byte };
     }
 }
 

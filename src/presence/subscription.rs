@@ -152,7 +152,9 @@ impl Snapshot {
 
     /// Replaces one string.
     pub fn set_text(&mut self, field: Text, value: &[u8]) -> Result<(), TooLong> {
-        self.text = with_text(&self.text, field, value)?;
+        if self.text(field) != value {
+            self.text = with_text(&self.text, field, value)?;
+        }
         Ok(())
     }
 }
@@ -162,7 +164,7 @@ pub fn with_text(block: &[u8], field: Text, value: &[u8]) -> Result<Vec<u8>, Too
     let old = Packed::<Text>::new(block);
     text::pack::<Text>(|n| {
         let this = Text::ALL[n];
-        if this == field { value.to_vec() } else { old.get(this).to_vec() }
+        if this == field { value } else { old.get(this) }
     })
 }
 
@@ -327,7 +329,7 @@ mod tests {
 
     #[test]
     fn text_can_be_replaced() {
-        let block = text::pack::<Text>(|n| vec![b'a'; n]).unwrap_or_default();
+        let block = text::pack::<Text>(|n| &[b'a'; 18][..n]).unwrap_or_default();
         let mut snapshot = Snapshot::new(PackageId(0), block);
         assert_eq!(snapshot.set_text(Text::Contact, b"sip:new@host"), Ok(()));
         assert_eq!(snapshot.text(Text::Contact), b"sip:new@host");

@@ -17,14 +17,44 @@ pub struct TooLong;
 
 /// Collects fields into a block: `COUNT` little-endian u16 end offsets, then
 /// the text of all fields in order.
-pub fn pack<F: Fields>(value: impl Fn(usize) -> Vec<u8>) -> Result<Vec<u8>, TooLong> {
-    let mut block = vec![0u8; F::COUNT * 2];
+pub fn pack<'a, F: Fields>(value: impl Fn(usize) -> &'a [u8]) -> Result<Vec<u8>, TooLong> {
+    let length: usize = (0..F::COUNT).map(|field| value(field).len()).sum();
+    if length > usize::from(u16::MAX) {
+        return Err(TooLong);
+    }
+    let mut block = Vec::with_capacity(F::COUNT * 2 + length);
+    let mut end = 0;
     for field in 0..F::COUNT {
-        block.extend_from_slice(&value(field));
-        let end = u16::try_from(block.len() - F::COUNT * 2).map_err(|_| TooLong)?;
-        block[field * 2..field * 2 + 2].copy_from_slice(&end.to_le_bytes());
+        end += value(field).len();
+        block.extend_from_slice(&(end as u16).to_le_bytes());
+    }
+    for field in 0..F::COUNT {
+        block.extend_from_slice(value(field));
     }
     Ok(block)
+}
+
+/// Appends a number in decimal digits: what `format!` costs more for.
+pub fn push_decimal(out: &mut Vec<u8>, mut number: u32) {
+    let mut digits = [0u8; 10];
+    let mut start = digits.len();
+    while start > 0 {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Appends bytes in hexadecimal digits.
+pub fn push_hexadecimal(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
 }
 
 /// A view of a packed block.
@@ -95,6 +125,7 @@ pub(crate) use fields;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fields! {
         /// Test fields.
@@ -107,7 +138,7 @@ mod tests {
     #[test]
     fn fields_come_back() {
         let texts = [b"one".to_vec(), Vec::new(), b"three".to_vec()];
-        let block = pack::<Letters>(|n| texts[n].clone()).unwrap_or_default();
+        let block = pack::<Letters>(|n| texts[n].as_slice()).unwrap_or_default();
         for field in Letters::ALL {
             assert_eq!(Packed::new(&block).get(*field), texts[field.index()]);
         }
@@ -124,6 +155,19 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        assert_eq!(pack::<Letters>(|_| vec![0; 40_000]), Err(TooLong));
+        assert_eq!(pack::<Letters>(|_| &[0; 40_000]), Err(TooLong));
+        assert!(pack::<Letters>(|_| &[0; 21_845]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn digits_are_those_of_format(number: u32, bytes: [u8; 16]) {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            out.push(b' ');
+            push_hexadecimal(&mut out, &bytes);
+            let expected = format!("{number} {:032x}", u128::from_be_bytes(bytes));
+            prop_assert_eq!(out, expected.into_bytes());
+        }
     }
 }

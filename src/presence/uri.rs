@@ -1,5 +1,7 @@
 //! Presentity and watcher identity: which URIs are the same person.
 
+use crate::presence::request::UriParts;
+
 /// ASCII comparison without case.
 pub fn eq_ignore_case(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
@@ -47,6 +49,31 @@ pub fn split(uri: &[u8]) -> (&[u8], &[u8]) {
     (user, &host[..end])
 }
 
+/// User and host of `sip:user@host[:port]` in its plainest form: letters,
+/// digits, dots, dashes and underscores. `None` for anything else, which may be
+/// a URI as well.
+pub fn plain(uri: &[u8]) -> Option<UriParts<'_>> {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let rest = uri.strip_prefix(b"sip:")?;
+    let at = rest.iter().position(|byte| !is_plain(byte)).filter(|at| *at > 0)?;
+    let (user, rest) = rest.split_at(at);
+    let rest = rest.strip_prefix(b"@")?;
+    let end = rest.iter().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
+    let (host, port) = rest.split_at(end);
+    let port_is_plain = match port.strip_prefix(b":") {
+        Some(digits) => {
+            let number = |sum: u32, digit: &u8| sum * 10 + u32::from(digit - b'0');
+            (1..=5).contains(&digits.len())
+                && digits.iter().all(u8::is_ascii_digit)
+                && digits.iter().fold(0, number) <= u32::from(u16::MAX)
+        }
+        None => port.is_empty(),
+    };
+    let edges = host.first().zip(host.last())?;
+    (port_is_plain && edges.0.is_ascii_alphanumeric() && edges.1.is_ascii_alphanumeric())
+        .then_some(UriParts { user, host })
+}
+
 fn is_scheme(text: &[u8]) -> bool {
     [&b"sip"[..], b"sips", b"pres", b"tel"].iter().any(|s| eq_ignore_case(text, s))
 }
@@ -66,6 +93,44 @@ pub fn identity(user: &[u8], host: &[u8], case: UserCase) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_uris_are_split_and_others_left_alone() {
+        for (uri, user, host) in [
+            ("sip:a@b", "a", "b"),
+            ("sip:a.b-c_1@example.org:5060", "a.b-c_1", "example.org"),
+            ("sip:a@192.0.2.1:65535", "a", "192.0.2.1"),
+        ] {
+            let found = plain(uri.as_bytes()).map(|parts| (parts.user, parts.host));
+            assert_eq!(found, Some((user.as_bytes(), host.as_bytes())), "{uri}");
+        }
+        for uri in [
+            "",
+            "sip:",
+            "sip:b",
+            "sip:@b",
+            "sip:a@",
+            "sip:a@:5060",
+            "sip:a@b:",
+            "sip:a@b:x",
+            "sip:a@b:65536",
+            "sip:a@b:000080",
+            "sip:a@b;x",
+            "sip:a@b?x",
+            "sip:a:p@b",
+            "sip:a@.b",
+            "sip:a@b.",
+            "sips:a@b",
+            "SIP:a@b",
+            "sip:a@b@c",
+            "sip:a@[::1]",
+            "sip:%61@b",
+            "sip:a@b ",
+            "sip:a b@c",
+        ] {
+            assert_eq!(plain(uri.as_bytes()), None, "{uri}");
+        }
+    }
 
     #[test]
     fn hosts_are_compared_without_case_and_users_as_configured() {

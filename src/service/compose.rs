@@ -13,6 +13,7 @@ use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Farewell, PublicationCopy, Send, State};
 use crate::store::shard::PresentityKey;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 static UNREADABLE: Seldom = Seldom::new();
@@ -72,32 +73,32 @@ pub fn compose<M: Memory>(
 }
 
 /// The document for one watcher; empty for none.
-pub fn for_watcher(
+pub fn for_watcher<'a>(
     host: &mut dyn Host,
     package: &EventPackage,
-    composition: &Composition,
+    composition: &'a Composition,
     send: &Send,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Cow<'a, [u8]>, Fault> {
     let subscription = &send.subscription;
     let common = match send.document {
-        Document::None => return Ok(Vec::new()),
+        Document::None => return Ok(Cow::default()),
         Document::Newest | Document::Changed => &composition.newest,
         Document::Farewell(n) => {
             composition.farewell_documents.get(n).unwrap_or(&composition.newest)
         }
     };
     if let Some(watchers) = &composition.watchers {
-        return Ok(watchers.document(package, &composition.uri, send));
+        return Ok(watchers.document(package, &composition.uri, send).into());
     }
     // The owner of a shared line's state is not told of itself.
     if package.is_shared_line()
         && !composition.newest_sender.is_empty()
         && composition.newest_sender == subscription.text(Text::Contact)
     {
-        return Ok(dialog_info::empty_document(&composition.uri, 1));
+        return Ok(dialog_info::empty_document(&composition.uri, 1).into());
     }
     if common.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Cow::default());
     }
     let mut body = match package.personalises {
         true => host.personalise(subscription.package, subscription, common),
@@ -109,7 +110,7 @@ pub fn for_watcher(
             body = Some(less);
         }
     }
-    Ok(body.unwrap_or_else(|| common.clone()))
+    Ok(body.map_or(Cow::Borrowed(common), Cow::Owned))
 }
 
 fn document(

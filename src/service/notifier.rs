@@ -1,5 +1,7 @@
 //! Sends what a presentity's lane has to send.
 
+use std::borrow::Cow;
+
 use crate::error::Fault;
 use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::EventPackage;
@@ -26,13 +28,18 @@ pub(super) const PORTION: usize = 32;
 pub struct Budget {
     pub(super) notifies: usize,
     rounds: usize,
+    /// How many processes may share a long walk.
+    shares: u8,
 }
+
+/// Processes that send what others hand over.
+pub const SENDERS: u8 = 2;
 
 impl Budget {
     /// A process that has SIP requests waiting.
-    pub const WORKER: Budget = Budget { notifies: 128, rounds: 4 };
+    pub const WORKER: Budget = Budget { notifies: 128, rounds: 4, shares: 0 };
     /// A sender process: it lets other lanes have their turn.
-    pub const SENDER: Budget = Budget { notifies: 1024, rounds: 16 };
+    pub const SENDER: Budget = Budget { notifies: 1024, rounds: 16, shares: SENDERS };
 }
 
 /// How a run ended.
@@ -84,6 +91,7 @@ pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget
     let mut sent = 0;
     let mut outcome = Run::Done;
     for _ in 0..budget.rounds {
+        let before = sent;
         let round = if server.store.policy.rows_only() { row_notifier::round } else { round };
         match round(server, host, lane, budget, &mut sent) {
             Ok(true) => {}
@@ -94,7 +102,7 @@ pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget
                 break;
             }
         }
-        if !server.store.finish(lane) {
+        if !server.store.finish(lane, sent > before) {
             owned.lane = None;
             server.wake_senders(host);
             return Run::Done;
@@ -130,18 +138,39 @@ fn round<M: Memory>(
     };
     loop {
         let taken = server.store.take(lane, composed, host.now(), PORTION);
+        if taken.more {
+            server.store.share(lane, budget.shares);
+            server.wake_senders(host);
+        }
+        let in_hand = InHand { server, lane, sends: &taken.sends };
         write_back::reserve(server, host, &taken.unreserved);
         for send in &taken.sends {
             deliver(host, package, &composition, send);
         }
+        drop(in_hand);
+        // Watchers that need no NOTIFY cost time, too.
+        *sent += taken.sends.len().max(usize::from(taken.more));
         if !taken.more {
             return Ok(true);
         }
-        // Watchers that need no NOTIFY cost time, too.
-        *sent += taken.sends.len().max(1);
         if *sent >= budget.notifies {
             return Ok(false);
         }
+    }
+}
+
+/// NOTIFYs that were taken. Until they have been sent, nobody else sends one in
+/// their dialogs; also when a callback panics the dialogs are free again.
+struct InHand<'a, M: Memory> {
+    server: &'a Server<M>,
+    lane: LaneRef<M>,
+    sends: &'a [Send],
+}
+
+impl<M: Memory> Drop for InHand<'_, M> {
+    fn drop(&mut self) {
+        let tokens = self.sends.iter().filter_map(|send| send.token);
+        self.server.store.delivered(self.lane, tokens);
     }
 }
 
@@ -192,7 +221,7 @@ pub(super) fn deliver(
     let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
         // Rather no document than one that the rules forbid.
         failed(host, subscription, format_args!("document left out: {fault}"));
-        Vec::new()
+        Cow::default()
     });
     let state = state_of(send);
     let mut headers = Vec::with_capacity(256);

@@ -10,6 +10,7 @@ use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{self, PublicationKind};
 use crate::presence::publication::{Facts, Step, step};
 use crate::presence::request::PublishRequest;
+use crate::presence::text;
 use crate::service::notifier::{self, Budget};
 use crate::service::publishing::Publishing;
 use crate::service::sphere::Watched;
@@ -164,10 +165,14 @@ fn publish<M: Memory>(
     }
     let sphere = Watched::before(server, host, &publishing.key, publishing.package);
     let tag = next_tag(host, publishing);
-    let ruid = ruid(host);
+    // A publication in memory keeps the one that it has.
+    let in_memory = !server.publications_in_database();
+    let ruid = match publishing.step {
+        Step::Refresh | Step::Modify | Step::Remove if in_memory => Vec::new(),
+        _ => ruid(host),
+    };
     let facts = dialogs.as_ref().map(Facts::of);
     let dialog_id = dialogs.and_then(|info| info.first_id).unwrap_or_default();
-    let in_memory = !server.publications_in_database();
     let change = Change {
         step: publishing.step,
         if_match: publishing.if_match,
@@ -257,11 +262,16 @@ fn next_tag(host: &mut dyn Host, publishing: &Publishing<'_>) -> Vec<u8> {
 
 /// A `ruid`: unique among all servers on one database.
 fn ruid(host: &mut dyn Host) -> Vec<u8> {
-    format!("pres-{:032x}", u128::from_be_bytes(host.random())).into_bytes()
+    let mut ruid = b"pres-".to_vec();
+    text::push_hexadecimal(&mut ruid, &host.random());
+    ruid
 }
 
 fn reply_ok<M: Memory>(server: &Server<M>, incoming: &mut dyn Incoming, answer: &Answer) -> Served {
-    let mut headers = format!("Expires: {}\r\nSIP-ETag: ", answer.expires).into_bytes();
+    let mut headers = Vec::with_capacity(128);
+    headers.extend_from_slice(b"Expires: ");
+    text::push_decimal(&mut headers, answer.expires);
+    headers.extend_from_slice(b"\r\nSIP-ETag: ");
     headers.extend_from_slice(&answer.entity_tag);
     headers.extend_from_slice(b"\r\n");
     if let Some(address) = &server.config.server_address {

@@ -88,7 +88,9 @@ pub fn round<M: Memory>(
         let Some(package) = server.registry.get(state.key.package) else { return Ok(true) };
         match server.store.walk(lane, server.config.notifier_processes > 0) {
             WalkStep::Done => return Ok(true),
+            // Something was done: the lane is looked at again.
             WalkStep::Leave(spared) => {
+                *sent += 1;
                 let turn = turn_of(server, &state.key);
                 rows::flag_watchers(server, host, &state.key, package, (turn, &spared))?;
                 server.store.walked(lane, None);

@@ -186,28 +186,25 @@ fn snapshot(
     event_id: &[u8],
     expires: u32,
 ) -> Result<Snapshot, Rejection> {
-    let block = text::pack::<Text>(|n| {
-        match Text::ALL[n] {
-            Text::CallId => request.id.call_id,
-            Text::FromTag => request.id.from_tag,
-            Text::ToTag => to_tag,
-            Text::PresentityUser => &key.user,
-            Text::PresentityHost => &key.host,
-            Text::ToUser => request.to.user,
-            Text::ToHost => request.to.host,
-            Text::FromUser => request.from.user,
-            Text::FromHost => request.from.host,
-            Text::WatcherUser => request.watcher.user,
-            Text::WatcherHost => request.watcher.host,
-            Text::Contact => request.contact,
-            Text::LocalContact => &request.local_contact,
-            Text::RecordRoute => &request.record_route,
-            Text::Socket => request.socket,
-            Text::EventId => event_id,
-            Text::UserAgent => request.user_agent,
-            Text::Reason => b"",
-        }
-        .to_vec()
+    let block = text::pack::<Text>(|n| match Text::ALL[n] {
+        Text::CallId => request.id.call_id,
+        Text::FromTag => request.id.from_tag,
+        Text::ToTag => to_tag,
+        Text::PresentityUser => &key.user,
+        Text::PresentityHost => &key.host,
+        Text::ToUser => request.to.user,
+        Text::ToHost => request.to.host,
+        Text::FromUser => request.from.user,
+        Text::FromHost => request.from.host,
+        Text::WatcherUser => request.watcher.user,
+        Text::WatcherHost => request.watcher.host,
+        Text::Contact => request.contact,
+        Text::LocalContact => &request.local_contact,
+        Text::RecordRoute => &request.record_route,
+        Text::Socket => request.socket,
+        Text::EventId => event_id,
+        Text::UserAgent => request.user_agent,
+        Text::Reason => b"",
     })
     .map_err(|_| too_long())?;
     let mut snapshot = Snapshot::new(package, block);
@@ -248,7 +245,10 @@ fn success_code<M: Memory>(server: &Server<M>, package: PackageId) -> u16 {
 }
 
 fn reply_ok(incoming: &mut dyn Incoming, code: u16, expires: u32, contact: &[u8]) -> Served {
-    let mut headers = format!("Expires: {expires}\r\nContact: <").into_bytes();
+    let mut headers = Vec::with_capacity(128);
+    headers.extend_from_slice(b"Expires: ");
+    text::push_decimal(&mut headers, expires);
+    headers.extend_from_slice(b"\r\nContact: <");
     headers.extend_from_slice(contact);
     headers.extend_from_slice(b">\r\n");
     match incoming.reply(&Reply { code, reason: "OK", headers }) {

@@ -102,11 +102,11 @@ pub(super) fn ask(
     rules: Option<&[u8]>,
 ) -> Result<Authorization, Fault> {
     let block = text::pack::<Text>(|n| match Text::ALL[n] {
-        Text::PresentityUser => key.user.clone(),
-        Text::PresentityHost => key.host.clone(),
-        Text::WatcherUser | Text::FromUser => user.clone(),
-        Text::WatcherHost | Text::FromHost => domain.clone(),
-        _ => Vec::new(),
+        Text::PresentityUser => &key.user,
+        Text::PresentityHost => &key.host,
+        Text::WatcherUser | Text::FromUser => user,
+        Text::WatcherHost | Text::FromHost => domain,
+        _ => b"",
     })
     .map_err(|_| Fault::Host)?;
     let mut subscription = Snapshot::new(key.package, block);

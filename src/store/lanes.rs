@@ -12,7 +12,7 @@ use crate::presence::publication;
 use crate::presence::subscription::{Ending, Snapshot, Text};
 use crate::shm::{Id, Memory};
 use crate::store::records::{
-    Claim, Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase, Subscription,
+    Claim, Phase, Presentity, PresentityText, Publication, PublicationPhase, Subscription,
 };
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::{Places, snapshot};
@@ -23,6 +23,9 @@ use std::sync::atomic::Ordering;
 /// CSeqs that a row reserves ahead of use (A7): after a crash the next NOTIFY
 /// is higher than any sent. Renewed when half is used.
 pub const CSEQ_RESERVE: u32 = 10_000;
+
+/// Watchers yet to be visited that make it worthwhile to share a lane.
+const SHARED_FROM: u32 = 128;
 
 /// A publication copied out of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,7 +234,8 @@ impl<M: Memory> Store<M> {
             // it, for the change counts as told: it waits for the next round.
             let first = owner.due.front().and_then(|id| records.subscriptions.get(id));
             if first.is_some_and(|record| {
-                later(record.told, composed.round)
+                record.in_flight
+                    || later(record.told, composed.round)
                     || (only_changes && record.claim != Claim::UnlessTold)
             }) {
                 break;
@@ -339,19 +343,34 @@ impl<M: Memory> Store<M> {
         }
     }
 
+    /// These NOTIFYs have been sent: the next ones of their dialogs may be.
+    pub fn delivered(&self, lane: LaneRef<M>, tokens: impl Iterator<Item = Token>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            for token in tokens {
+                if let Some(id) = Self::resolve(records, token)
+                    && let Some(record) = records.subscriptions.get_mut(id)
+                {
+                    record.in_flight = false;
+                }
+            }
+        });
+    }
+
     /// Everything taken has been sent. True: there is more, and the caller
-    /// still owns the lane. False: the lane is free.
-    pub fn finish(&self, lane: LaneRef<M>) -> bool {
+    /// still owns the lane. False: it does not any more. `served`: the caller
+    /// has found something to do.
+    pub fn finish(&self, lane: LaneRef<M>, served: bool) -> bool {
         self.with(usize::from(lane.shard), |records| {
             close_pass(records, lane.presentity);
-            if records.has_work(lane.presentity) {
-                return true;
+            let has_work = records.has_work(lane.presentity);
+            let Some(record) = records.presentities.get_mut(lane.presentity) else { return false };
+            // What is left is in the hands of others, who will look again.
+            let leave = !has_work || (!served && record.lane.owners > 1);
+            if leave {
+                record.lane.owners = record.lane.owners.saturating_sub(1);
+                self.drop_if_idle(records, lane.presentity);
             }
-            if let Some(record) = records.presentities.get_mut(lane.presentity) {
-                record.lane = Lane::Free;
-            }
-            self.drop_if_idle(records, lane.presentity);
-            false
+            !leave
         })
         .unwrap_or(false)
     }
@@ -360,21 +379,43 @@ impl<M: Memory> Store<M> {
     /// woken.
     pub fn hand_over(&self, lane: LaneRef<M>) {
         let _ = self.with(usize::from(lane.shard), |records| {
-            if let Some(record) = records.presentities.get_mut(lane.presentity)
-                && record.lane == Lane::Owned
-            {
-                record.lane = Lane::Queued;
-                records.queued.push_back(&mut records.presentities, lane.presentity);
-                self.shared.wake.store(true, Ordering::Release);
+            if let Some(record) = records.presentities.get_mut(lane.presentity) {
+                record.lane.owners = record.lane.owners.saturating_sub(1);
+            }
+            self.enqueue(records, lane.presentity);
+        });
+    }
+
+    /// The owner has a long walk before it: another sender process may share
+    /// it, up to `most` of them.
+    pub fn share(&self, lane: LaneRef<M>, most: u8) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            let worthwhile = records
+                .presentities
+                .get(lane.presentity)
+                .is_some_and(|record| record.unvisited >= SHARED_FROM && record.lane.owners < most);
+            if worthwhile {
+                self.enqueue(records, lane.presentity);
             }
         });
+    }
+
+    fn enqueue(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
+        if let Some(record) = records.presentities.get_mut(id)
+            && !record.lane.queued
+        {
+            record.lane.queued = true;
+            records.queued.push_back(&mut records.presentities, id);
+            self.shared.wake.store(true, Ordering::Release);
+        }
     }
 
     /// Takes a lane that was handed over, from one shard.
     pub fn take_over(&self, shard: usize) -> Option<LaneRef<M>> {
         self.with(shard, |records| {
             let presentity = records.queued.pop_front(&mut records.presentities)?;
-            records.presentities.get_mut(presentity)?.lane = Lane::Owned;
+            let lane = &mut records.presentities.get_mut(presentity)?.lane;
+            (lane.owners, lane.queued) = (lane.owners.saturating_add(1), false);
             Some(LaneRef { shard: shard as u16, presentity })
         })
         .ok()
@@ -400,6 +441,7 @@ fn next_notify<M: Memory>(
     ending: Option<Ending>,
     now: i64,
 ) -> Send {
+    record.in_flight = true;
     record.local_cseq = record.local_cseq.wrapping_add(1);
     record.version = record.version.wrapping_add(1);
     Send {
@@ -462,6 +504,11 @@ fn next_in_pass<M: Memory>(
 ) -> Option<Id<Subscription<M>>> {
     let owner = records.presentities.get_mut(id)?;
     if owner.unvisited == 0 || later(owner.pass_round, round) {
+        return None;
+    }
+    // Who shares the lane has it in hand, and looks again afterwards.
+    let first = owner.watchers.front().and_then(|id| records.subscriptions.get(id));
+    if first.is_some_and(|record| record.in_flight) {
         return None;
     }
     let first = owner.watchers.pop_front(&mut records.subscriptions)?;

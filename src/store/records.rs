@@ -44,14 +44,19 @@ pub struct Queued;
 
 /// Who sends a presentity's NOTIFYs at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Lane {
-    /// Nobody: the next one with work takes it.
-    #[default]
-    Free,
-    /// A process is composing and sending.
-    Owned,
+pub struct Lane {
+    /// Processes that compose and send: mostly one, more for a walk over very
+    /// many watchers, which they take in portions.
+    pub owners: u8,
     /// It waits in the queue of the sender processes.
-    Queued,
+    pub queued: bool,
+}
+
+impl Lane {
+    /// The next one with work takes it.
+    pub fn is_free(self) -> bool {
+        self == Lane::default()
+    }
 }
 
 /// How far the watchers of a presentity whose subscriptions are rows of the
@@ -116,7 +121,7 @@ impl<M: Memory> Presentity<M> {
         Presentity {
             text,
             package,
-            lane: Lane::Free,
+            lane: Lane::default(),
             watchers: List::new(),
             due: List::new(),
             publications: List::new(),
@@ -143,7 +148,7 @@ impl<M: Memory> Presentity<M> {
 
     /// Nothing refers to it any more.
     pub fn is_idle(&self) -> bool {
-        self.lane == Lane::Free
+        self.lane.is_free()
             && self.watchers.is_empty()
             && self.publications.is_empty()
             && self.farewells.is_empty()
@@ -203,6 +208,8 @@ pub struct Subscription<M: Memory> {
     pub status: Status,
     /// Where it is in its life.
     pub phase: Phase,
+    /// A NOTIFY of it is being sent: the next one has to wait.
+    pub in_flight: bool,
     /// It is in its presentity's `due` list.
     pub is_due: bool,
     /// It is in its shard's `dirty` list.

@@ -75,14 +75,11 @@ impl<M: Memory> Store<M> {
             let text = match same_text {
                 true => None,
                 false => {
-                    let packed = text::pack::<Text>(|n| {
-                        match Text::ALL[n] {
-                            Text::EntityTag => row.entity_tag,
-                            Text::Sender => sender,
-                            Text::Ruid => row.ruid,
-                            Text::DialogId => row.dialog_id,
-                        }
-                        .to_vec()
+                    let packed = text::pack::<Text>(|n| match Text::ALL[n] {
+                        Text::EntityTag => row.entity_tag,
+                        Text::Sender => sender,
+                        Text::Ruid => row.ruid,
+                        Text::DialogId => row.dialog_id,
                     });
                     Some(records.blob(&packed.map_err(|_| Fault::Host)?)?)
                 }

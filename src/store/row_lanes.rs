@@ -313,10 +313,10 @@ fn add_farewell<M: Memory>(
 ) -> Result<(), Fault> {
     let from = ended.publication;
     let packed = text::pack::<publication::Text>(|n| match publication::Text::ALL[n] {
-        publication::Text::EntityTag => from.entity_tag.clone(),
-        publication::Text::Sender => from.sender.clone(),
-        publication::Text::Ruid => from.ruid.clone(),
-        publication::Text::DialogId => Vec::new(),
+        publication::Text::EntityTag => &from.entity_tag,
+        publication::Text::Sender => &from.sender,
+        publication::Text::Ruid => &from.ruid,
+        publication::Text::DialogId => b"",
     })
     .map_err(|_| Fault::Host)?;
     let Some(owner) = records.presentities.get(presentity) else { return Ok(()) };

@@ -92,28 +92,25 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
         return None;
     };
     let (user, host) = uri::split(presentity.as_bytes());
-    let block = text::pack::<Text>(|n| {
-        match Text::ALL[n] {
-            Text::CallId => call_id.as_bytes(),
-            Text::FromTag => from_tag.as_bytes(),
-            Text::ToTag => to_tag.as_bytes(),
-            Text::PresentityUser => user,
-            Text::PresentityHost => host,
-            Text::ToUser => to_user.as_bytes(),
-            Text::ToHost => to_host.as_bytes(),
-            Text::FromUser => from_user.as_bytes(),
-            Text::FromHost => from_host.as_bytes(),
-            Text::WatcherUser => watcher_user.as_bytes(),
-            Text::WatcherHost => watcher_host.as_bytes(),
-            Text::Contact => contact.as_bytes(),
-            Text::LocalContact => local_contact.as_bytes(),
-            Text::RecordRoute => record_route.as_bytes(),
-            Text::Socket => socket.as_bytes(),
-            Text::EventId => event_id.as_bytes(),
-            Text::UserAgent => user_agent.as_bytes(),
-            Text::Reason => reason.as_bytes(),
-        }
-        .to_vec()
+    let block = text::pack::<Text>(|n| match Text::ALL[n] {
+        Text::CallId => call_id.as_bytes(),
+        Text::FromTag => from_tag.as_bytes(),
+        Text::ToTag => to_tag.as_bytes(),
+        Text::PresentityUser => user,
+        Text::PresentityHost => host,
+        Text::ToUser => to_user.as_bytes(),
+        Text::ToHost => to_host.as_bytes(),
+        Text::FromUser => from_user.as_bytes(),
+        Text::FromHost => from_host.as_bytes(),
+        Text::WatcherUser => watcher_user.as_bytes(),
+        Text::WatcherHost => watcher_host.as_bytes(),
+        Text::Contact => contact.as_bytes(),
+        Text::LocalContact => local_contact.as_bytes(),
+        Text::RecordRoute => record_route.as_bytes(),
+        Text::Socket => socket.as_bytes(),
+        Text::EventId => event_id.as_bytes(),
+        Text::UserAgent => user_agent.as_bytes(),
+        Text::Reason => reason.as_bytes(),
     })
     .ok()?;
     let expires_at = expires.as_int()?;
@@ -278,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_new_row_names_every_column_once() {
-        let block = text::pack::<Text>(|_| b"x".to_vec()).unwrap();
+        let block = text::pack::<Text>(|_| b"x").unwrap();
         let row = subscription_row(&Snapshot::new(PackageId(0), block), b"presence", 1, 0);
         let mut names: Vec<_> = row.iter().map(|(column, _)| *column).collect();
         names.sort_unstable();

@@ -7,8 +7,8 @@ use crate::presence::text;
 use crate::shm::{Blob, HashIndex, Heap, Id, List, Memory, OutOfMemory, Slab, Wheel};
 use crate::store::publications::Bodies;
 use crate::store::records::{
-    Dirty, Expiring, Lane, Phase, Presentity, PresentityText, Publication, PublicationPhase,
-    Queued, Subscription,
+    Dirty, Expiring, Phase, Presentity, PresentityText, Publication, PublicationPhase, Queued,
+    Subscription,
 };
 use crate::store::watcher_changes::WatcherChange;
 
@@ -113,9 +113,9 @@ impl<M: Memory> Shard<M> {
             return Ok(id);
         }
         let packed = text::pack::<PresentityText>(|n| match PresentityText::ALL[n] {
-            PresentityText::Identity => key.identity.clone(),
-            PresentityText::User => key.user.clone(),
-            PresentityText::Host => key.host.clone(),
+            PresentityText::Identity => &key.identity,
+            PresentityText::User => &key.user,
+            PresentityText::Host => &key.host,
         })
         .map_err(|_| Fault::Host)?;
         let record = Presentity::new(self.blob(&packed)?, key.package);
@@ -292,8 +292,8 @@ impl<M: Memory> Shard<M> {
             return false;
         }
         match self.presentities.get_mut(id) {
-            Some(record) if record.lane == Lane::Free => {
-                record.lane = Lane::Owned;
+            Some(record) if record.lane.is_free() => {
+                record.lane.owners = 1;
                 true
             }
             _ => false,

@@ -7,7 +7,7 @@ use crate::presence::subscription::{
 };
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
-use crate::store::records::{Claim, Lane, Phase, Presentity, PresentityText, Subscription};
+use crate::store::records::{Claim, Phase, Presentity, PresentityText, Subscription};
 use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
@@ -421,6 +421,7 @@ pub(super) fn new_record<M: Memory>(
         pass,
         status: snapshot.status,
         phase: Phase::Live,
+        in_flight: false,
         is_due: false,
         is_dirty: false,
         has_row: false,
@@ -567,7 +568,7 @@ impl<M: Memory> Store<M> {
             return;
         }
         match records.presentities.get_mut(id) {
-            Some(record) if record.lane == Lane::Free => record.lane = Lane::Queued,
+            Some(record) if record.lane.is_free() => record.lane.queued = true,
             _ => return,
         }
         records.queued.push_back(&mut records.presentities, id);

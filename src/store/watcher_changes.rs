@@ -257,9 +257,9 @@ fn pack<M: Memory>(store: &Store<M>, dialog: DialogId<'_>, user: &[u8], host: &[
     let id = watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key(store));
     // These came out of a packed block, so they fit into one.
     text::pack::<ChangeText>(|n| match ChangeText::ALL[n] {
-        ChangeText::Id => id.clone().into_bytes(),
-        ChangeText::User => user.to_vec(),
-        ChangeText::Host => host.to_vec(),
+        ChangeText::Id => id.as_bytes(),
+        ChangeText::User => user,
+        ChangeText::Host => host,
     })
     .unwrap_or_default()
 }

@@ -332,9 +332,11 @@ impl Model {
         for send in &taken.sends {
             self.sent(send, changes);
         }
+        let store = &self.world.server.store;
+        store.delivered(lane, taken.sends.iter().filter_map(|send| send.token));
         if taken.more {
             self.composed = Some((state, changes));
-        } else if !store.finish(lane) {
+        } else if !store.finish(lane, true) {
             self.lane = None;
         }
         true

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 const PUBLISHERS: usize = 2;
 const CYCLES: usize = 3;
-const STEADY: usize = 3;
 
 /// Publishes documents `<publisher>.<count>` that rise, and removes the
 /// publication after every third.
@@ -80,9 +79,10 @@ fn check_dialog(call: &str, sent: &[&Sent]) {
     }
 }
 
-fn race(setup: Setup) {
+/// `steady` watchers stay, and `senders` processes send what is handed over.
+fn race(setup: Setup, steady: usize, senders: usize) {
     let mut world = World::new(setup);
-    for n in 0..STEADY {
+    for n in 0..steady {
         world.watch(&format!("steady{n}"), "presence");
     }
     world.watch("winfo", "presence.winfo");
@@ -101,14 +101,17 @@ fn race(setup: Setup) {
         start(Box::new(move |world| publisher(world, n)));
     }
     start(Box::new(|world| fickle(world, 0)));
-    {
+    for sender in 0..senders {
         let running = running.clone();
         start(Box::new(move |world| {
             // It is not one of those that are waited for.
             let end = world.now() + 1000;
             while running.load(SeqCst) > 0 {
-                world.pass(i64::from(world.now() < end));
-                world.expire();
+                world.pass(i64::from(sender == 0 && world.now() < end));
+                match sender {
+                    0 => world.expire(),
+                    _ => drop(world.send_step()),
+                }
                 std::thread::yield_now();
             }
             running.fetch_add(1, SeqCst);
@@ -139,8 +142,9 @@ fn race(setup: Setup) {
     assert_eq!(state.farewells, []);
     // All lanes are free: the next change is sent by who makes it.
     world.create("presence", "9");
+    world.send();
     assert_eq!(world.seen().len(), living.len());
-    for n in 0..STEADY {
+    for n in 0..steady {
         world.subscribe(Subscribe::end(&format!("steady{n}")));
     }
     world.pass(10_000);
@@ -151,37 +155,46 @@ fn race(setup: Setup) {
 #[test]
 fn no_watcher_sees_an_older_state_after_a_newer_one() {
     for _ in 0..60 {
-        race(Setup { shards: 1, ..Setup::default() });
+        race(Setup { shards: 1, ..Setup::default() }, 3, 1);
     }
 }
 
 #[test]
 fn nor_with_publications_in_the_database() {
     for _ in 0..20 {
-        race(Setup { mode: SubscriptionMode::Memory, shards: 4, ..Setup::stored() });
+        race(Setup { mode: SubscriptionMode::Memory, shards: 4, ..Setup::stored() }, 3, 1);
     }
 }
 
 #[test]
 fn nor_without_an_index() {
     for _ in 0..20 {
-        race(Setup {
+        let setup = Setup {
             mode: SubscriptionMode::Memory,
             cache: PublicationCache::None,
             shards: 4,
             ..Setup::stored()
-        });
+        };
+        race(setup, 3, 1);
     }
 }
 
 #[test]
 fn nor_with_everything_in_the_database_only() {
     for _ in 0..20 {
-        race(Setup {
+        let setup = Setup {
             mode: SubscriptionMode::DbOnly,
             cache: PublicationCache::None,
             shards: 4,
             ..Setup::stored()
-        });
+        };
+        race(setup, 3, 1);
+    }
+}
+
+#[test]
+fn nor_when_two_processes_share_a_walk() {
+    for _ in 0..20 {
+        race(Setup { shards: 1, ..Setup::default() }, 400, 3);
     }
 }

@@ -4,12 +4,15 @@
 use crate::error::Rejection;
 use crate::host::message::Message;
 use crate::host::{sys, text};
+use crate::presence::name_addr;
+use crate::presence::text::push_decimal;
 
 impl<'a> Message<'a> {
     pub(super) fn contact(self) -> Result<&'a [u8], Rejection> {
         let field = self.fields().contact;
-        if self.filled(field).is_none() {
-            return Err(Rejection::bad_request("Missing Contact"));
+        let value = self.filled(field).ok_or(Rejection::bad_request("Missing Contact"))?;
+        if let Some(address) = name_addr::single(value) {
+            return Ok(address.uri);
         }
         // SAFETY: the field is not NULL; a parsed Contact lives as long as the
         // message, its URI points into the request's text.
@@ -39,6 +42,14 @@ impl<'a> Message<'a> {
         // SAFETY: header fields live as long as the message; `sibling` leads
         // to the next one of the same type. Parsed routes point into the text.
         while let Some(header) = unsafe { field.as_mut() } {
+            if let Some(plain) = self.header(header).and_then(name_addr::list) {
+                for address in plain {
+                    append(&mut route, address.whole);
+                }
+                // SAFETY: as above.
+                field = unsafe { next_sibling(header) };
+                continue;
+            }
             // SAFETY: as above.
             if unsafe { sys::parse_rr(header) } < 0 {
                 return Vec::new();
@@ -47,11 +58,8 @@ impl<'a> Message<'a> {
             // SAFETY: as above; `len` covers the address and its parameters.
             while let Some(one) = unsafe { value.as_ref() } {
                 let content = sys::_str { s: one.nameaddr.name.s, len: one.len };
-                if !route.is_empty() {
-                    route.extend_from_slice(b", ");
-                }
                 // SAFETY: as above.
-                route.extend(text::unfolded(unsafe { text::bytes(content) }));
+                append(&mut route, unsafe { text::bytes(content) });
                 value = one.next;
             }
             // SAFETY: as above.
@@ -88,9 +96,23 @@ impl<'a> Message<'a> {
             } else {
                 (b"", b"")
             };
-        let rest = format!(":{port};transport={transport}");
-        [scheme, open, name, close, rest.as_bytes()].concat()
+        let mut contact = Vec::with_capacity(name.len() + 32);
+        for part in [scheme, open, name, close, b":"] {
+            contact.extend_from_slice(part);
+        }
+        push_decimal(&mut contact, port);
+        contact.extend_from_slice(b";transport=");
+        contact.extend_from_slice(transport.as_bytes());
+        contact
     }
+}
+
+/// Appends one value of a route set.
+fn append(route: &mut Vec<u8>, value: &[u8]) {
+    if !route.is_empty() {
+        route.extend_from_slice(b", ");
+    }
+    route.extend(text::unfolded(value));
 }
 
 /// The next header of the same type (Kamailio's `next_sibling_hdr`).

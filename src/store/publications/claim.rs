@@ -149,11 +149,11 @@ fn begin_change<M: Memory>(
         return Ok(Begun::Unchanged);
     }
     let packed = text::pack::<Text>(|n| match Text::ALL[n] {
-        Text::EntityTag => change.entity_tag.to_vec(),
-        Text::Sender => change.sender.unwrap_or(record.text(Text::Sender)).to_vec(),
-        Text::Ruid => record.text(Text::Ruid).to_vec(),
-        Text::DialogId if change.facts.is_some() => change.dialog_id.to_vec(),
-        Text::DialogId => record.text(Text::DialogId).to_vec(),
+        Text::EntityTag => change.entity_tag,
+        Text::Sender => change.sender.unwrap_or(record.text(Text::Sender)),
+        Text::Ruid => record.text(Text::Ruid),
+        Text::DialogId if change.facts.is_some() => change.dialog_id,
+        Text::DialogId => record.text(Text::DialogId),
     })
     .map_err(|_| Fault::Host)?;
     // A removal needs no memory: it makes room.
@@ -192,14 +192,11 @@ fn reserve<M: Memory>(
     presentity: Id<Presentity<M>>,
     change: &Change<'_>,
 ) -> Result<Id<Publication<M>>, Fault> {
-    let packed = text::pack::<Text>(|n| {
-        match Text::ALL[n] {
-            Text::EntityTag => change.entity_tag,
-            Text::Sender => change.sender.unwrap_or_default(),
-            Text::Ruid => change.ruid,
-            Text::DialogId => change.dialog_id,
-        }
-        .to_vec()
+    let packed = text::pack::<Text>(|n| match Text::ALL[n] {
+        Text::EntityTag => change.entity_tag,
+        Text::Sender => change.sender.unwrap_or_default(),
+        Text::Ruid => change.ruid,
+        Text::DialogId => change.dialog_id,
     })
     .map_err(|_| Fault::Host)?;
     let record = Publication {

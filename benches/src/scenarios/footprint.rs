@@ -1,0 +1,66 @@
+//! P11: shared memory per record, the allocator's overhead included.
+
+use crate::Fallible;
+use crate::bench::{Context, Row};
+use crate::load::{Load, Operation, Package, Phase};
+use crate::samples::Goal;
+use crate::server::{Server, SharedMemory};
+use crate::setup::Setup;
+use serde_json::json;
+use std::time::Duration;
+
+/// Longer than all of tm's timers (`fr_timer`, `wt_timer`).
+const SETTLED: f64 = 8.0;
+
+/// P11.
+pub fn run(mut context: Context<'_>) -> Fallible<()> {
+    let count = 20_000;
+    records(&mut context, Package::Mwi, count)?;
+    records(&mut context, Package::Presence, count)
+}
+
+fn per_record(before: SharedMemory, after: SharedMemory, count: u32) -> (f64, f64) {
+    let each = |before: u64, after: u64| (after as f64 - before as f64) / f64::from(count);
+    (each(before.real_used, after.real_used), each(before.used, after.used))
+}
+
+fn records(context: &mut Context<'_>, package: Package, count: u32) -> Fallible<()> {
+    let mut load = Load::new(package)?;
+    let event = package.event();
+    let server = Server::start(Setup::memory(context.variant), &context.folder.join(event))?;
+    load.connect(server.address())?;
+    let mut server = server;
+
+    // What is taken once (tables, first chunks, tm's own) is not per record.
+    let warm = load.add_watchers(count / 10, |number| number);
+    let phase = Phase::new("SUBSCRIBEs");
+    load.run(&phase, warm.map(Operation::Subscribe));
+    load.idle(SETTLED);
+    let empty = server.shared_memory()?;
+    let watchers = load.add_watchers(count, |number| 100_000 + number);
+    load.run(&phase, watchers.clone().map(Operation::Subscribe));
+    load.idle(SETTLED);
+    let after = server.shared_memory()?;
+    let (real, used) = per_record(empty, after, count);
+    let row = Row::new(format!("subscription, {event}"), "B real");
+    context.record(row.goal(Goal::AtMost(450.0)), Some(real), "", json!({ "used": used }));
+
+    let before = after;
+    let sources = load.add_sources(count, |number| 300_000 + number);
+    load.run(&Phase::new("PUBLISHes"), sources.clone().map(Operation::Publish));
+    load.idle(SETTLED);
+    let after = server.shared_memory()?;
+    let (real, used) = per_record(before, after, count);
+    let body = f64::from(package.typical_body());
+    let row = Row::new(format!("publication, {event}, body of {body} B"), "B real");
+    context.record(row.goal(Goal::AtMost(body + 200.0)), Some(real), "", json!({ "used": used }));
+
+    load.run(&Phase::new("unsubscribe"), watchers.map(Operation::Unsubscribe));
+    load.run(&Phase::new("remove"), sources.map(Operation::RemovePublication));
+    load.idle(SETTLED);
+    let left = server.shared_memory()?;
+    let row = Row::new(format!("left after removing all, {event}"), "B real per record");
+    context.record(row, Some(per_record(empty, left, 2 * count).0), "", json!(null));
+    server.stop(Duration::from_secs(20));
+    Ok(())
+}
