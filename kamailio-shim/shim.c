@@ -230,7 +230,9 @@ static pv_export_t variables[] = {
 	NUMBER(totag_avpid)                \
 	NUMBER(lock_set_size)              \
 	NUMBER(force_active)               \
-	NUMBER(winfo_presentity_only)
+	NUMBER(winfo_presentity_only)      \
+	NUMBER(publ_cache_bodies)
+	NUMBER(heap_fragments)
 
 static int set_parameter(const char *name, modparam_t type, void *value)
 {

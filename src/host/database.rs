@@ -79,20 +79,32 @@ impl Connection {
         }
         let wanted = ["column_name", "character_maximum_length"];
         let mut columns = Vec::new();
-        let read =
-            self.query("information_schema.columns", &conditions, &wanted, None, &mut |row| {
-                if let [name, width] = row
-                    && let Some(width) =
-                        width.as_int().and_then(|width| usize::try_from(width).ok())
-                {
-                    let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
-                    columns.push((name, width));
-                }
-            });
+        let catalogue = self.qualified("information_schema", "columns");
+        let read = self.query(&catalogue, &conditions, &wanted, None, &mut |row| {
+            if let [name, width] = row
+                && let Some(width) = width.as_int().and_then(|width| usize::try_from(width).ok())
+            {
+                let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
+                columns.push((name, width));
+            }
+        });
         match read {
             Ok(()) => Widths::new(columns),
             Err(_) => Widths::default(),
         }
+    }
+
+    /// A table of another schema, as the driver has to be given it: MySQL's puts
+    /// the whole name between quotes.
+    fn qualified(&self, schema: &str, table: &str) -> String {
+        // SAFETY: the connection is open; its quote is a constant of the driver.
+        let quote = unsafe { self.handle.as_ref().map(|handle| handle.tquote) };
+        let quote = quote.filter(|quote| !quote.is_null()).map(|quote| {
+            // SAFETY: not null; C's text of the driver, never changed.
+            unsafe { CStr::from_ptr(quote) }.to_string_lossy()
+        });
+        let quote = quote.unwrap_or_default();
+        format!("{schema}{quote}.{quote}{table}")
     }
 
     /// After a failure a statement without values comes first. A driver that

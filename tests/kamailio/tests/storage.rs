@@ -521,3 +521,39 @@ fn b12_an_expired_dialog_publication_does_not_leave_the_lamp_busy() {
         kamailio.finish();
     }
 }
+
+storages! {
+    [
+        sqlite: Storage::sqlite(1, 0);
+        postgres: Storage::on(Driver::Postgres, 1, 0, 0);
+        mariadb: Storage::on(Driver::MariaDb, 1, 1, 0);
+    ]
+
+    fn b20_a_value_longer_than_its_column_is_refused(storage) {
+        let database = Database::create(storage.driver());
+        if storage.enforces_lengths() {
+            // The operator has made room for one of them.
+            let widen = match storage.driver() {
+                Driver::MariaDb => "MODIFY from_tag VARCHAR(400) NOT NULL",
+                _ => "ALTER COLUMN from_tag TYPE VARCHAR(400)",
+            };
+            database.execute(&format!("ALTER TABLE active_watchers {widen};"));
+        }
+        let kamailio = Kamailio::start(Config::new(storage).database(&database));
+        let refused = if storage.enforces_lengths() { differs("B20", 500, 400) } else { 200 };
+        let long = "x".repeat(300);
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.call_id = long.clone();
+        assert_eq!(watcher.try_subscribe(600).status(), Some(refused), "Call-ID");
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.from_tag = long.clone();
+        assert_eq!(watcher.try_subscribe(600).status(), Some(200), "From tag");
+        watcher.next_notify("initial");
+        let mut phone = Publisher::udp(&kamailio, &long);
+        assert_eq!(phone.try_publish(open("alice")).status(), Some(refused), "presentity");
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.publish(open("alice"));
+        watcher.wait_notify("open", |n| n.body().contains(">open<"));
+        kamailio.finish();
+    }
+}
