@@ -121,6 +121,15 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         return Ok(None);
     };
     let driver = Driver::bind(url, i64::from(config.fetch_rows))?;
+    let rows_judge = config.subs_db_mode == SubscriptionMode::DbOnly
+        || config.publications() == PublicationCache::None;
+    if rows_judge && !driver.counts_rows() {
+        return Err(format!(
+            "the database module {} cannot tell how many rows a change meets, which subs_db_mode 3 \
+             and publ_cache 0 need",
+            log::Shown(driver.name())
+        ));
+    }
     let mut connection =
         driver.open(true).map_err(|_| "the database cannot be opened: check db_url")?;
     let mut check =

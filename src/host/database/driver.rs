@@ -71,6 +71,11 @@ impl Driver {
         matches!(self.name(), b"mysql" | b"postgres" | b"postgresql")
     }
 
+    /// A session has a number that tells it from one after a reconnection.
+    pub fn numbers_sessions(&self) -> bool {
+        self.name() == b"mysql"
+    }
+
     /// The database that the URL names, where tables of all databases are
     /// listed together (MySQL).
     pub fn schema(&self) -> Option<&[u8]> {
@@ -106,6 +111,7 @@ impl Driver {
             handle,
             tables: Vec::new(),
             current: None,
+            session: None,
             failed: false,
         };
         if self.is_sqlite() {
