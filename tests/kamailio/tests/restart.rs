@@ -6,7 +6,7 @@ use presence_kamailio_tests::prelude::*;
 use presence_kamailio_tests::rows::now;
 use presence_kamailio_tests::trace::Trace;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const USERS: usize = 3;
 const DB_UPDATE_PERIOD: u64 = 1;
@@ -32,7 +32,7 @@ fn publish_until_the_crash(
     server: SocketAddr,
     trace: Trace,
     index: usize,
-    stop: &AtomicBool,
+    (stop, progress): (&AtomicBool, &AtomicUsize),
 ) -> Published {
     let user = user(index);
     let mut phone = Publisher::with(server, trace, &user);
@@ -45,6 +45,7 @@ fn publish_until_the_crash(
         assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
         phone.etag = reply.header("SIP-ETag").map(str::to_owned);
         accepted += 1;
+        progress.fetch_max(accepted, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(3));
     }
     Published { phone, user, accepted }
@@ -56,7 +57,7 @@ fn subscribe_until_the_crash(
     server: SocketAddr,
     trace: &Trace,
     index: usize,
-    stop: &AtomicBool,
+    (stop, progress): (&AtomicBool, &AtomicUsize),
 ) -> Vec<(Watcher, Instant)> {
     let mut accepted = Vec::new();
     while accepted.len() < 25 && !stop.load(Ordering::Relaxed) {
@@ -70,6 +71,7 @@ fn subscribe_until_the_crash(
         watcher.to_tag = reply.to_tag().map(str::to_owned);
         watcher.remote_target = Some(format!("sip:{server}"));
         accepted.push((watcher, Instant::now()));
+        progress.store(accepted.len(), Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(15));
     }
     accepted
@@ -89,21 +91,31 @@ fn crash(storage: Storage) {
     let guard_since = Instant::now();
     let stop = AtomicBool::new(false);
     let random = u64::from(std::process::id()) ^ now() as u64 ^ u64::from(server.port()) << 3;
+    // What each publisher, and each subscriber, has had accepted.
+    let published_so_far: Vec<AtomicUsize> = (0..USERS).map(|_| AtomicUsize::new(0)).collect();
+    let subscribed_so_far: Vec<AtomicUsize> = (0..2).map(|_| AtomicUsize::new(0)).collect();
     let moment = Duration::from_millis(1200 + random * 7919 % 1300);
     let (published, watchers, crashed) = std::thread::scope(|scope| {
         let publishers: Vec<_> = (0..USERS)
             .map(|index| {
-                let (trace, stop) = (trace.clone(), &stop);
-                scope.spawn(move || publish_until_the_crash(server, trace, index, stop))
+                let (trace, state) = (trace.clone(), (&stop, &published_so_far[index]));
+                scope.spawn(move || publish_until_the_crash(server, trace, index, state))
             })
             .collect();
         let subscribers: Vec<_> = (0..2)
             .map(|index| {
-                let (trace, stop) = (&trace, &stop);
-                scope.spawn(move || subscribe_until_the_crash(server, trace, index, stop))
+                let (trace, state) = (&trace, (&stop, &subscribed_so_far[index]));
+                scope.spawn(move || subscribe_until_the_crash(server, trace, index, state))
             })
             .collect();
         std::thread::sleep(moment);
+        // A busy machine gets more time, so that there is something to lose.
+        let at_least = |so_far: &[AtomicUsize], count| {
+            so_far.iter().all(|so_far| so_far.load(Ordering::Relaxed) >= count)
+        };
+        eventually(Duration::from_secs(10), || {
+            (at_least(&published_so_far, 4) && at_least(&subscribed_so_far, 6)).then_some(())
+        });
         kamailio.kill();
         let crashed = Instant::now();
         stop.store(true, Ordering::Relaxed);
