@@ -24,7 +24,7 @@ struct Published {
     phone: Publisher,
     user: String,
     /// Number of the last state that was answered with 200.
-    accepted: u32,
+    accepted: usize,
 }
 
 /// Publishes until the server does not answer any more.
