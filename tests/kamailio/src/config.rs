@@ -197,18 +197,19 @@ pub fn whole_matrix() -> bool {
     std::env::var("PRESENCE_MATRIX").is_ok_and(|value| value == "full")
 }
 
-/// True when a long test is to go on with this storage. Mode 3 is tried without
-/// notifier processes on PostgreSQL and with them on MariaDB; the other way round
+/// True when a long test is to go on with this storage: one of those of
+/// [`crate::every_storage`], as far as drivers and `subs_db_mode` go, or any
 /// with `PRESENCE_MATRIX=full`.
 pub fn long_test_of(storage: Storage) -> bool {
     let cell = storage.cell();
-    let usual = cell.subs_db_mode < 3
-        || match cell.driver {
-            Driver::Postgres => cell.notifiers == 0,
-            Driver::MariaDb => cell.notifiers > 0,
-            _ => true,
-        };
-    let go_on = usual || whole_matrix();
+    let usual = matches!(
+        (cell.driver, cell.subs_db_mode, cell.notifiers),
+        (Driver::Sqlite | Driver::MariaDb, 2, _)
+            | (Driver::Postgres, 1 | 2, _)
+            | (Driver::Postgres, 3, 0)
+            | (Driver::MariaDb, 3, 1..)
+    );
+    let go_on = usual && cell.publ_cache < 2 || whole_matrix();
     if !go_on {
         eprintln!("not run: {cell:?} is for PRESENCE_MATRIX=full");
     }
@@ -571,8 +572,10 @@ impl Config {
         if self.storage.subs_db_mode() == 3 {
             default("notifier_processes", i64::from(self.storage.cell().notifiers).into());
             default("waitn_time", 1.into());
-            // As the manual says for this mode; else stock meets "not locked
-            // with LOCK TABLES" on MariaDB.
+        }
+        if matches!(self.storage.subs_db_mode(), 1 | 3) {
+            // As the manual says for mode 3; else stock meets "not locked with
+            // LOCK TABLES" on MariaDB, in mode 1 as well.
             default("db_table_lock_type", 0.into());
         }
         for (module, name, value) in defaults {

@@ -140,6 +140,26 @@ impl Kamailio {
         self.start_again();
     }
 
+    /// Waits until all processes have initialised themselves and none is added
+    /// any more: requests are served before that.
+    pub fn wait_all_processes(&self) {
+        let mut before = String::new();
+        let settled = eventually(READY, || {
+            std::thread::sleep(Duration::from_millis(100));
+            let list = self.rpc(&["core.psa"]).unwrap_or_default();
+            let ready = list
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("status:"))
+                .skip(1) // of the main process
+                .all(|status| status.trim() == "1");
+            let same = std::mem::replace(&mut before, list) == before;
+            (ready && same).then_some(())
+        });
+        if settled.is_none() {
+            self.fail(&format!("not all processes are initialised: {before}"));
+        }
+    }
+
     /// [`Kamailio::stop_cleanly`] and [`Kamailio::start_again`].
     pub fn restart(&self) {
         let status = self.stop_cleanly();

@@ -242,6 +242,7 @@ both_storages! {
         let grown = |route: &str| {
             let kamailio = Kamailio::start(
                 Config::new(storage)
+                    .parameter("tm", "wt_timer", 500)
                     .route("event_route[tm:local-request] { if($subs(to_user)==\"dropped\") { drop; } }")
                     .route(route),
             );
@@ -255,10 +256,10 @@ both_storages! {
                 }
             };
             change(20);
-            std::thread::sleep(Duration::from_millis(6500));
+            std::thread::sleep(Duration::from_millis(2500));
             let before = kamailio.shm_used();
             change(200);
-            std::thread::sleep(Duration::from_millis(6500));
+            std::thread::sleep(Duration::from_millis(2500));
             let grown = kamailio.shm_used().saturating_sub(before);
             watcher.no_more_notify(Duration::from_millis(100), "all were dropped");
             assert!(kamailio.log_lines("EVENT dropped").is_empty());

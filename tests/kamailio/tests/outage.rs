@@ -113,6 +113,7 @@ storages! {
             .presence("db_update_period", 1)
             .presence("clean_period", 1);
         let kamailio = Kamailio::start(config);
+        kamailio.wait_all_processes();
         let (server, trace) = (kamailio.address(), kamailio.trace());
         let mut early = Watcher::udp(&kamailio, "alice").event("dialog");
         early.subscribe(600);
@@ -230,6 +231,7 @@ storages! {
         }
         let database = Database::private(storage.driver());
         let kamailio = Kamailio::start(Config::new(storage).database(&database));
+        kamailio.wait_all_processes();
         Publisher::udp(&kamailio, "alice").publish(bodies::open("alice"));
         let outage = database.take_away();
         let mut phone = Publisher::udp(&kamailio, "bob");
@@ -256,6 +258,7 @@ storages! {
         }
         let database = Database::private(storage.driver());
         let kamailio = Kamailio::start(Config::new(storage).database(&database));
+        kamailio.wait_all_processes();
         let mut watcher = Watcher::udp(&kamailio, "alice");
         watcher.subscribe(600);
         watcher.next_notify("initial");

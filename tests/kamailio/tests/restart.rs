@@ -274,6 +274,9 @@ storages! {
 
     // With the default private memory (-M 8).
     fn thirty_thousand_rows_are_loaded_at_start(storage) {
+        if !long_test_of(storage) {
+            return;
+        }
         let at_once = storage.driver() == Driver::Sqlite && storage.subs_db_mode() != 3;
         if at_once && !ours_only("stock reads all rows of SQLite at once: no private memory") {
             return;

@@ -449,7 +449,8 @@ fn b29_a_blocked_watcher_leaves_no_subscription() {
     );
     // A row of a later watcher tells that a flush has come by; the one after
     // it, that this flush was complete.
-    for name in ["second", "third"] {
+    let later = if Storage::Default.has_subscription_rows() { 2 } else { 0 };
+    for name in ["second", "third"].into_iter().take(later) {
         let mut other = Watcher::udp(&kamailio, "bob").named(name);
         // Stock may meet its own timer (D17, "database is locked").
         let tries = differs("D17", 20, 1);
