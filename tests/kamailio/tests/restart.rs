@@ -142,7 +142,7 @@ fn crash(storage: Storage) {
             let tuples = bodies::tuples(&shown);
             let number = tuples.first().and_then(|t| t.note.strip_prefix("state ")?.parse().ok());
             // The one without an answer may have been stored or not.
-            if !number.is_some_and(|n: u32| n == one.accepted || n == one.accepted + 1) {
+            if !number.is_some_and(|n: usize| n == one.accepted || n == one.accepted + 1) {
                 kamailio.fail(&format!("{} was accepted, {shown:?} is there", one.accepted));
             }
         }
