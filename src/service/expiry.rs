@@ -150,8 +150,11 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
 pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     subscriptions(server, host);
     if server.store.policy.keeps_rows() && write_back::flush(server, host, false) == 0 {
-        // Every living subscription's row is up to date now.
-        let before = host.now() - i64::from(server.config.expires_offset) - LEFT_OVER;
+        // Every living subscription's row is up to date now; those of another
+        // server on this table may lag by its period.
+        let period = i64::from(server.config.db_update_period.unwrap_or_default());
+        let margin = LEFT_OVER.max(2 * period) + i64::from(server.config.expires_offset);
+        let before = host.now() - margin;
         if subscription_rows::sweep(server, host, before).is_err() {
             let line = format_args!("expired subscriptions cannot be deleted from the table");
             host.log(Level::Error, line);
