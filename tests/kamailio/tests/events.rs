@@ -79,6 +79,7 @@ both_storages! {
         watcher.next_notify("initial");
         Publisher::udp(&kamailio, "alice").publish(bodies::pidf("alice", "phone", "open", "hello"));
         watcher.wait_notify("state", |notify| notify.body().contains("hello"));
+        kamailio.wait_log("REFRESHED");
         assert_eq!(kamailio.log_lines("REFRESHED").len(), 1);
         kamailio.finish();
     }

@@ -96,6 +96,10 @@ both_storages! {
 
 every_storage! {
     fn remove_shows_closed_and_forgets_the_tag(storage) {
+        let stock = "B40 stock's notifiers do not show what has been removed before they come by";
+        if !storage.notify_delay().is_zero() && !ours_only(stock) {
+            return;
+        }
         let kamailio = Kamailio::start(Config::new(storage));
         let mut watcher = Watcher::udp(&kamailio, "alice");
         watcher.subscribe(600);

@@ -31,6 +31,11 @@ every_storage! {
         let first = watcher.send(&message);
         watcher.next_notify("initial");
         let again = watcher.send(&message);
+        let inserts_at_once = storage.has_database() && matches!(storage.subs_db_mode(), 1 | 3);
+        if inserts_at_once && target() == Target::Upstream {
+            assert_eq!(again.status(), Some(500), "A9 stock meets its own row");
+            return;
+        }
         assert_eq!(again.status(), Some(200));
         assert_eq!(again.to_tag(), first.to_tag());
         assert_eq!(again.header("Expires"), first.header("Expires"));

@@ -266,8 +266,8 @@ storages! {
     }
 
     fn a8_a_dialog_goes_on_at_another_server(storage) {
-        // With notifiers stock answers 500 to a refresh on PostgreSQL.
-        let stock = "B40 stock's notifiers of several servers send from one another's sockets";
+        let stock = "B40 with notifiers stock answers 500 to a refresh on PostgreSQL, and now and \
+                     then fails on MariaDB";
         if storage.cell().notifiers > 0 && !ours_only(stock) {
             return;
         }
@@ -287,7 +287,8 @@ storages! {
         watcher.endpoint.turn_to(addresses[2]);
         watcher.unsubscribe();
         let last = watcher.wait_notify("final", |n| n.state == "terminated");
-        assert!(last.cseq > moved.cseq);
+        // A8: stock may use a CSeq twice.
+        assert!(last.cseq > moved.cseq || target() == Target::Upstream);
         for address in addresses.iter().copied() {
             watcher.endpoint.turn_to(address);
             assert_eq!(watcher.try_subscribe(600).status(), Some(481), "{address}");

@@ -422,6 +422,10 @@ both_storages! {
 
 every_storage! {
     fn b14_an_expired_subscription_is_ended_once(storage) {
+        let stays = storage.subs_db_mode() == 3 && storage.notify_delay().is_zero();
+        if stays && !ours_only("D7 expired rows stay") {
+            return;
+        }
         let kamailio = Kamailio::start(Config::new(storage).presence("db_update_period", 1));
         let mut watcher = Watcher::udp(&kamailio, "alice").named("bob");
         watcher.subscribe(1);

@@ -1,6 +1,7 @@
 //! Changing from the stock module to ours and back, on one database.
 
 use presence_kamailio_tests::prelude::*;
+use presence_kamailio_tests::rows::number;
 
 storages! {
     [
@@ -31,14 +32,18 @@ storages! {
         phone.modify(bodies::pidf("alice", "phone", state, "moved"));
         let mark = format!(">{state}<");
         watcher.wait_notify(state, |n| n.body().contains(&mark) && n.body().contains("moved"));
+        // Stock's query for the dialog fails ("transaction not in progress").
         let refuses = storage.driver() == Driver::Postgres && storage.cell().notifiers > 0;
-        if module == Target::Upstream && refuses {
-            // Stock's query for the dialog fails ("transaction not in progress").
-            watcher.assert_rising_cseq();
-            continue;
+        if module == Target::Ours || !refuses {
+            watcher.skip_notifies();
+            watcher.subscribe(600);
+            watcher.next_notify("refresh");
         }
-        watcher.subscribe(600);
-        watcher.next_notify("refresh");
+        if storage.subs_db_mode() == 3 {
+            // Stock's notifiers store the number after they have sent it.
+            let sent = watcher.last_notify().map_or(0, |n| i64::from(n.cseq));
+            kamailio.wait_row_of(&watcher, |row| number(row, "local_cseq") + 1 >= sent);
+        }
         // Stock sends its row's local_cseq + 2 after a start, for + 1 has been sent.
         watcher.assert_rising_cseq();
     }
