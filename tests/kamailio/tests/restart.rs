@@ -9,6 +9,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const USERS: usize = 3;
+
+/// For an answer. Who waits for SQLite's lock is not always served in turn.
+const PATIENCE: Duration = Duration::from_secs(3);
 const DB_UPDATE_PERIOD: u64 = 1;
 
 fn user(index: usize) -> String {
@@ -39,7 +42,7 @@ fn publish_until_the_crash(
     let mut accepted = 0;
     while !stop.load(Ordering::Relaxed) {
         let message = phone.message(Some(&state(&user, &format!("state {}", accepted + 1))));
-        let Some(reply) = phone.endpoint.try_request(&message, Duration::from_millis(700)) else {
+        let Some(reply) = phone.endpoint.try_request(&message, PATIENCE) else {
             break;
         };
         assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
@@ -64,7 +67,7 @@ fn subscribe_until_the_crash(
         let name = user(index + accepted.len());
         let mut watcher = Watcher::with(server, trace.clone(), &name).named(&format!("w{index}"));
         let message = watcher.message();
-        let Some(reply) = watcher.endpoint.try_request(&message, Duration::from_millis(700)) else {
+        let Some(reply) = watcher.endpoint.try_request(&message, PATIENCE) else {
             break;
         };
         assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
