@@ -94,6 +94,17 @@ pub struct Authorization {
     pub reason: Vec<u8>,
 }
 
+impl Authorization {
+    /// The subscription ends without another word.
+    pub fn turned_away() -> Authorization {
+        Authorization { status: Status::Terminated, reason: Vec::new() }
+    }
+}
+
+/// What a record keeps free for a reason that it may be given later: its watcher
+/// must not be able to take that room.
+pub const ROOM_FOR_REASON: usize = 256;
+
 /// A dialog's identity as the notifier sees it (RFC 3261 12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DialogId<'a> {
@@ -148,6 +159,11 @@ impl Snapshot {
     /// The packed strings.
     pub fn block(&self) -> &[u8] {
         &self.text
+    }
+
+    /// There is room for a reason.
+    pub fn has_room(&self) -> bool {
+        text::has_room(&self.text, ROOM_FOR_REASON)
     }
 
     /// Replaces one string.

@@ -49,6 +49,12 @@ pub fn pack<'a, F: Fields>(value: impl Fn(usize) -> &'a [u8]) -> Result<Vec<u8>,
     Ok(block)
 }
 
+/// A block could be packed again with so many bytes more. (Fields that share
+/// their text may have one each then.)
+pub fn has_room(block: &[u8], more: usize) -> bool {
+    block.len() + more < usize::from(SAME) / 2
+}
+
 /// Appends a number in decimal digits: what `format!` costs more for.
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u32) {
     let mut digits = [0u8; 10];

@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 
+use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Host, Level, Notify, NotifyOutcome};
-use crate::presence::event_package::EventPackage;
+use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
 use crate::service::{Server, row_notifier, write_back};
 use crate::shm::Memory;
-use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
+use crate::store::lanes::{Composed, ComposedWatchers, Document, Send, State};
 use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::may_see;
@@ -124,6 +125,7 @@ fn round<M: Memory>(
 ) -> Result<bool, Fault> {
     let Some(state) = server.store.lane_state(lane) else { return Ok(true) };
     let Some(package) = server.registry.get(state.key.package) else { return Ok(true) };
+    let shares = if is_in_memory(server, package, &state) { budget.shares } else { 0 };
     let composition = compose(server, host, package, state)?;
     let composed = Composed {
         round: composition.round,
@@ -138,11 +140,11 @@ fn round<M: Memory>(
     };
     loop {
         let taken = server.store.take(lane, composed, host.now(), PORTION);
+        let in_hand = InHand { server, lane, sends: &taken.sends };
         if taken.more {
-            server.store.share(lane, budget.shares);
+            server.store.share(lane, shares);
             server.wake_senders(host);
         }
-        let in_hand = InHand { server, lane, sends: &taken.sends };
         write_back::reserve(server, host, &taken.unreserved);
         for send in &taken.sends {
             deliver(host, package, &composition, send);
@@ -157,6 +159,18 @@ fn round<M: Memory>(
             return Ok(false);
         }
     }
+}
+
+/// All that the documents are made of was copied with the round. What is read
+/// later may be newer, so that of two processes the one that composes the same
+/// round first may send an older document.
+fn is_in_memory<M: Memory>(server: &Server<M>, package: &EventPackage, state: &State) -> bool {
+    package.kind == Kind::Publication
+        && match server.config.publications() {
+            PublicationCache::Record => true,
+            PublicationCache::Hybrid => state.publications.iter().all(|p| !p.body.is_empty()),
+            PublicationCache::None => false,
+        }
 }
 
 /// NOTIFYs that were taken. Until they have been sent, nobody else sends one in
@@ -204,6 +218,7 @@ pub fn send_once<M: Memory>(
         ending: Some(ending),
         claim: Claim::None,
         expires_at: 0,
+        null_reason: false,
     };
     deliver(host, package, &composition, &send);
     Ok(())

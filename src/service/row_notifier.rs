@@ -36,6 +36,9 @@ const ATTEMPTS: usize = 16;
 struct Group {
     sends: Vec<Send>,
     state: Taken,
+    /// An attempt to take its numbers has failed: perhaps only the answer was
+    /// lost.
+    unsure: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,11 @@ impl Group {
             next.package = send.subscription.package;
             send.subscription = next.clone();
             send.expires_at = row.expires_at;
+            send.null_reason = row.null_reason;
+            if row.updated < 0 && matches!(send.claim, Claim::Turn(_)) {
+                // It was us who took the flag off.
+                send.claim = Claim::Asked;
+            }
             match (saw, will_see) {
                 (true, false) => send.document = Document::None,
                 (false, true) if send.ending.is_none_or(Ending::shows_state) => {
@@ -253,15 +261,17 @@ fn groups(sends: Vec<Send>) -> Vec<Group> {
             {
                 group.sends.push(send);
             }
-            _ => groups.push(Group { sends: vec![send], state: Taken::NotYet }),
+            _ => groups.push(Group { sends: vec![send], state: Taken::NotYet, unsure: false }),
         }
     }
-    groups.sort_by(|a, b| call_id(a).cmp(call_id(b)));
+    groups.sort_by(|a, b| name(a).cmp(&name(b)));
     groups
 }
 
-fn call_id(group: &Group) -> &[u8] {
-    group.sends.first().map_or(b"", |first| first.subscription.text(Text::CallId))
+fn name(group: &Group) -> [&[u8]; 3] {
+    group.sends.first().map_or([b"", b"", b""], |first| {
+        [Text::CallId, Text::FromTag, Text::ToTag].map(|field| first.subscription.text(field))
+    })
 }
 
 /// Takes the CSeqs of all groups, or finds that a NOTIFY is needless. On a
@@ -280,7 +290,13 @@ fn claim<M: Memory>(
         // transaction over several rows could end in a deadlock.
         if server.config.notifier_processes > 0 || open.len() == 1 {
             for group in &mut open {
-                if single(database, |database, _| claim_group(database, table, group))? {
+                let mut attempts = 0;
+                let taken = single(database, |database, attempt| {
+                    attempts = attempt;
+                    claim_group(database, table, group)
+                });
+                group.unsure |= attempts > 0;
+                if taken? {
                     group.state = Taken::Ours;
                 }
             }
@@ -315,7 +331,11 @@ fn claim_group(database: &mut dyn Database, table: &str, group: &Group) -> Resul
     let Some(first) = group.sends.first() else { return Ok(false) };
     let count = u32::try_from(group.sends.len()).unwrap_or(1);
     let expired = group.ending() == Some(Ending::Expired);
-    let wanted = Claimed { claim: first.claim, expired: expired.then_some(first.expires_at) };
+    let wanted = Claimed {
+        claim: first.claim,
+        expired: expired.then_some(first.expires_at),
+        null_reason: first.null_reason,
+    };
     rows::claim(database, table, &first.subscription, group.used(), count, wanted)
 }
 
@@ -333,10 +353,11 @@ fn follow<M: Memory>(
     };
     let runs = row.expires_at >= host.now() - i64::from(server.config.expires_offset);
     let needless = match (group.ending(), claim) {
+        // Another server's notifier process has sent it.
+        (_, Claim::Turn(turn)) if row.updated != i64::from(turn) && !group.unsure => true,
         (Some(Ending::Expired), _) => runs && !row.has_ended(),
         (Some(_), _) => false,
-        // Another server's notifier process has sent it.
-        (None, Claim::Turn(turn)) => row.updated != i64::from(turn),
+        (None, Claim::Turn(_)) => row.has_ended(),
         (None, Claim::Walk) => row.has_ended() || row.subscription.status != Status::Active,
         (None, Claim::Asked | Claim::None) => row.has_ended(),
     };
@@ -367,6 +388,7 @@ fn requeue<M: Memory>(
             ending,
             claim: Claim::Asked,
             told: Some(last.told),
+            null_reason: last.null_reason,
         };
         // The lane is the caller's: it is not given again.
         let _ = server.store.queue_row(key, &due);

@@ -208,6 +208,9 @@ fn snapshot(
     })
     .map_err(|_| too_long())?;
     let mut snapshot = Snapshot::new(package, block);
+    if !snapshot.has_room() {
+        return Err(too_long());
+    }
     snapshot.remote_cseq = request.id.cseq;
     snapshot.local_cseq = 1;
     snapshot.expires = expires;

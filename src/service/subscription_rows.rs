@@ -9,6 +9,7 @@ use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{
     Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
 };
+use crate::presence::text::TooLong;
 use crate::service::durable::single;
 use crate::service::paging::{Place, page as page_of};
 use crate::service::{Server, check_widths};
@@ -43,6 +44,8 @@ pub struct Row {
     pub expires_at: i64,
     /// The turn that it is flagged for; negative for none.
     pub updated: i64,
+    /// Its `reason` is NULL, not empty.
+    pub null_reason: bool,
 }
 
 impl Row {
@@ -72,6 +75,7 @@ impl Row {
             ending,
             claim,
             told: None,
+            null_reason: self.null_reason,
         }
     }
 }
@@ -96,13 +100,15 @@ fn package_of(registry: &EventPackageRegistry, event: &[u8]) -> Option<PackageId
 
 fn read(registry: &EventPackageRegistry, id: i64, columns: &[Value], now: i64) -> Option<Row> {
     let (updated, columns) = columns.split_last()?;
+    let reason = SUBSCRIPTION_COLUMNS.iter().position(|column| *column == "reason")?;
+    let null_reason = *columns.get(reason)? == Value::Null;
     let row = read_subscription(columns, now)?;
     let mut subscription = row.snapshot;
     subscription.package = package_of(registry, &row.event)?;
     // The number in the row counts the dialog's, and tm's counts once more.
     subscription.local_cseq = subscription.local_cseq.saturating_add(1);
     let updated = updated.as_int().unwrap_or(NOT_FLAGGED);
-    Some(Row { id, subscription, expires_at: row.expires_at, updated })
+    Some(Row { id, subscription, expires_at: row.expires_at, updated, null_reason })
 }
 
 /// What the row has of a CSeq that was the last one used.
@@ -326,7 +332,7 @@ fn apply(
     renewal: &Renewal<'_>,
     verdict: InDialog,
     flag: Option<i64>,
-) -> Result<Vec<Assignment>, crate::presence::text::TooLong> {
+) -> Result<Vec<Assignment>, TooLong> {
     let subscription = &mut row.subscription;
     for (field, value) in [
         (Text::Contact, renewal.contact),
@@ -336,6 +342,9 @@ fn apply(
         if subscription.text(field) != value {
             subscription.set_text(field, value)?;
         }
+    }
+    if !subscription.has_room() {
+        return Err(TooLong);
     }
     subscription.remote_cseq = renewal.cseq.max(subscription.remote_cseq);
     subscription.flags = renewal.flags;
@@ -354,6 +363,8 @@ fn apply(
     ];
     if verdict == InDialog::End && subscription.text(Text::Reason).is_empty() {
         changes.push(("reason", Value::text(ENDED)));
+        subscription.set_text(Text::Reason, ENDED)?;
+        row.null_reason = false;
     }
     if let Some(flag) = flag {
         changes.push(("updated", Value::Int(flag)));
@@ -389,6 +400,9 @@ pub fn decide<M: Memory>(
     let dialog = dialog_of(&row.subscription);
     let mut conditions = dialog_conditions(dialog);
     conditions.push(("status", Compare::Eq, Value::Int(row.subscription.status as i64)));
+    if !row.null_reason {
+        conditions.push(("reason", Compare::Eq, Value::text(row.subscription.text(Text::Reason))));
+    }
     let mut changes = vec![
         ("status", Value::Int(decision.status as i64)),
         ("reason", Value::text(&decision.reason)),
@@ -488,6 +502,9 @@ pub fn claim(
     conditions.push(("local_cseq", Compare::Eq, stored_cseq(used)));
     conditions.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq)));
     conditions.push(("status", Compare::Eq, Value::Int(subscription.status as i64)));
+    if !wanted.null_reason {
+        conditions.push(("reason", Compare::Eq, Value::text(subscription.text(Text::Reason))));
+    }
     if let Some(expires_at) = wanted.expired {
         // One that was refreshed lives on.
         conditions.push(("expires", Compare::Eq, Value::Int(expires_at)));
@@ -511,6 +528,8 @@ pub struct Claimed {
     pub claim: Claim,
     /// It ends a subscription that has run out at this time.
     pub expired: Option<i64>,
+    /// The row's `reason` is NULL, which nothing equals.
+    pub null_reason: bool,
 }
 
 /// Deletes the row of a dialog whose last NOTIFY has left, unless somebody has

@@ -4,7 +4,9 @@
 use crate::config::SubscriptionMode;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level, Value};
-use crate::presence::subscription::{Authorization, DialogId, Ending, InDialog, Snapshot, Status};
+use crate::presence::subscription::{
+    Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
+};
 use crate::presence::winfo::WatcherEvent;
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows::{self as rows, Row};
@@ -87,6 +89,7 @@ pub fn insert<M: Memory>(
             ending: None,
             claim: Claim::Asked,
             told: None,
+            null_reason: false,
         },
         event: Some((WatcherEvent::Subscribe, false)),
         left: turn.is_some(),
@@ -258,10 +261,13 @@ pub fn decide<M: Memory>(
     };
     let before = row.subscription.status;
     let mut subscription = row.subscription.clone();
+    let turned_away = Authorization::turned_away();
+    let decision = match subscription.set_text(Text::Reason, &decision.reason) {
+        Ok(()) => decision,
+        // Who leaves no room for a reason is not spared the decision.
+        Err(_) => &turned_away,
+    };
     subscription.status = decision.status;
-    subscription
-        .set_text(crate::presence::subscription::Text::Reason, &decision.reason)
-        .map_err(|_| Fault::Host)?;
     if subscription == row.subscription {
         return Ok(false);
     }
@@ -282,6 +288,7 @@ pub fn decide<M: Memory>(
         ending: over.then_some(ending),
         claim: Claim::Asked,
         told: None,
+        null_reason: false,
     };
     let stored = StoredRow { key: key.clone(), due, event: None, left: turn.is_some() };
     if let Some(lane) = release(server, host, Stored::Row(Box::new(stored))) {
@@ -300,7 +307,6 @@ pub fn remove_row<M: Memory>(
     if !rows::delete(server, host, dialog_of(subscription))? {
         return Ok(false);
     }
-    use crate::presence::subscription::Text;
     let (user, domain) =
         (subscription.text(Text::PresentityUser), subscription.text(Text::PresentityHost));
     let key = server.store.key(user, domain, subscription.package);

@@ -4,7 +4,7 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::presence::subscription::Text;
-use crate::service::durable::durable;
+use crate::service::durable::{durable, single};
 use crate::service::seldom::Seldom;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
@@ -63,6 +63,15 @@ fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Dirty) -> bool
         "a subscription is kept in memory only: its {column} is longer than the column (Call-ID {call_id})"
     );
     TOO_LONG.log(host, Level::Warning, line);
+    // What the table has is out of date, and must not come back after a restart.
+    let table = std::str::from_utf8(&server.config.active_watchers_table);
+    if let (RowChange::Update, Ok(table), Some(database)) = (row.change, table, host.database()) {
+        let key = dialog_conditions(dialog_of(&row.subscription));
+        if single(database, |database, _| database.delete(table, &key)).is_err() {
+            server.store.row_failed(row);
+            return false;
+        }
+    }
     server.store.row_unwritable(row);
     false
 }
@@ -100,8 +109,9 @@ pub fn reserve<M: Memory>(server: &Server<M>, host: &mut dyn Host, tokens: &[Tok
         return;
     }
     let now = host.now();
-    let rows: Vec<_> =
+    let mut rows: Vec<_> =
         tokens.iter().filter_map(|token| server.store.take_row(*token, now)).collect();
+    rows.retain(|row| fits(server, host, row));
     write(server, host, &rows, false);
 }
 

@@ -102,6 +102,8 @@ pub struct Send {
     pub claim: Claim,
     /// Unix time of the subscription's end.
     pub expires_at: i64,
+    /// Its row's `reason` is NULL.
+    pub null_reason: bool,
 }
 
 /// What `take` found.
@@ -452,6 +454,7 @@ fn next_notify<M: Memory>(
         ending,
         claim: record.claim,
         expires_at: record.expires_at,
+        null_reason: record.null_reason,
     }
 }
 
@@ -506,9 +509,10 @@ fn next_in_pass<M: Memory>(
     if owner.unvisited == 0 || later(owner.pass_round, round) {
         return None;
     }
-    // Who shares the lane has it in hand, and looks again afterwards.
+    // Who shares the lane has it in hand, and looks again afterwards. It may
+    // also have been told just now, as one that was due.
     let first = owner.watchers.front().and_then(|id| records.subscriptions.get(id));
-    if first.is_some_and(|record| record.in_flight) {
+    if first.is_some_and(|record| record.in_flight && later(round, record.told)) {
         return None;
     }
     let first = owner.watchers.pop_front(&mut records.subscriptions)?;
@@ -522,11 +526,15 @@ fn next_in_pass<M: Memory>(
 
 /// A walk that has reached everybody: its round is complete.
 fn close_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
-    let Some(record) = records.presentities.get_mut(id) else { return };
-    if record.watchers.is_empty() {
+    if !records.may_be_watched(id) {
         records.everybody_told(id);
         return;
     }
+    // The walk over rows is another one.
+    if records.watchers_are_rows() {
+        return;
+    }
+    let Some(record) = records.presentities.get_mut(id) else { return };
     if record.unvisited == 0 && later(record.pass_round, record.completed) {
         let round = record.pass_round;
         record.completed = round;

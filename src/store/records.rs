@@ -219,6 +219,8 @@ pub struct Subscription<M: Memory> {
     pub has_row: bool,
     /// What its next NOTIFY has to do about the row.
     pub claim: Claim,
+    /// Its row's `reason` is NULL (rows of the stock module).
+    pub null_reason: bool,
     /// Place among the watchers.
     pub watching: Links<Subscription<M>>,
     /// Place among those due.

@@ -30,6 +30,8 @@ pub struct DueRow {
     pub claim: Claim,
     /// Round that its watcher was told of, where that is known.
     pub told: Option<u32>,
+    /// The row's `reason` is NULL.
+    pub null_reason: bool,
 }
 
 /// How to go on with telling the watchers of a change.
@@ -157,6 +159,7 @@ impl<M: Memory> Store<M> {
         if let Some(record) = records.subscriptions.get_mut(id) {
             record.expires_at = due.expires_at;
             record.claim = due.claim;
+            record.null_reason = due.null_reason;
             record.phase = due.ending.map_or(Phase::Live, Phase::Ending);
             // Who asks is shown the newest state; who is told of a change has
             // been told of everything before the walk.
@@ -288,12 +291,20 @@ impl<M: Memory> Store<M> {
     }
 }
 
-/// A NOTIFY is awaited already: it is to show what is known now.
+/// A NOTIFY is awaited already: it is to show what is known now. A copy of the
+/// row that is older than a request that waits changes nothing.
 fn replace<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Subscription<M>>,
     due: &DueRow,
 ) -> Result<Id<Subscription<M>>, Fault> {
+    if let Some(told) = due.told {
+        not_told(records, id, told);
+    }
+    let waiting = records.subscriptions.get(id).map(|record| record.remote_cseq);
+    if waiting.is_some_and(|cseq| due.subscription.remote_cseq < cseq) {
+        return Ok(id);
+    }
     let text = records.blob(due.subscription.block())?;
     if let Some(record) = records.subscriptions.get_mut(id) {
         record.text = text;
@@ -303,15 +314,16 @@ fn replace<M: Memory>(
         record.version = due.subscription.version;
         record.flags = due.subscription.flags;
         record.status = due.subscription.status;
-        if let Some(why) = due.ending {
-            record.phase = Phase::Ending(why);
+        record.null_reason = due.null_reason;
+        match (due.ending, record.phase) {
+            (Some(why), _) => record.phase = Phase::Ending(why),
+            // It was refreshed before its end was told.
+            (None, Phase::Ending(Ending::Expired)) => record.phase = Phase::Live,
+            (None, _) => {}
         }
         if due.claim == Claim::Asked {
             record.claim = due.claim;
         }
-    }
-    if let Some(told) = due.told {
-        not_told(records, id, told);
     }
     Ok(id)
 }

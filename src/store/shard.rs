@@ -225,6 +225,11 @@ impl<M: Memory> Shard<M> {
             || self.presentities.get(id).is_some_and(|record| !record.watchers.is_empty())
     }
 
+    /// Subscriptions are kept in the database only.
+    pub fn watchers_are_rows(&self) -> bool {
+        self.watchers_are_rows
+    }
+
     /// Nobody is left who has not been told of the latest state.
     pub fn everybody_told(&mut self, id: Id<Presentity<M>>) {
         let Some(record) = self.presentities.get_mut(id) else { return };

@@ -4,8 +4,10 @@ use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{
-    Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog, with_text,
+    Current, DialogId, Ending, InDialog, ROOM_FOR_REASON, Snapshot, Status, Text, in_dialog,
+    with_text,
 };
+use crate::presence::text::has_room;
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
 use crate::store::records::{Claim, Phase, Presentity, PresentityText, Subscription};
@@ -427,6 +429,7 @@ pub(super) fn new_record<M: Memory>(
         is_dirty: false,
         has_row: false,
         claim: Claim::None,
+        null_reason: false,
         watching: Links::new(),
         due: Links::new(),
         expiring: Timer::new(),
@@ -497,6 +500,9 @@ fn refresh<M: Memory>(
             let block = changed.as_deref().unwrap_or(&record.text);
             changed = Some(with_text(block, field, value).map_err(|_| Fault::Host)?);
         }
+    }
+    if changed.as_ref().is_some_and(|block| !has_room(block, ROOM_FOR_REASON)) {
+        return Err(Fault::Host);
     }
     let text = changed.map(|block| records.blob(&block)).transpose()?;
     let expires_at = renewal.now + i64::from(renewal.expires);

@@ -61,8 +61,12 @@ impl<M: Memory> Store<M> {
             }
             let (before, held) = (record.status, record.phase == Phase::Held);
             // Allocate first, change after.
-            let block =
-                with_text(&record.text, Text::Reason, &decision.reason).map_err(|_| Fault::Host)?;
+            let turned_away = Authorization::turned_away();
+            let (decision, block) = match with_text(&record.text, Text::Reason, &decision.reason) {
+                Ok(block) => (decision, block),
+                // Who leaves no room for a reason is not spared the decision.
+                Err(_) => (&turned_away, record.text.to_vec()),
+            };
             let text = records.blob(&block);
             let over = decision.status == Status::Terminated;
             // A subscription that is to end ends also without memory for the

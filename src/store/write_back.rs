@@ -75,6 +75,18 @@ impl<M: Memory> Store<M> {
             let _ = self.with(row.token.shard(), |records| {
                 if let Some(id) = gone(records, row.token) {
                     records.subscriptions.remove(id);
+                    return;
+                }
+                let Some(id) = Self::resolve(records, row.token) else { return };
+                let Some(record) = records.subscriptions.get_mut(id) else { return };
+                match record.phase {
+                    Phase::Gone => {}
+                    Phase::Ending(_) => record.has_row = false,
+                    // Refreshed before its last NOTIFY: it needs a row again.
+                    Phase::Held | Phase::Live => {
+                        record.has_row = false;
+                        records.mark_dirty(id);
+                    }
                 }
             });
         }
@@ -86,7 +98,7 @@ impl<M: Memory> Store<M> {
             if let Some(id) = Self::resolve(records, row.token)
                 && let Some(record) = records.subscriptions.get_mut(id)
             {
-                record.has_row &= row.change != RowChange::Insert;
+                record.has_row = false;
                 record.reserved_cseq = 0;
             }
         });
@@ -156,16 +168,12 @@ fn row_of<M: Memory>(
     let mut subscription = snapshot(record, package.unwrap_or_default(), now);
     subscription.local_cseq = subscription.local_cseq.wrapping_add(reserve);
     subscription.version = subscription.version.wrapping_add(reserve);
-    match (change, record.phase) {
-        (RowChange::Insert | RowChange::Update, _) => {
-            record.reserved_cseq = subscription.local_cseq;
-            // From here on a removal has to delete the row, also while the
-            // INSERT is under way.
-            record.has_row = true;
-        }
-        (RowChange::Delete, Phase::Gone) => {}
-        // A refresh may still come before the last NOTIFY: it has none then.
-        (RowChange::Delete, _) => record.has_row = false,
+    // A row that is being deleted counts as there until it is known to be gone.
+    if change != RowChange::Delete {
+        record.reserved_cseq = subscription.local_cseq;
+        // From here on a removal has to delete the row, also while the INSERT
+        // is under way.
+        record.has_row = true;
     }
     Some(Dirty { token, change, subscription, expires_at: record.expires_at })
 }

@@ -458,6 +458,7 @@ fn what_waits_is_not_replaced_by_an_older_row() {
         ending: None,
         claim: presence::store::records::Claim::Walk,
         told: None,
+        null_reason: false,
     };
     assert_eq!(world.server.store.queue_page(lane, &[old]), 1);
     world.server.store.hand_over(lane);
