@@ -508,3 +508,141 @@ fn notifier_processes_send_whole_watcher_lists() {
     assert_eq!(winfo.len(), 1, "{sent:?}");
     assert!(winfo[0].body.contains("state=\"full\"") && winfo[0].body.contains("sip:w@h"));
 }
+
+#[test]
+fn a_refresh_at_the_same_server_wins_over_the_timer() {
+    let mut world = World::new(setup());
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.pass(11);
+    turns::expire(&world.server, &mut world.host).unwrap();
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200);
+    world.send();
+    assert_eq!(world.seen(), ["w 2 active offline", "w 3 active offline"]);
+    assert_eq!(calls(&world), ["w"]);
+}
+
+#[test]
+fn who_is_politely_blocked_meanwhile_sees_nothing() {
+    use presence::ports::{Database, Value};
+    let (mut world, _) = stage();
+    let mut database = world.host.database.clone().unwrap();
+    let answer = world.subscribe(Subscribe {
+        before_reply: Some(Box::new(move || {
+            // Another server's rules::decide: status stays active.
+            let set = [("reason", Value::text(b"polite-block"))];
+            database.update("active_watchers", &[], &set).unwrap();
+        })),
+        ..Subscribe::refresh("w")
+    });
+    assert_eq!(answer.code, 200);
+    assert_eq!(world.seen(), ["w 5 active"]);
+}
+
+#[test]
+fn a_lost_answer_loses_no_turn() {
+    let config: fn(&mut presence::config::Config) = |config| {
+        config.notifier_processes = 1;
+        config.waitn_time = 1;
+        config.notifier_poll_rate = 1;
+    };
+    let mut world = World::new(Setup { config, ..setup() });
+    world.watch("w", "presence");
+    world.create("presence", "a");
+    world.seen();
+    world.host.database.clone().unwrap().lose_answer("update");
+    for _ in 0..3 {
+        turns::serve(&world.server, &mut world.host, 0);
+        world.send();
+    }
+    assert_eq!(world.seen(), ["w 4 active a"]);
+}
+
+#[test]
+fn a_change_after_the_last_walk_is_told() {
+    use presence::store::row_lanes::{RowsChanged, WalkStep};
+    let world = World::new(setup());
+    let (store, key) = (&world.server.store, world.key("alice", PRESENCE));
+    let change = RowsChanged { urgent: true, ..RowsChanged::default() };
+    let lane = store.rows_changed(&key, change).unwrap().unwrap();
+    assert_eq!(store.walk(lane, false), WalkStep::Page(0));
+    store.walked(lane, None);
+    assert_eq!(store.walk(lane, false), WalkStep::Done);
+    // Before the owner says that it is done somebody publishes.
+    assert!(store.rows_changed(&key, change).unwrap().is_none());
+    assert!(store.finish(lane, true), "nobody is told of that");
+}
+
+#[test]
+fn an_older_end_does_not_replace_a_refresh() {
+    use presence::store::row_lanes::RowsChanged;
+    let mut world = World::new(setup());
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.pass(11);
+    world.seen();
+    // The timer reads the expired row; somebody has the lane.
+    let key = world.key("alice", PRESENCE);
+    let mut found = Vec::new();
+    presence::service::subscriptions::each_watcher(&world.server, &mut world.host, &key, |_, w| {
+        found.push(w)
+    })
+    .unwrap();
+    let expired = presence::store::row_lanes::DueRow {
+        subscription: found.remove(0),
+        expires_at: world.now() - 1,
+        ending: Some(presence::presence::subscription::Ending::Expired),
+        claim: presence::store::records::Claim::Asked,
+        told: None,
+        null_reason: false,
+    };
+    let lane = world.server.store.rows_changed(&key, RowsChanged::default()).unwrap().unwrap();
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200);
+    world.server.store.queue_row(&key, &expired).unwrap();
+    world.server.store.walk(lane, false);
+    world.server.store.walked(lane, None);
+    world.server.store.hand_over(lane);
+    world.send();
+    assert_eq!(world.seen(), ["w 3 active offline"]);
+}
+
+#[test]
+fn an_end_that_another_server_has_taken_is_left_to_it() {
+    use presence::ports::{Database, Value};
+    use presence::store::records::Claim;
+    let config: fn(&mut presence::config::Config) = |config| config.notifier_processes = 1;
+    let mut world = World::new(Setup { config, ..setup() });
+    world.watch("w", "presence");
+    let key = world.key("alice", PRESENCE);
+    let mut found = Vec::new();
+    presence::service::subscriptions::each_watcher(&world.server, &mut world.host, &key, |_, w| {
+        found.push(w)
+    })
+    .unwrap();
+    let due = presence::store::row_lanes::DueRow {
+        subscription: found.remove(0),
+        expires_at: world.now(),
+        ending: Some(presence::presence::subscription::Ending::Unsubscribed),
+        claim: Claim::Turn(0),
+        told: None,
+        null_reason: false,
+    };
+    world.send();
+    // Another server's notifier has taken the number; its NOTIFY is on the way.
+    let mut database = world.host.database.clone().unwrap();
+    let set = [
+        ("local_cseq", Value::Int(2)),
+        ("updated", Value::Int(-1)),
+        ("reason", Value::text(b"timeout")),
+    ];
+    database.update("active_watchers", &[], &set).unwrap();
+    let lane = world.server.store.queue_row(&key, &due).unwrap().unwrap();
+    world.server.store.hand_over(lane);
+    world.seen();
+    let before = database.statements();
+    world.send_step();
+    world.send_step();
+    assert_eq!(
+        (database.statements() - before, world.complaints(), world.seen()),
+        // A claim, and two looks.
+        (3, vec![], vec![])
+    );
+}

@@ -198,3 +198,28 @@ fn nor_when_two_processes_share_a_walk() {
         race(Setup { shards: 1, ..Setup::default() }, 400, 3);
     }
 }
+
+/// Two processes that compose one round may read the rows at different times.
+#[test]
+fn a_walk_with_documents_of_rows_is_not_shared() {
+    for (cache, shared) in [(PublicationCache::None, false), (PublicationCache::Record, true)] {
+        let mode = SubscriptionMode::Memory;
+        let mut world = World::new(Setup { mode, cache, shards: 1, ..Setup::stored() });
+        for n in 0..400 {
+            world.watch(&format!("w{n}"), "presence");
+        }
+        world.send();
+        world.create("presence", "a");
+        let mut second = world.fork();
+        for _ in 0..40 {
+            world.host.during_notify.push_back(Box::new(|| {}));
+        }
+        let joined = Arc::new(AtomicUsize::new(0));
+        let seen = joined.clone();
+        world.host.during_notify.push_back(Box::new(move || {
+            seen.store(usize::from(second.send_step()), SeqCst);
+        }));
+        world.send();
+        assert_eq!(joined.load(SeqCst) == 1, shared, "{cache:?}");
+    }
+}

@@ -418,3 +418,31 @@ fn a_large_audience_is_served_by_the_senders() {
     world.send();
     assert_eq!(at_once + world.seen().len(), watchers / 2);
 }
+
+#[test]
+fn nobody_is_too_long_to_be_blocked() {
+    use presence::presence::subscription::{Authorization, Status};
+    use presence::service::subscriptions::{self, Watching};
+    let mut world = World::default();
+    let mut host = "h".repeat(32_767);
+    while world.subscribe(Subscribe { contact_host: &host, ..Subscribe::new("w") }).code != 200 {
+        host.pop();
+    }
+    world.create("presence", "a");
+    world.send();
+    world.events();
+    let key = world.key("alice", crate::fakes::PRESENCE);
+    let mut token = None;
+    world.server.store.each_watcher(&key, world.now(), |t, _| token = Some(t));
+    let no = Authorization { status: Status::Terminated, reason: b"rejected".to_vec() };
+    let watching = Watching::Record(token.unwrap());
+    let done = subscriptions::decide(&world.server, &mut world.host, &key, &watching, &no);
+    world.create("presence", "secret");
+    world.send();
+    assert_eq!(
+        done,
+        Ok(true),
+        "and it goes on to see {:?}",
+        world.notifies().iter().map(|s| s.body.clone()).collect::<Vec<_>>()
+    );
+}

@@ -293,3 +293,48 @@ proptest! {
         prop_assert_eq!(read.snapshot, snapshot);
     }
 }
+
+#[test]
+fn an_end_that_a_failing_flush_has_in_hand() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    flush(&mut world);
+    let (server, now) = (world.server.clone(), world.now());
+    let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let hand = taken.clone();
+    world.subscribe(Subscribe {
+        // The flush comes by between the end and its NOTIFY ...
+        before_reply: Some(Box::new(move || {
+            *hand.lock().unwrap() = server.store.take_dirty(0, 200, now, false);
+        })),
+        ..Subscribe::end("w")
+    });
+    // ... and finds out afterwards that the database is away.
+    let rows = std::mem::take(&mut *taken.lock().unwrap());
+    assert_eq!(rows.len(), 1);
+    rows.iter().for_each(|row| world.server.store.row_failed(row));
+    flush(&mut world);
+    assert_eq!(stored(&world), [""; 0]);
+}
+
+#[test]
+fn what_does_not_fit_is_not_written_before_a_notify_either() {
+    let mut world = World::new(setup());
+    let widths = presence::store::widths::Widths::new([("contact".to_owned(), 30)].to_vec());
+    Arc::get_mut(&mut world.server).unwrap().widths.subscriptions = widths;
+    world.watch("w", "presence");
+    flush(&mut world);
+    let long = "l".repeat(40);
+    world.subscribe(Subscribe { contact_host: &long, ..Subscribe::refresh("w") });
+    flush(&mut world);
+    assert_eq!(stored(&world), [""; 0], "what is out of date must not come back");
+    let before = world.host.database.as_ref().unwrap().statements();
+    world.host.database.as_ref().unwrap().fail_if(|statement| statement.verb == "update");
+    let mut tag = world.create("presence", "a");
+    let start = std::time::Instant::now();
+    for _ in 0..10 {
+        tag = world.modify("presence", &tag, "b");
+    }
+    eprintln!("10 changes took {:?}", start.elapsed());
+    assert_eq!(world.host.database.as_ref().unwrap().statements() - before, 0);
+}

@@ -24,6 +24,8 @@ struct Inner {
     /// Says which statements fail.
     fails: Option<Judge>,
     statements: usize,
+    /// The answer of the next such statement is lost after it was executed.
+    pub lose: Option<&'static str>,
 }
 
 /// One process's connection; clones share the tables.
@@ -57,6 +59,10 @@ impl FakeDatabase {
         rows.iter().map(|row| show(row.get(column).unwrap_or(&Value::Null))).collect()
     }
 
+    pub fn lose_answer(&self, verb: &'static str) {
+        self.lock().lose = Some(verb);
+    }
+
     /// How many statements were executed.
     pub fn statements(&self) -> usize {
         self.lock().statements
@@ -87,7 +93,14 @@ impl FakeDatabase {
         let rows = tables.entry(table.to_owned()).or_default();
         self.undo.push((table.to_owned(), rows.clone()));
         let done = work(rows, next_id);
+        let lost = inner.lose == Some(verb);
+        if lost {
+            inner.lose = None;
+        }
         drop(alone);
+        if lost {
+            return Err(Fault::Database);
+        }
         Ok(done)
     }
 }
