@@ -231,7 +231,8 @@ static pv_export_t variables[] = {
 	NUMBER(lock_set_size)              \
 	NUMBER(force_active)               \
 	NUMBER(winfo_presentity_only)      \
-	NUMBER(publ_cache_bodies)
+	NUMBER(publ_cache_bodies)          \
+	NUMBER(heap_fragments)
 
 static int set_parameter(const char *name, modparam_t type, void *value)
 {

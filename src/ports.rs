@@ -197,6 +197,16 @@ pub type Condition = (&'static str, Compare, Value);
 /// One column and its new value.
 pub type Assignment = (&'static str, Value);
 
+/// How much of a table meets the conditions of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Most of it: it is read in the order of its primary key.
+    Most,
+    /// A part, which an index finds; its rows are put in order then. (Servers
+    /// that see an order and a limit may read the whole table in that order.)
+    Part,
+}
+
 /// The process's database connection. Table names come from the configuration.
 /// An error says only that the statement failed (the host's API has no error
 /// classes); the driver has logged why.
@@ -229,7 +239,7 @@ pub trait Database {
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        most: usize,
+        most: (usize, Extent),
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault>;
     /// Starts a transaction for writing, where the driver has them. Statements

@@ -166,9 +166,11 @@ impl Server {
     /// Shared memory now.
     pub fn shared_memory(&self) -> Fallible<SharedMemory> {
         let text = self.command(&["core.shmmem"])?;
+        // Kamailio prints 32 bits with a sign: 3 GB are a negative number.
         let value = |name: &str| {
             text.lines()
-                .find_map(|line| line.trim().strip_prefix(name)?.trim().parse().ok())
+                .find_map(|line| line.trim().strip_prefix(name)?.trim().parse::<i64>().ok())
+                .map(|number| u64::from(number as u32))
                 .ok_or_else(|| format!("no {name} in core.shmmem: {text}"))
         };
         Ok(SharedMemory {

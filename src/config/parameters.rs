@@ -94,6 +94,7 @@ pub const PARAMETERS: &[Parameter] = &[
     // Ours.
     int("winfo_presentity_only", 0),
     int("publ_cache_bodies", 8192),
+    int("heap_fragments", 1),
     // Kamailio 6.1 and later.
     int("enable_pres_dmq", 1),
     int("enable_pres_sync_dmq", 1),

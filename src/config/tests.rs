@@ -125,6 +125,7 @@ const TABLE: &[Row] = &[
     row!("force_active", force_active, "false", [I(0) => Is("false"), I(1) => Is("true")]),
     row!("winfo_presentity_only", winfo_presentity_only, "false", [I(0) => Is("false"), I(1) => Is("true")]),
     row!("publ_cache_bodies", publ_cache_bodies, "8192", [I(0) => Is("0"), I(1) => Is("1"), I(-1) => Replaced("8192")]),
+    row!("heap_fragments", heap_fragments, "true", [I(0) => Is("false"), I(1) => Is("true")]),
     row!("enable_pres_dmq", |c| c.dmq.publications.to_string(), "true",
         [I(0) => Is("false"), I(1) => Is("true"), I(2) => Refused(LATER_LINE)]),
     row!("enable_pres_sync_dmq", |c| c.dmq.sync_publications.to_string(), "true",

@@ -115,6 +115,7 @@ impl Judge<'_> {
             force_active: self.int("force_active") != 0,
             winfo_presentity_only: self.int("winfo_presentity_only") != 0,
             publ_cache_bodies: self.at_least("publ_cache_bodies", 0, 8192),
+            heap_fragments: self.int("heap_fragments") != 0,
         })
     }
 

@@ -12,7 +12,7 @@ use std::ptr;
 use crate::error::Fault;
 use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
-use crate::ports::{Assignment, Compare, Condition, Database, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Extent, Value};
 use crate::store::widths::Widths;
 
 pub use driver::Driver;
@@ -31,6 +31,8 @@ pub struct Connection {
     #[allow(clippy::vec_box)]
     tables: Vec<Box<Table>>,
     current: Option<usize>,
+    /// The session in which the transaction was begun, where it has a number.
+    session: Option<Value>,
     /// The last statement has failed: see [`Connection::try_again`].
     failed: bool,
 }
@@ -38,6 +40,9 @@ pub struct Connection {
 /// Marks a transaction: see [`Database::commit`] of [`Connection`].
 const MARK: &[u8] = b"SAVEPOINT presence";
 const MARK_IS_THERE: &[u8] = b"RELEASE SAVEPOINT presence";
+/// MySQL's driver repeats even a COMMIT on a new connection, where it means
+/// nothing.
+const SESSION: &[u8] = b"SELECT CONNECTION_ID()";
 
 impl Connection {
     /// The driver that made it.
@@ -336,13 +341,17 @@ impl Database for Connection {
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        most: usize,
+        (most, extent): (usize, Extent),
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault> {
         // The API has no limit; its text for ORDER BY ends the statement.
         match self.driver.speaks_sql() {
             true => {
-                let order = format!("id LIMIT {most}");
+                let by = match extent {
+                    Extent::Most => "id",
+                    Extent::Part => "id + 0",
+                };
+                let order = format!("{by} LIMIT {most}");
                 self.query(table, conditions, columns, Some(&order), each)
             }
             false => self.query(table, conditions, columns, Some("id"), each),
@@ -357,6 +366,10 @@ impl Database for Connection {
         // SAFETY: the connection is open.
         let started = unsafe { start(self.handle, sys::db_locking_t_DB_LOCKING_NONE) };
         self.check(started)?;
+        if self.driver.numbers_sessions() {
+            self.session = self.raw(SESSION)?;
+            return Ok(());
+        }
         self.raw(MARK).map(|_| ())
     }
 
@@ -364,10 +377,16 @@ impl Database for Connection {
     /// again by themselves, and the statements so far are gone with the old
     /// connection, those since durable.
     fn commit(&mut self) -> Result<(), Fault> {
-        if !self.driver.is_sqlite() && self.driver.functions.start_transaction.is_some() {
+        let numbered = self.driver.numbers_sessions();
+        let has_transactions = self.driver.functions.start_transaction.is_some();
+        if !self.driver.is_sqlite() && has_transactions && !numbered {
             self.raw(MARK_IS_THERE)?;
         }
-        self.transaction(b"COMMIT", self.driver.functions.end_transaction)
+        self.transaction(b"COMMIT", self.driver.functions.end_transaction)?;
+        if numbered && self.raw(SESSION)? != self.session {
+            return Err(Fault::Database);
+        }
+        Ok(())
     }
 
     fn rollback(&mut self) -> Result<(), Fault> {
@@ -376,14 +395,16 @@ impl Database for Connection {
 
     fn affected_rows(&mut self) -> Option<u64> {
         if self.driver.is_sqlite() {
-            let changes = self.raw(b"SELECT changes()").ok()??;
-            return u64::try_from(changes.as_int()?).ok();
+            let changes = self.raw(b"SELECT changes()").ok().flatten();
+            let changes = changes.and_then(|changes| u64::try_from(changes.as_int()?).ok());
+            return Some(changes.unwrap_or(0));
         }
         if !self.driver.has(sys::db_cap_DB_CAP_AFFECTED_ROWS) {
             return None;
         }
         // SAFETY: the connection is open.
         let rows = unsafe { self.driver.functions.affected_rows?(self.handle) };
-        u64::try_from(rows).ok()
+        // A driver that counts and fails has met none that we could rely on.
+        Some(u64::try_from(rows).unwrap_or(0))
     }
 }

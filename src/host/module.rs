@@ -121,6 +121,15 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         return Ok(None);
     };
     let driver = Driver::bind(url, i64::from(config.fetch_rows))?;
+    let rows_judge = config.subs_db_mode == SubscriptionMode::DbOnly
+        || config.publications() == PublicationCache::None;
+    if rows_judge && !driver.counts_rows() {
+        return Err(format!(
+            "the database module {} cannot tell how many rows a change meets, which subs_db_mode 3 \
+             and publ_cache 0 need",
+            log::Shown(driver.name())
+        ));
+    }
     let mut connection =
         driver.open(true).map_err(|_| "the database cannot be opened: check db_url")?;
     let mut check =
@@ -171,7 +180,9 @@ pub fn child_init(rank: i32) -> Result<(), String> {
     match rank {
         sys::PROC_INIT => {
             begin(config)?;
-            fragments::scatter_shared();
+            if config.heap_fragments {
+                fragments::scatter_shared();
+            }
             Ok(())
         }
         // Neither serves anything; the main process connects when it stops.
@@ -184,8 +195,15 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             (0..config.notifier_processes).try_for_each(start_notifier)
         }
         _ => {
-            fragments::scatter_private();
-            worker::set_connection(connect()?);
+            if config.heap_fragments {
+                fragments::scatter_private();
+            }
+            // The database was there when the server started. A process that
+            // finds it away connects when it needs it.
+            match connect() {
+                Ok(connection) => worker::set_connection(connection),
+                Err(reason) => log_warn!("{reason}: it is tried again"),
+            }
             Ok(())
         }
     }

@@ -43,6 +43,15 @@ impl EntityTag {
         EntityTag::mint(random, next)
     }
 
+    /// The tag has the form of those that are minted here: no two documents
+    /// ever have the same.
+    pub fn is_minted(tag: &[u8]) -> bool {
+        tag.split_at_checked(32).is_some_and(|(random, rest)| {
+            random.iter().all(u8::is_ascii_hexdigit)
+                && rest.strip_prefix(b".").is_some_and(|n| n.iter().all(u8::is_ascii_digit))
+        })
+    }
+
     /// The tag's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -83,6 +92,16 @@ mod tests {
 
     fn tag(text: &str) -> EntityTag {
         EntityTag(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn tags_of_ours_are_known() {
+        let ours = EntityTag::mint([7; 16], 3);
+        assert!(EntityTag::is_minted(ours.as_bytes()));
+        assert!(EntityTag::is_minted(ours.successor([8; 16]).as_bytes()));
+        for other in ["", "a.1669.12.3.0", "some-call-id@host", "presence.xml"] {
+            assert!(!EntityTag::is_minted(other.as_bytes()), "{other}");
+        }
     }
 
     /// How the stock module renews a tag (presentity.c): the number after the

@@ -15,21 +15,36 @@ pub trait Fields: Copy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLong;
 
-/// Collects fields into a block: `COUNT` little-endian u16 end offsets, then
-/// the text of all fields in order.
+/// Instead of an end offset: the field is the same as the one with this number.
+const SAME: u16 = 0x8000;
+
+/// A string that is shorter is not worth the look at the others.
+const WORTH_SHARING: usize = 3;
+
+/// Collects fields into a block: for each the end of its text, or the number of
+/// an earlier one that is the same (`SAME`), as `COUNT` little-endian u16, then
+/// the texts in order.
 pub fn pack<'a, F: Fields>(value: impl Fn(usize) -> &'a [u8]) -> Result<Vec<u8>, TooLong> {
     let length: usize = (0..F::COUNT).map(|field| value(field).len()).sum();
-    if length > usize::from(u16::MAX) {
+    if length >= usize::from(SAME) {
         return Err(TooLong);
     }
     let mut block = Vec::with_capacity(F::COUNT * 2 + length);
-    let mut end = 0;
+    block.resize(F::COUNT * 2, 0);
+    let text = block.len();
     for field in 0..F::COUNT {
-        end += value(field).len();
-        block.extend_from_slice(&(end as u16).to_le_bytes());
-    }
-    for field in 0..F::COUNT {
-        block.extend_from_slice(value(field));
+        let own = value(field);
+        let same = (own.len() >= WORTH_SHARING)
+            .then(|| (0..field).find(|earlier| value(*earlier) == own))
+            .flatten();
+        let entry = match same {
+            Some(earlier) => SAME | earlier as u16,
+            None => {
+                block.extend_from_slice(own);
+                (block.len() - text) as u16
+            }
+        };
+        block[field * 2..field * 2 + 2].copy_from_slice(&entry.to_le_bytes());
     }
     Ok(block)
 }
@@ -80,20 +95,25 @@ impl<'a, F: Fields> Packed<'a, F> {
 
     /// One field; empty if the block is not of this kind.
     pub fn get(self, field: F) -> &'a [u8] {
-        let start = match field.index() {
-            0 => Some(0),
-            n => self.end(n - 1),
-        };
+        let mut at = field.index();
+        if let Some(entry) = self.entry(at)
+            && entry & SAME != 0
+        {
+            at = usize::from(entry & !SAME).min(at);
+        }
+        // Fields that are the same as others have no text of their own.
+        let mut before = (0..at).rev().filter_map(|at| self.entry(at));
+        let start = before.find(|entry| entry & SAME == 0).unwrap_or(0);
         let text = self.block.get(F::COUNT * 2..).unwrap_or_default();
-        match (start, self.end(field.index())) {
-            (Some(start), Some(end)) => text.get(start..end).unwrap_or_default(),
-            _ => b"",
+        match self.entry(at) {
+            Some(end) => text.get(usize::from(start)..usize::from(end)).unwrap_or_default(),
+            None => b"",
         }
     }
 
-    fn end(self, field: usize) -> Option<usize> {
+    fn entry(self, field: usize) -> Option<u16> {
         let bytes = self.block.get(field * 2..field * 2 + 2)?;
-        Some(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+        Some(u16::from_le_bytes([bytes[0], bytes[1]]))
     }
 
     /// The whole block.
@@ -146,7 +166,9 @@ mod tests {
 
     #[test]
     fn a_strange_block_has_empty_fields() {
-        for block in [&b""[..], b"\x01", b"\xff\xff\x00\x00\xff\x00ab"] {
+        for block in
+            [&b""[..], b"\x01", b"\xff\xff\x00\x00\xff\x00ab", b"\x01\x80\x00\x80\x01\x80a"]
+        {
             for field in Letters::ALL {
                 assert!(Packed::new(block).get(*field).is_empty());
             }
@@ -155,11 +177,29 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        assert_eq!(pack::<Letters>(|_| &[0; 40_000]), Err(TooLong));
-        assert!(pack::<Letters>(|_| &[0; 21_845]).is_ok());
+        assert_eq!(pack::<Letters>(|_| &[0; 10_923]), Err(TooLong));
+        assert!(pack::<Letters>(|_| &[0; 10_922]).is_ok());
+    }
+
+    #[test]
+    fn what_is_the_same_is_kept_once() {
+        let texts: [&[u8]; 3] = [b"example.org", b"x", b"example.org"];
+        let block = pack::<Letters>(|n| texts[n]).unwrap_or_default();
+        assert_eq!(block.len(), 6 + 12);
+        for field in Letters::ALL {
+            assert_eq!(Packed::new(&block).get(*field), texts[field.index()]);
+        }
     }
 
     proptest! {
+        #[test]
+        fn any_fields_come_back(texts in proptest::array::uniform3("[ab]{0,4}")) {
+            let block = pack::<Letters>(|n| texts[n].as_bytes()).unwrap_or_default();
+            for field in Letters::ALL {
+                prop_assert_eq!(Packed::new(&block).get(*field), texts[field.index()].as_bytes());
+            }
+        }
+
         #[test]
         fn digits_are_those_of_format(number: u32, bytes: [u8; 16]) {
             let mut out = Vec::new();

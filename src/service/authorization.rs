@@ -55,7 +55,7 @@ pub fn authorize<M: Memory>(
     let verdict = host.authorize(subscription.package, &undecided, rules.as_deref())?;
     let table = table(server)?;
     let now = host.now();
-    let Some(database) = host.database() else {
+    let Some(database) = server.database(host)? else {
         // Without the table nobody could ever approve a watcher by hand.
         let explicit = verdict.status != Status::Pending || rules.is_some();
         return Ok(if explicit { verdict } else { Authorization::default() });
@@ -158,7 +158,7 @@ pub(super) fn rows<M: Memory>(
 ) -> Result<Vec<(WatcherName, Row)>, Fault> {
     let mut found = Vec::new();
     let table = table(server)?;
-    let Some(database) = host.database() else { return Ok(found) };
+    let Some(database) = server.database(host)? else { return Ok(found) };
     let conditions = [
         ("presentity_uri", Compare::Eq, Value::text(resource)),
         ("event", Compare::Eq, Value::text(event)),
@@ -182,7 +182,7 @@ pub(super) fn old_rows<M: Memory>(
 ) -> Result<Vec<OldRow>, Fault> {
     let mut found = Vec::new();
     let table = table(server)?;
-    let Some(database) = host.database() else { return Ok(found) };
+    let Some(database) = server.database(host)? else { return Ok(found) };
     let conditions = [
         ("inserted_time", Compare::Greater, Value::Int(from)),
         ("inserted_time", Compare::Less, Value::Int(before)),

@@ -54,7 +54,7 @@ pub fn compose<M: Memory>(
     if package.kind == Kind::WatcherInfo {
         if let Some(base) = package.peer {
             let key = PresentityKey { package: base, ..state.key.clone() };
-            composition.watchers = Some(WatcherList::new(server, host, &key, state.watchers));
+            composition.watchers = Some(WatcherList::new(server, host, &key, state.watchers)?);
         }
         return Ok(composition);
     }

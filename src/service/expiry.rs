@@ -4,13 +4,18 @@ use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::service::seldom::Seldom;
-use crate::service::{Server, publication_rows, turns, unindexed, watchers, write_back};
+use crate::service::{
+    Server, publication_rows, subscription_rows, turns, unindexed, watchers, write_back,
+};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::publications::Expired;
 
 /// Watchers could not be told of a change that was stored.
 pub(super) static UNTOLD: Seldom = Seldom::new();
+
+/// Seconds after its end that a row without a record is deleted.
+const LEFT_OVER: i64 = 600;
 
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
@@ -82,10 +87,22 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
             }
         }
     }
-    if failed {
+    if failed || sweep_publications(server, host, now).is_err() {
         undeleted(host);
     }
     server.wake_senders(host);
+}
+
+/// Deletes expired rows without a record. Those with one were just dealt with.
+fn sweep_publications<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    now: i64,
+) -> Result<(), Fault> {
+    match server.publications_in_database() {
+        true => publication_rows::sweep(server, host, now - LEFT_OVER),
+        false => Ok(()),
+    }
 }
 
 fn undeleted(host: &mut dyn Host) {
@@ -132,8 +149,16 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
 /// The update timer: ends subscriptions, then writes back what has changed.
 pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     subscriptions(server, host);
-    if server.store.policy.keeps_rows() {
-        write_back::flush(server, host, false);
+    if server.store.policy.keeps_rows() && write_back::flush(server, host, false) == 0 {
+        // Every living subscription's row is up to date now; those of another
+        // server on this table may lag by its period.
+        let period = i64::from(server.config.db_update_period.unwrap_or_default());
+        let margin = LEFT_OVER.max(2 * period) + i64::from(server.config.expires_offset);
+        let before = host.now() - margin;
+        if subscription_rows::sweep(server, host, before).is_err() {
+            let line = format_args!("expired subscriptions cannot be deleted from the table");
+            host.log(Level::Error, line);
+        }
     }
 }
 

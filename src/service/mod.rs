@@ -31,8 +31,8 @@ pub mod watchers;
 pub mod write_back;
 
 use crate::config::{Config, PublicationCache};
-use crate::error::Rejection;
-use crate::ports::{Assignment, Host, Incoming, Level, Reply};
+use crate::error::{Fault, Rejection};
+use crate::ports::{Assignment, Database, Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
@@ -59,6 +59,15 @@ impl<M: Memory> Server<M> {
     /// Publications are rows of the database.
     pub fn publications_in_database(&self) -> bool {
         self.config.publications() != PublicationCache::Record
+    }
+
+    /// The database; `None` where nothing is stored at all. One that cannot be
+    /// reached is a fault.
+    fn database<'a>(&self, host: &'a mut dyn Host) -> Result<Option<&'a mut dyn Database>, Fault> {
+        match host.database() {
+            None if self.config.needs_database() => Err(Fault::Database),
+            database => Ok(database),
+        }
     }
 
     /// Wakes the sender processes if lanes were handed over to them.

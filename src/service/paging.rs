@@ -2,27 +2,37 @@
 //! would take all of it into private memory.
 
 use crate::error::Fault;
-use crate::ports::{Compare, Condition, Database, Value};
+use crate::ports::{Compare, Condition, Database, Extent, Value};
 use crate::service::durable::single;
 
-/// Reads the rows after the one with this `id`, about `most` of them, each
-/// without the `id` that ends it. Gives the `id` of the last one; `None` when
-/// there was none.
+/// Which page of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// `id` of the last row before it.
+    pub after: i64,
+    /// Rows of a page.
+    pub most: usize,
+    /// How much of the table there is to read.
+    pub extent: Extent,
+}
+
+/// Reads a page; gives the `id` of its last row, `None` when there was none.
 pub fn page(
     database: &mut dyn Database,
     table: &str,
     conditions: &[Condition],
     columns: &[&'static str],
-    (after, most): (i64, usize),
+    place: Place,
     each: &mut dyn FnMut(i64, &[Value]),
 ) -> Result<Option<i64>, Fault> {
     let mut conditions = conditions.to_vec();
-    conditions.push(("id", Compare::Greater, Value::Int(after)));
+    conditions.push(("id", Compare::Greater, Value::Int(place.after)));
     let mut columns = columns.to_vec();
     columns.push("id");
     // Collected, for a repeated attempt must not give rows twice.
     let rows = single(database, |database, _| {
         let mut rows = Vec::new();
+        let most = (place.most, place.extent);
         database.page(table, &conditions, &columns, most, &mut |row| {
             if let Some((id, row)) = row.split_last()
                 && let Some(id) = id.as_int()
@@ -39,7 +49,7 @@ pub fn page(
     Ok(last)
 }
 
-/// Reads all rows, page by page.
+/// Reads all of a table, or most, page by page.
 pub fn all(
     database: &mut dyn Database,
     table: &str,
@@ -48,13 +58,10 @@ pub fn all(
     most: usize,
     each: &mut dyn FnMut(&[Value]),
 ) -> Result<(), Fault> {
-    let mut after = 0;
-    while let Some(last) =
-        page(database, table, conditions, columns, (after, most), &mut |_, row| {
-            each(row);
-        })?
-    {
-        after = last;
+    let mut place = Place { after: 0, most, extent: Extent::Most };
+    let mut each = |_: i64, row: &[Value]| each(row);
+    while let Some(last) = page(database, table, conditions, columns, place, &mut each)? {
+        place.after = last;
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 
 use crate::config::PublicationCache;
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Condition, Database, Host, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
+use crate::presence::entity_tag::EntityTag;
 use crate::presence::publication::{Step, unknown_entity_tag};
 use crate::service::durable::{durable, single};
 use crate::service::publishing::Publishing;
@@ -101,13 +102,14 @@ pub(super) fn update<M: Memory>(
     let table = table(server)?;
     let new = publication_conditions(&publishing.key, &publishing.package.name, change.entity_tag);
     let database = host.database().ok_or(Fault::Database)?;
-    let met = single(database, |database, attempt| {
+    let met = single(database, |database, _| {
         database.update(table, row, set)?;
         match database.affected_rows() {
-            // Only the answer of the first attempt may have been lost. Servers
-            // that count changes, not rows, meet none where nothing changes.
-            Some(0) if attempt > 0 || row == new => exists(database, table, &new),
-            met => Ok(met != Some(0)),
+            // Only the answer of an earlier attempt may have been lost, of ours
+            // or of the driver's own. Servers that count changes, not rows,
+            // meet none where nothing changes.
+            Some(0) => exists(database, table, &new),
+            _ => Ok(true),
         }
     })?;
     if met { Ok(()) } else { Err(unknown_entity_tag()) }
@@ -128,6 +130,18 @@ pub fn remove<M: Memory>(
     let closed = if with_body { body(database, table, &row)? } else { None };
     single(database, |database, _| database.delete(table, &row))?;
     Ok(closed)
+}
+
+/// Deletes rows that expired before this time and that the index does not
+/// know: left by a lost answer, or by others.
+pub fn sweep<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) -> Result<(), Fault> {
+    let table = table(server)?;
+    let conditions = [
+        ("expires", Compare::Less, Value::Int(before)),
+        ("expires", Compare::Greater, Value::Int(0)),
+    ];
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| database.delete(table, &conditions))
 }
 
 /// There is a row like that.
@@ -197,8 +211,12 @@ pub fn complete<M: Memory>(
         PublicationCache::Hybrid if indexed.iter().any(|known| known.body.is_empty()) => {
             // Rows in the order of the index; those it does not know come first.
             let mut rows = read(server, host, key, event)?;
+            // A tag that the document keeps when it changes tells nothing.
             if server.registry.get(key.package).is_some_and(|package| !package.keeps_entity_tag) {
-                let bodies = rows.iter().map(|row| (&*row.entity_tag, &*row.body));
+                let bodies = rows
+                    .iter()
+                    .filter(|row| EntityTag::is_minted(&row.entity_tag))
+                    .map(|row| (&*row.entity_tag, &*row.body));
                 server.store.remember_bodies(key, bodies);
             }
             let place = |row: &PublicationCopy| indexed.iter().position(|p| p.ruid == row.ruid);

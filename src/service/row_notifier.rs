@@ -5,25 +5,29 @@
 //! one never lacks a change that was accepted before the lower one left.
 
 use crate::error::Fault;
-use crate::ports::{Compare, Database, Host, Value};
+use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::presence::event_package::{EventPackage, Kind};
-use crate::presence::subscription::{Ending, Status, Text};
-use crate::service::compose::{Composition, compose};
+use crate::presence::subscription::{Ending, Snapshot, Status, Text};
+use crate::service::compose::compose;
 use crate::service::durable::{durable, single};
 use crate::service::notifier::{Budget, PORTION, deliver};
-use crate::service::subscription_rows::{self as rows, Row};
+use crate::service::seldom::Seldom;
+use crate::service::subscription_rows::{self as rows, Claimed, Row};
 use crate::service::turns::turn_of;
 use crate::service::{Server, watcher_info};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::lanes::{Composed, ComposedWatchers, Send};
+use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
 use crate::store::records::Claim;
 use crate::store::row_lanes::{DueRow, WalkStep};
 use crate::store::rows::dialog_of;
 use crate::store::shard::PresentityKey;
+use crate::store::subscriptions::may_see;
+
+static UNDELETED: Seldom = Seldom::new();
 
 /// Rows of watchers read in one go.
-const PAGE: usize = 250;
+const PAGE: usize = 1000;
 
 /// How often another CSeq is tried because others keep taking them.
 const ATTEMPTS: usize = 16;
@@ -43,8 +47,8 @@ enum Taken {
 }
 
 impl Group {
-    fn ending(&self) -> Option<(Ending, i64)> {
-        self.sends.last().and_then(|last| Some((last.ending?, last.expires_at)))
+    fn ending(&self) -> Option<Ending> {
+        self.sends.last().and_then(|last| last.ending)
     }
 
     /// CSeq and version that were used last.
@@ -55,16 +59,31 @@ impl Group {
         })
     }
 
-    /// Follows the row, which somebody has changed.
+    /// Follows the row, which somebody has changed. What its watcher may see
+    /// may be another thing now.
     fn renumber(&mut self, row: &Row) {
+        let sees =
+            |subscription: &Snapshot| may_see(subscription.status, subscription.text(Text::Reason));
+        let saw = self.sends.first().is_some_and(|first| sees(&first.subscription));
+        let will_see = sees(&row.subscription);
+        if saw != will_see {
+            // One NOTIFY says how it is now.
+            self.sends.drain(..self.sends.len() - 1);
+        }
         let mut next = row.subscription.clone();
         for send in &mut self.sends {
             next.local_cseq = next.local_cseq.wrapping_add(1);
             next.version = next.version.wrapping_add(1);
-            next.expires = send.subscription.expires;
             next.package = send.subscription.package;
             send.subscription = next.clone();
             send.expires_at = row.expires_at;
+            match (saw, will_see) {
+                (true, false) => send.document = Document::None,
+                (false, true) if send.ending.is_none_or(Ending::shows_state) => {
+                    send.document = Document::Newest;
+                }
+                _ => {}
+            }
         }
     }
 }
@@ -125,7 +144,7 @@ fn load<M: Memory>(
     for row in page.rows {
         if row.subscription.text(Text::Reason).is_empty() {
             ids.push(row.id);
-            due.push(row.due(None, Claim::UnlessTold));
+            due.push(row.due(None, Claim::Walk));
         }
     }
     let queued = server.store.queue_page(lane, &due);
@@ -152,7 +171,9 @@ fn portion<M: Memory>(
     let composed = Composed {
         round: state.round,
         farewells: &farewells,
+        // Notifier processes send them all (B28).
         skip_first: !server.config.send_fast_notify
+            && server.config.notifier_processes == 0
             && package.peer.is_none()
             && compose(server, host, package, state.clone())?.is_empty(),
         watchers: (package.kind == Kind::WatcherInfo).then_some(ComposedWatchers {
@@ -167,16 +188,14 @@ fn portion<M: Memory>(
     *sent += taken.sends.len();
     let key = state.key.clone();
     let mut groups = groups(taken.sends);
-    if let Err(fault) = claim(server, host, package, &mut groups) {
-        requeue(server, &key, groups);
-        return Err(fault);
+    let claimed = claim(server, host, &mut groups);
+    let (ours, others): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|group| group.state == Taken::Ours);
+    if claimed.is_err() {
+        requeue(server, &key, others.into_iter().filter(|group| group.state == Taken::NotYet));
     }
-    groups.retain(|group| group.state == Taken::Ours);
-    for group in &groups {
-        if let Some((why, _)) = group.ending()
-            && let Some(last) = group.sends.last()
-            && why == Ending::Expired
-        {
+    for group in &ours {
+        if let (Some(Ending::Expired), Some(last)) = (group.ending(), group.sends.last()) {
             watcher_info::row_ended(server, &key, &last.subscription);
         }
     }
@@ -184,24 +203,40 @@ fn portion<M: Memory>(
     let composition = match compose(server, host, package, state) {
         Ok(composition) => composition,
         Err(fault) => {
-            let (over, living) = groups.into_iter().partition(|group| group.ending().is_some());
-            send(host, package, &Composition::default(), over);
-            requeue(server, &key, living);
+            requeue(server, &key, ours.into_iter());
             return Err(fault);
         }
     };
-    send(host, package, &composition, groups);
-    Ok(true)
+    for send in ours.iter().flat_map(|group| &group.sends) {
+        deliver(host, package, &composition, send);
+    }
+    delete_ended(server, host, &ours);
+    claimed.map(|()| true)
 }
 
-fn send(
-    host: &mut dyn Host,
-    package: &EventPackage,
-    composition: &Composition,
-    groups: Vec<Group>,
-) {
-    for send in groups.iter().flat_map(|group| &group.sends) {
-        deliver(host, package, composition, send);
+/// Deletes the rows of dialogs whose last NOTIFY has left. One that stays is
+/// found by the timer, and told a second time.
+fn delete_ended<M: Memory>(server: &Server<M>, host: &mut dyn Host, sent: &[Group]) {
+    let ended: Vec<_> = sent
+        .iter()
+        .filter(|group| group.ending().is_some())
+        .filter_map(|group| group.sends.last())
+        .collect();
+    let (Ok(table), false) = (rows::table(server), ended.is_empty()) else { return };
+    let delete = |database: &mut dyn Database, send: &Send| {
+        rows::delete_ended(database, table, &send.subscription)
+    };
+    let deleted = host.database().ok_or(Fault::Database).and_then(|database| {
+        if server.config.notifier_processes > 0 || ended.len() == 1 {
+            return ended
+                .iter()
+                .try_for_each(|send| single(database, |database, _| delete(database, send)));
+        }
+        durable(database, |database| ended.iter().try_for_each(|send| delete(database, send)))
+    });
+    if let Err(fault) = deleted {
+        let line = format_args!("ended subscriptions stay in the table for now: {fault}");
+        UNDELETED.log(host, Level::Error, line);
     }
 }
 
@@ -229,49 +264,44 @@ fn call_id(group: &Group) -> &[u8] {
     group.sends.first().map_or(b"", |first| first.subscription.text(Text::CallId))
 }
 
-/// Takes the CSeqs of all groups, or finds that a NOTIFY is needless.
+/// Takes the CSeqs of all groups, or finds that a NOTIFY is needless. On a
+/// failure some may be taken.
 fn claim<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    package: &EventPackage,
     groups: &mut [Group],
 ) -> Result<(), Fault> {
     let table = rows::table(server)?;
-    // Notifier processes flag many rows in one statement. Beside those a
-    // transaction over several rows could end in a deadlock.
-    let one_by_one = server.config.notifier_processes > 0;
-    let mut unsure = false;
     for _ in 0..ATTEMPTS {
+        let mut open: Vec<&mut Group> =
+            groups.iter_mut().filter(|group| group.state == Taken::NotYet).collect();
         let database = host.database().ok_or(Fault::Database)?;
-        let open: Vec<_> = groups.iter().filter(|group| group.state == Taken::NotYet).collect();
-        let mut verdicts = Vec::new();
-        if one_by_one || open.len() == 1 {
-            for group in open {
-                verdicts.push(single(database, |database, attempt| {
-                    unsure |= attempt > 0;
-                    claim_group(database, table, group)
-                })?);
+        // Notifier processes flag many rows in one statement. Beside those a
+        // transaction over several rows could end in a deadlock.
+        if server.config.notifier_processes > 0 || open.len() == 1 {
+            for group in &mut open {
+                if single(database, |database, _| claim_group(database, table, group))? {
+                    group.state = Taken::Ours;
+                }
             }
         } else {
-            let mut attempts = 0;
+            let mut verdicts = Vec::new();
             durable(database, |database| {
-                attempts += 1;
                 verdicts.clear();
                 for group in &open {
                     verdicts.push(claim_group(database, table, group)?);
                 }
                 Ok(())
             })?;
-            unsure |= attempts > 1;
-        }
-        let open = groups.iter_mut().filter(|group| group.state == Taken::NotYet);
-        let mut again = false;
-        for (group, ours) in open.zip(verdicts) {
-            if ours {
-                group.state = Taken::Ours;
-                continue;
+            for (group, ours) in open.iter_mut().zip(verdicts) {
+                if ours {
+                    group.state = Taken::Ours;
+                }
             }
-            group.state = follow(server, host, package, group, unsure)?;
+        }
+        let mut again = false;
+        for group in open.into_iter().filter(|group| group.state == Taken::NotYet) {
+            group.state = follow(server, host, group)?;
             again |= group.state == Taken::NotYet;
         }
         if !again {
@@ -284,54 +314,60 @@ fn claim<M: Memory>(
 fn claim_group(database: &mut dyn Database, table: &str, group: &Group) -> Result<bool, Fault> {
     let Some(first) = group.sends.first() else { return Ok(false) };
     let count = u32::try_from(group.sends.len()).unwrap_or(1);
-    rows::claim(database, table, &first.subscription, group.used(), count, group.ending())
+    let expired = group.ending() == Some(Ending::Expired);
+    let wanted = Claimed { claim: first.claim, expired: expired.then_some(first.expires_at) };
+    rows::claim(database, table, &first.subscription, group.used(), count, wanted)
 }
 
-/// The row is not as it was read. `unsure`: that may be our own doing.
+/// The row is not as it was read: somebody has changed it, or has taken the
+/// number, or it was us and only the answer was lost. Then a number is left out.
 fn follow<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    package: &EventPackage,
     group: &mut Group,
-    unsure: bool,
 ) -> Result<Taken, Fault> {
     let Some(first) = group.sends.first() else { return Ok(Taken::Needless) };
+    let claim = first.claim;
     let Some(row) = rows::find(server, host, dialog_of(&first.subscription))? else {
-        // The last NOTIFY was ours to send, unless another server has sent it.
-        let ours = unsure && group.ending().is_some();
-        return Ok(if ours { Taken::Ours } else { Taken::Needless });
+        return Ok(Taken::Needless);
     };
-    let refreshed = row.expires_at >= host.now() - i64::from(server.config.expires_offset);
-    match group.ending() {
-        Some((Ending::Expired, _)) if refreshed => return Ok(Taken::Needless),
-        Some(_) => {}
-        None if row.has_ended() => return Ok(Taken::Needless),
-        // Whoever has taken a CSeq since the row was read shows a state that
-        // was read after that. Watcher information shows changes, though.
-        None if first.claim == Claim::UnlessTold
-            && package.kind != Kind::WatcherInfo
-            && !unsure =>
-        {
-            return Ok(Taken::Needless);
-        }
-        None => {}
+    let runs = row.expires_at >= host.now() - i64::from(server.config.expires_offset);
+    let needless = match (group.ending(), claim) {
+        (Some(Ending::Expired), _) => runs && !row.has_ended(),
+        (Some(_), _) => false,
+        // Another server's notifier process has sent it.
+        (None, Claim::Turn(turn)) => row.updated != i64::from(turn),
+        (None, Claim::Walk) => row.has_ended() || row.subscription.status != Status::Active,
+        (None, Claim::Asked | Claim::None) => row.has_ended(),
+    };
+    if needless {
+        return Ok(Taken::Needless);
     }
     group.renumber(&row);
     Ok(Taken::NotYet)
 }
 
 /// What could not be sent is due again, as far as there is memory.
-fn requeue<M: Memory>(server: &Server<M>, key: &PresentityKey, groups: Vec<Group>) {
+fn requeue<M: Memory>(
+    server: &Server<M>,
+    key: &PresentityKey,
+    groups: impl Iterator<Item = Group>,
+) {
     for group in groups {
         let used = if group.state == Taken::Ours { None } else { Some(group.used()) };
-        let ending = group.ending().map(|(why, _)| why);
+        let ending = group.ending();
         let Some(last) = group.sends.into_iter().next_back() else { continue };
         let mut subscription = last.subscription;
         if let Some((cseq, version)) = used {
             (subscription.local_cseq, subscription.version) = (cseq, version);
         }
-        let due =
-            DueRow { subscription, expires_at: last.expires_at, ending, claim: Claim::Always };
+        let due = DueRow {
+            subscription,
+            expires_at: last.expires_at,
+            ending,
+            claim: Claim::Asked,
+            told: Some(last.told),
+        };
         // The lane is the caller's: it is not given again.
         let _ = server.store.queue_row(key, &due);
     }

@@ -3,14 +3,14 @@
 //! state that it was judged by, and one that meets no row is judged again (A8).
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{
     Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
 };
 use crate::service::durable::single;
-use crate::service::paging::page as page_of;
+use crate::service::paging::{Place, page as page_of};
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::records::Claim;
@@ -25,6 +25,9 @@ use crate::store::subscriptions::Renewal;
 /// How often a change is judged again because somebody else made one first.
 const ATTEMPTS: usize = 8;
 
+/// Rows read to see whether there is one.
+const FEW: usize = 8;
+
 /// `reason` of a row whose watcher has unsubscribed: only its last NOTIFY is
 /// missing.
 const ENDED: &[u8] = b"timeout";
@@ -38,6 +41,8 @@ pub struct Row {
     pub subscription: Snapshot,
     /// Unix time of its end.
     pub expires_at: i64,
+    /// The turn that it is flagged for; negative for none.
+    pub updated: i64,
 }
 
 impl Row {
@@ -61,14 +66,21 @@ impl Row {
 
     /// As something that awaits a NOTIFY.
     pub fn due(self, ending: Option<Ending>, claim: Claim) -> DueRow {
-        DueRow { subscription: self.subscription, expires_at: self.expires_at, ending, claim }
+        DueRow {
+            subscription: self.subscription,
+            expires_at: self.expires_at,
+            ending,
+            claim,
+            told: None,
+        }
     }
 }
 
-/// Columns that make a `Row`: those of a subscription, then its `id`.
+/// Columns that make a `Row`, but for its `id`: those of a subscription, then
+/// the flag.
 fn columns() -> Vec<&'static str> {
     let mut all = SUBSCRIPTION_COLUMNS.to_vec();
-    all.push("id");
+    all.push("updated");
     all
 }
 
@@ -83,12 +95,14 @@ fn package_of(registry: &EventPackageRegistry, event: &[u8]) -> Option<PackageId
 }
 
 fn read(registry: &EventPackageRegistry, id: i64, columns: &[Value], now: i64) -> Option<Row> {
+    let (updated, columns) = columns.split_last()?;
     let row = read_subscription(columns, now)?;
     let mut subscription = row.snapshot;
     subscription.package = package_of(registry, &row.event)?;
     // The number in the row counts the dialog's, and tm's counts once more.
     subscription.local_cseq = subscription.local_cseq.saturating_add(1);
-    Some(Row { id, subscription, expires_at: row.expires_at })
+    let updated = updated.as_int().unwrap_or(NOT_FLAGGED);
+    Some(Row { id, subscription, expires_at: row.expires_at, updated })
 }
 
 /// What the row has of a CSeq that was the last one used.
@@ -101,7 +115,8 @@ fn rows<M: Memory>(
     host: &mut dyn Host,
     conditions: &[Condition],
 ) -> Result<Vec<Row>, Fault> {
-    let (table, now, wanted) = (table(server)?, host.now(), columns());
+    let (table, now, mut wanted) = (table(server)?, host.now(), columns());
+    wanted.push("id");
     let database = host.database().ok_or(Fault::Database)?;
     single(database, |database, _| {
         let mut found = Vec::new();
@@ -135,11 +150,10 @@ pub fn page<M: Memory>(
     let (table, now) = (table(server)?, host.now());
     let database = host.database().ok_or(Fault::Database)?;
     let mut rows = Vec::new();
-    let place = (after, most);
-    let last =
-        page_of(database, table, conditions, SUBSCRIPTION_COLUMNS, place, &mut |id, row| {
-            rows.extend(read(&server.registry, id, row, now));
-        })?;
+    let place = Place { after, most, extent: Extent::Part };
+    let last = page_of(database, table, conditions, &columns(), place, &mut |id, row| {
+        rows.extend(read(&server.registry, id, row, now));
+    })?;
     Ok(Page { rows, last })
 }
 
@@ -189,10 +203,19 @@ pub fn has_subscribers<M: Memory>(
     key: &PresentityKey,
 ) -> Result<bool, Fault> {
     let package = server.registry.get(key.package).ok_or(Fault::Package)?;
-    let now = host.now();
     let mut conditions = of_presentity(key, package);
-    conditions.push(("expires", Compare::Greater, Value::Int(now)));
-    Ok(rows(server, host, &conditions)?.iter().any(|row| !row.has_ended()))
+    conditions.push(("expires", Compare::Greater, Value::Int(host.now())));
+    let mut after = 0;
+    loop {
+        let page = page(server, host, &conditions, after, FEW)?;
+        if page.rows.iter().any(|row| !row.has_ended()) {
+            return Ok(true);
+        }
+        match page.last {
+            Some(last) => after = last,
+            None => return Ok(false),
+        }
+    }
 }
 
 /// The row of a dialog.
@@ -279,13 +302,12 @@ pub fn renew<M: Memory>(
 }
 
 /// The row says already what it was to say: a server that counts changes meets
-/// none then.
+/// none then, and so does an attempt after one whose answer was lost.
 fn is_so<M: Memory>(server: &Server<M>, host: &mut dyn Host, wanted: &Row) -> Result<bool, Fault> {
     let found = find(server, host, dialog_of(&wanted.subscription))?;
     Ok(found.is_some_and(|row| {
         row.expires_at == wanted.expires_at
             && row.subscription.remote_cseq == wanted.subscription.remote_cseq
-            && row.subscription.block() == wanted.subscription.block()
     }))
 }
 
@@ -364,14 +386,25 @@ pub fn decide<M: Memory>(
     decision: &Authorization,
     flag: Option<i64>,
 ) -> Result<bool, Fault> {
-    let mut conditions = dialog_conditions(dialog_of(&row.subscription));
+    let dialog = dialog_of(&row.subscription);
+    let mut conditions = dialog_conditions(dialog);
     conditions.push(("status", Compare::Eq, Value::Int(row.subscription.status as i64)));
     let mut changes = vec![
         ("status", Value::Int(decision.status as i64)),
         ("reason", Value::text(&decision.reason)),
     ];
+    if decision.status == Status::Terminated {
+        // Should this server not come to tell it, the timer of another does.
+        changes.push(("expires", Value::Int(host.now())));
+    }
     changes.extend(flag.map(|flag| ("updated", Value::Int(flag))));
-    change(server, host, &conditions, &changes)
+    if change(server, host, &conditions, &changes)? {
+        return Ok(true);
+    }
+    Ok(find(server, host, dialog)?.is_some_and(|row| {
+        row.subscription.status == decision.status
+            && row.subscription.text(Text::Reason) == decision.reason
+    }))
 }
 
 /// Deletes the row of a dialog; false if somebody else has.
@@ -440,34 +473,64 @@ pub fn adopt_turns<M: Memory>(
     change(server, host, &conditions, &[("updated", Value::Int(0))]).map(|_| ())
 }
 
-/// Takes `count` CSeqs of a dialog, the ones after `used`; none if somebody
-/// else has taken one. With `last` the row goes.
+/// Takes `count` CSeqs of a dialog, the ones after `used`; none if the row is
+/// not as it was read. A last NOTIFY marks it as ended, so that another server
+/// sends it should this one be killed before.
 pub fn claim(
     database: &mut dyn Database,
     table: &str,
     subscription: &Snapshot,
     (used, version): (u32, u32),
     count: u32,
-    last: Option<(Ending, i64)>,
+    wanted: Claimed,
 ) -> Result<bool, Fault> {
     let mut conditions = dialog_conditions(dialog_of(subscription));
     conditions.push(("local_cseq", Compare::Eq, stored_cseq(used)));
-    match last {
-        Some((why, expires_at)) => {
-            if why == Ending::Expired {
-                // One that was refreshed lives on.
-                conditions.push(("expires", Compare::Eq, Value::Int(expires_at)));
-            }
-            database.delete(table, &conditions)?;
-        }
-        None => {
-            let changes = [
-                ("local_cseq", stored_cseq(used.wrapping_add(count))),
-                ("version", unsigned(version.wrapping_add(count))),
-                ("updated", Value::Int(NOT_FLAGGED)),
-            ];
-            database.update(table, &conditions, &changes)?;
-        }
+    conditions.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq)));
+    conditions.push(("status", Compare::Eq, Value::Int(subscription.status as i64)));
+    if let Some(expires_at) = wanted.expired {
+        // One that was refreshed lives on.
+        conditions.push(("expires", Compare::Eq, Value::Int(expires_at)));
     }
+    if let Claim::Turn(turn) = wanted.claim {
+        conditions.push(("updated", Compare::Eq, Value::Int(i64::from(turn))));
+    }
+    let changes = [
+        ("local_cseq", stored_cseq(used.wrapping_add(count))),
+        ("version", unsigned(version.wrapping_add(count))),
+        ("updated", Value::Int(NOT_FLAGGED)),
+    ];
+    database.update(table, &conditions, &changes)?;
     Ok(database.affected_rows() != Some(0))
+}
+
+/// What a claim depends on, besides the row's numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimed {
+    /// Who asks for the NOTIFY.
+    pub claim: Claim,
+    /// It ends a subscription that has run out at this time.
+    pub expired: Option<i64>,
+}
+
+/// Deletes the row of a dialog whose last NOTIFY has left, unless somebody has
+/// touched it since.
+pub fn delete_ended(
+    database: &mut dyn Database,
+    table: &str,
+    subscription: &Snapshot,
+) -> Result<(), Fault> {
+    let mut row = dialog_conditions(dialog_of(subscription));
+    row.push(("local_cseq", Compare::Eq, stored_cseq(subscription.local_cseq)));
+    row.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq)));
+    database.delete(table, &row)
+}
+
+/// Deletes rows that ended long ago and that nobody here can read.
+pub fn sweep<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) -> Result<(), Fault> {
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| {
+        database.delete(table, &[("expires", Compare::Less, Value::Int(before))])
+    })
 }

@@ -85,7 +85,8 @@ pub fn insert<M: Memory>(
             subscription: subscription.clone(),
             expires_at,
             ending: None,
-            claim: Claim::Always,
+            claim: Claim::Asked,
+            told: None,
         },
         event: Some((WatcherEvent::Subscribe, false)),
         left: turn.is_some(),
@@ -114,7 +115,9 @@ pub fn renew<M: Memory>(
             && let Err(rejection) = write_back::write_through(server, host, token)
         {
             // What is in memory holds; the row follows with the next flush.
-            let _ = release(server, host, Stored::Record(token));
+            if let Some(lane) = release(server, host, Stored::Record(token)) {
+                server.store.hand_over(lane);
+            }
             return Err(rejection);
         }
         return Ok((verdict, token.map(Stored::Record)));
@@ -126,7 +129,7 @@ pub fn renew<M: Memory>(
         let key = super::turns::key_of(server, &row);
         Stored::Row(Box::new(StoredRow {
             key,
-            due: row.due(over.then_some(Ending::Unsubscribed), Claim::Always),
+            due: row.due(over.then_some(Ending::Unsubscribed), Claim::Asked),
             event: over.then_some((WatcherEvent::Timeout, true)),
             left: turn.is_some(),
         }))
@@ -277,7 +280,8 @@ pub fn decide<M: Memory>(
         subscription,
         expires_at: row.expires_at,
         ending: over.then_some(ending),
-        claim: Claim::Always,
+        claim: Claim::Asked,
+        told: None,
     };
     let stored = StoredRow { key: key.clone(), due, event: None, left: turn.is_some() };
     if let Some(lane) = release(server, host, Stored::Row(Box::new(stored))) {

@@ -6,7 +6,7 @@ use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::subscription::{DialogId, Text};
 use crate::service::Server;
-use crate::service::notifier::{self, Budget};
+use crate::service::notifier::{self, Budget, Owned};
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows as rows;
 use crate::shm::Memory;
@@ -15,8 +15,15 @@ use crate::store::shard::PresentityKey;
 
 static UNREADABLE: Seldom = Seldom::new();
 
-/// Rows read in one go.
+/// Flagged rows read in one go.
 const PAGE: usize = 250;
+
+/// Expired rows read in one go. The server sorts all of them for each page.
+const EXPIRED_PAGE: usize = 1000;
+
+/// Seconds after its end that a row is kept which cannot be read here: its
+/// package may belong to another server.
+const UNREADABLE_KEPT: i64 = 24 * 3600;
 
 /// Turns of one process.
 pub fn turns_each<M: Memory>(server: &Server<M>) -> u32 {
@@ -60,15 +67,17 @@ fn try_serve<M: Memory>(server: &Server<M>, host: &mut dyn Host, turn: i64) -> R
         let conditions = vec![("updated", Compare::Eq, Value::Int(turn))];
         let page = rows::page(server, host, &conditions, after, PAGE)?;
         let (now, offset) = (host.now(), i64::from(server.config.expires_offset));
+        // Should something fail, they are left to the senders.
         let mut lanes = Vec::new();
         for row in page.rows {
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);
-            let queued = server.store.queue_row(&key, &row.due(ending, Claim::UnlessTold))?;
-            lanes.extend(queued);
+            let claim = Claim::Turn(i32::try_from(turn).unwrap_or(i32::MAX));
+            let queued = server.store.queue_row(&key, &row.due(ending, claim))?;
+            lanes.extend(queued.map(|lane| Owned::new(server, lane)));
         }
         for lane in lanes {
-            notifier::run(server, host, lane, Budget::SENDER);
+            notifier::run_owned(lane, host, Budget::SENDER);
         }
         match page.last {
             Some(last) => after = last,
@@ -95,11 +104,11 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
     loop {
         let now = host.now();
         let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
-        let page = rows::page(server, host, &conditions, after, PAGE)?;
+        let page = rows::page(server, host, &conditions, after, EXPIRED_PAGE)?;
         for row in page.rows {
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);
-            let queued = server.store.queue_row(&key, &row.due(ending, Claim::Always))?;
+            let queued = server.store.queue_row(&key, &row.due(ending, Claim::Asked))?;
             if let Some(lane) = queued {
                 server.store.hand_over(lane);
             }
@@ -110,6 +119,8 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
             None => break,
         }
     }
+    let before = host.now() - offset - UNREADABLE_KEPT;
+    rows::sweep(server, host, before)?;
     if server.config.notifier_processes > 0 {
         rows::adopt_turns(server, host, i64::try_from(all_turns(server)).unwrap_or(i64::MAX))?;
     }

@@ -3,11 +3,11 @@
 //! that it was judged by; if no row has it any more, somebody was faster.
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Condition, Host, Value};
+use crate::ports::{Compare, Condition, Extent, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
 use crate::service::durable::{durable, single};
-use crate::service::paging::page as page_of;
+use crate::service::paging::{Place, page as page_of};
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
 use crate::service::publish::Applied;
 use crate::service::publishing::{Publishing, facts_of};
@@ -24,6 +24,9 @@ use crate::store::shard::PresentityKey;
 
 /// Expired rows read in one go.
 const PAGE: usize = 250;
+
+/// After so many rows that cannot be deleted the database is taken to be away.
+const MAX_FAILURES: usize = 3;
 
 /// A publication that is not as it was, as its watchers have to see it once
 /// more.
@@ -156,14 +159,30 @@ fn create<M: Memory>(
             let old = publication_conditions(key, event, &old.entity_tag);
             durable(database, |database| {
                 database.delete(table, &old)?;
-                insert(database, table, &row, &own)
+                database.delete(table, &own)?;
+                database.insert(table, &row)
             })?;
         }
     }
-    let seen = !server.store.is_behind(key);
+    let unseen = may_be_unseen(server, host, key);
     Ok(replaced
-        .filter(|old| !seen && facts_of(&old.body).is_final)
+        .filter(|old| facts_of(&old.body).is_final && unseen(old))
         .map(|publication| Ended { publication, closing: false }))
+}
+
+/// Seconds in which another server may still be telling its watchers.
+const TELLING: i64 = 10;
+
+/// Says whether some may not have seen a publication: here the lane knows, of
+/// other servers nothing is known.
+fn may_be_unseen<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+) -> impl Fn(&PublicationCopy) -> bool + use<M> {
+    let behind = server.store.is_behind(key);
+    let since = server.store.policy.rows_only().then(|| host.now() - TELLING);
+    move |publication| behind || since.is_some_and(|since| publication.received >= since)
 }
 
 /// Adds a row; it may be there already if only the answer was lost.
@@ -225,12 +244,14 @@ fn unseen_final<M: Memory>(
     tag: &[u8],
 ) -> Result<Option<Ended>, Rejection> {
     let (key, package) = (&publishing.key, publishing.package);
-    if publishing.step != Step::Modify || !package.is_dialog() || !server.store.is_behind(key) {
+    let concerned = server.store.policy.rows_only() || server.store.is_behind(key);
+    if publishing.step != Step::Modify || !package.is_dialog() || !concerned {
         return Ok(None);
     }
+    let unseen = may_be_unseen(server, host, key);
     let old = rows::one(server, host, key, &package.name, tag)?;
     Ok(old
-        .filter(|old| facts_of(&old.body).is_final)
+        .filter(|old| facts_of(&old.body).is_final && unseen(old))
         .map(|publication| Ended { publication, closing: false }))
 }
 
@@ -280,24 +301,31 @@ fn ended(aggregates: bool, publication: PublicationCopy) -> Option<Ended> {
 /// that was refreshed lives on.
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let table = table(server)?;
-    let mut after = 0;
+    let (mut after, mut failures) = (0, 0);
     loop {
         let conditions = [
             ("expires", Compare::Less, Value::Int(host.now())),
             ("expires", Compare::Greater, Value::Int(0)),
         ];
         let database = host.database().ok_or(Fault::Database)?;
-        let (mut page, place) = (Vec::new(), (after, PAGE));
+        let mut page = Vec::new();
+        let place = Place { after, most: PAGE, extent: Extent::Part };
         let last =
             page_of(database, table, &conditions, PUBLICATION_COLUMNS, place, &mut |_, row| {
                 page.extend(read_publication(row))
             })?;
         for row in page {
-            end_expired(server, host, table, row)?;
+            if end_expired(server, host, table, row).is_err() {
+                failures += 1;
+            }
+            if failures == MAX_FAILURES {
+                return Err(Fault::Database);
+            }
         }
         server.wake_senders(host);
         match last {
             Some(last) => after = last,
+            None if failures > 0 => return Err(Fault::Database),
             None => return Ok(()),
         }
     }

@@ -2,10 +2,12 @@
 //! made of the living subscriptions, of what has changed, and of those in the
 //! `watchers` table who wait for a decision.
 
+use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::event_package::EventPackage;
 use crate::presence::subscription::{Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
+use crate::service::seldom::Seldom;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Send};
@@ -13,6 +15,8 @@ use crate::store::rows::dialog_of;
 use crate::store::shard::{PresentityKey, later};
 use crate::store::watcher_changes::{ChangedWatcher, WatcherChanges, id_key};
 use std::collections::HashSet;
+
+static UNREADABLE: Seldom = Seldom::new();
 
 /// One watcher in a document.
 #[derive(Debug, Clone)]
@@ -47,12 +51,12 @@ impl WatcherList {
         host: &mut dyn Host,
         key: &PresentityKey,
         changes: WatcherChanges,
-    ) -> WatcherList {
-        WatcherList {
-            all: changes.wants_full.then(|| all(server, host, key)),
+    ) -> Result<WatcherList, Fault> {
+        Ok(WatcherList {
+            all: changes.wants_full.then(|| all(server, host, key)).transpose()?,
             changed: latest(changes.list),
             full_since: changes.full_since,
-        }
+        })
     }
 
     /// The document for one watcher of the watchers.
@@ -117,10 +121,14 @@ fn latest(changes: Vec<ChangedWatcher>) -> Vec<Entry> {
     kept
 }
 
-fn all<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) -> Vec<Entry> {
+fn all<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+) -> Result<Vec<Entry>, Fault> {
     let id_key = id_key(&server.store);
     let mut entries = Vec::new();
-    let read = subscriptions::each_watcher(server, host, key, |_, watcher| {
+    subscriptions::each_watcher(server, host, key, |_, watcher| {
         let dialog = dialog_of(&watcher);
         entries.push(Entry {
             round: None,
@@ -132,10 +140,7 @@ fn all<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) 
             status: watcher.status,
             event: winfo::WatcherEvent::Subscribe,
         });
-    });
-    if read.is_err() {
-        host.log(Level::Warning, format_args!("watchers cannot be read: left out"));
-    }
+    })?;
     let subscribed: HashSet<Vec<u8>> = entries.iter().map(|entry| entry.uri.clone()).collect();
     let resource = uri::presentity_uri(&key.user, &key.host);
     for uri in waiting(server, host, key, &resource) {
@@ -149,7 +154,7 @@ fn all<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) 
             });
         }
     }
-    entries
+    Ok(entries)
 }
 
 /// URIs of those whom the table has as pending; none without a database.
@@ -178,7 +183,11 @@ fn waiting<M: Memory>(
         }
     });
     if read.is_err() {
-        host.log(Level::Warning, format_args!("waiting watchers cannot be read: left out"));
+        UNREADABLE.log(
+            host,
+            Level::Warning,
+            format_args!("waiting watchers cannot be read: left out"),
+        );
     }
     found
 }

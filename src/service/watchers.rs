@@ -133,7 +133,7 @@ fn store<M: Memory>(
         return Ok(());
     }
     let table = authorization::table(server)?;
-    let Some(database) = host.database() else { return Ok(()) };
+    let Some(database) = server.database(host)? else { return Ok(()) };
     for batch in changed.chunks(BATCH) {
         durable(database, |database| {
             batch.iter().try_for_each(|((user, domain), state)| {

@@ -5,11 +5,14 @@ use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::presence::subscription::Text;
 use crate::service::durable::durable;
+use crate::service::seldom::Seldom;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::Token;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};
+
+static TOO_LONG: Seldom = Seldom::new();
 
 /// Rows in one transaction.
 const BATCH: usize = 200;
@@ -55,13 +58,11 @@ fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Dirty) -> bool
         RowChange::Insert => subscription_row(&row.subscription, b"", row.expires_at, 0),
     };
     let Some(column) = server.widths.subscriptions.too_long(&changes) else { return true };
-    host.log(
-        Level::Warning,
-        format_args!(
-            "a subscription is kept in memory only: its {column} is longer than the column              (Call-ID {})",
-            row.subscription.text(Text::CallId).escape_ascii()
-        ),
+    let call_id = row.subscription.text(Text::CallId).escape_ascii();
+    let line = format_args!(
+        "a subscription is kept in memory only: its {column} is longer than the column (Call-ID {call_id})"
     );
+    TOO_LONG.log(host, Level::Warning, line);
     server.store.row_unwritable(row);
     false
 }

@@ -236,7 +236,7 @@ impl<M: Memory> Store<M> {
             if first.is_some_and(|record| {
                 record.in_flight
                     || later(record.told, composed.round)
-                    || (only_changes && record.claim != Claim::UnlessTold)
+                    || (only_changes && record.claim != Claim::Walk)
             }) {
                 break;
             }
@@ -253,8 +253,8 @@ impl<M: Memory> Store<M> {
                     );
                     if !(composed.skip_first && first && sees) {
                         let newest = match record.claim {
-                            Claim::UnlessTold => composed.for_all(record.told),
-                            Claim::None | Claim::Always => Document::Newest,
+                            Claim::Walk => composed.for_all(record.told),
+                            Claim::None | Claim::Asked | Claim::Turn(_) => Document::Newest,
                         };
                         self.take_one(records, lane, id, (composed, newest), now, sends);
                     }

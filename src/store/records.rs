@@ -175,11 +175,12 @@ pub enum Phase {
 pub enum Claim {
     /// Nothing: the record in memory counts.
     None,
-    /// Take its CSeq. If somebody else takes one first, another one.
-    Always,
-    /// Take its CSeq. If somebody else takes one first, that NOTIFY shows
-    /// what this one would.
-    UnlessTold,
+    /// Take a CSeq in the row.
+    Asked,
+    /// Take a CSeq in the row; it tells of a change that others are told, too.
+    Walk,
+    /// Take a CSeq in the row while it is flagged for this turn.
+    Turn(i32),
 }
 
 /// One subscription (dialog usage, RFC 6665 4.2.1).

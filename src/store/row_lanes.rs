@@ -28,6 +28,8 @@ pub struct DueRow {
     pub ending: Option<Ending>,
     /// What the NOTIFY has to do about the row.
     pub claim: Claim,
+    /// Round that its watcher was told of, where that is known.
+    pub told: Option<u32>,
 }
 
 /// How to go on with telling the watchers of a change.
@@ -106,13 +108,15 @@ impl<M: Memory> Store<M> {
                 }
                 let dialog = dialog_of(&due.subscription);
                 let place = self.dialog_hash(dialog);
-                let queued = match self.known_row(records, shard, place, dialog) {
-                    Some(id) => replace(records, id, due),
-                    None => self.add_row(records, shard, lane.presentity, place, due),
-                };
-                match queued {
-                    Ok(id) => records.mark_due(id),
-                    Err(_) => return n,
+                let completed = owner.completed;
+                match self.known_row(records, shard, place, dialog) {
+                    // What waits may be newer than the page. It has to be told
+                    // what the walk tells.
+                    Some(id) => not_told(records, id, completed),
+                    None => match self.add_row(records, shard, lane.presentity, place, due) {
+                        Ok(id) => records.mark_due(id),
+                        Err(_) => return n,
+                    },
                 }
             }
             page.len()
@@ -156,7 +160,10 @@ impl<M: Memory> Store<M> {
             record.phase = due.ending.map_or(Phase::Live, Phase::Ending);
             // Who asks is shown the newest state; who is told of a change has
             // been told of everything before the walk.
-            record.told = if due.claim == Claim::UnlessTold { completed } else { round };
+            record.told = due.told.unwrap_or(match due.claim {
+                Claim::Walk | Claim::Turn(_) => completed,
+                Claim::None | Claim::Asked => round,
+            });
         }
         let token = self.token(shard, records, id).ok_or(Fault::Host)?;
         let indexed = self.dialogs(place)?.lock().insert(place, token.number());
@@ -299,11 +306,23 @@ fn replace<M: Memory>(
         if let Some(why) = due.ending {
             record.phase = Phase::Ending(why);
         }
-        if due.claim == Claim::Always {
+        if due.claim == Claim::Asked {
             record.claim = due.claim;
         }
     }
+    if let Some(told) = due.told {
+        not_told(records, id, told);
+    }
     Ok(id)
+}
+
+/// A watcher has not been told of more than this round.
+fn not_told<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, round: u32) {
+    if let Some(record) = records.subscriptions.get_mut(id)
+        && later(record.told, round)
+    {
+        record.told = round;
+    }
 }
 
 fn add_farewell<M: Memory>(

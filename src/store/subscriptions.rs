@@ -1,5 +1,6 @@
 //! Subscriptions: found by dialog in one probe, kept with their presentity.
 
+use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{
@@ -118,8 +119,8 @@ impl<M: Memory> Store<M> {
             match token {
                 Ok(token) => {
                     // One that has a row needs no other one before its first
-                    // NOTIFY.
-                    if self.policy.keeps_rows()
+                    // NOTIFY; one that is written through is not the timer's.
+                    if self.policy.mode == SubscriptionMode::WriteBack
                         && !has_row
                         && let Some(id) = Self::resolve(records, token)
                     {

@@ -237,10 +237,7 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
         list: list.collect(),
         full_since: owner.full_since,
         wants_full: owner.owes_full
-            || owner
-                .due
-                .iter(&records.subscriptions)
-                .any(|(_, due)| due.claim != Claim::UnlessTold),
+            || owner.due.iter(&records.subscriptions).any(|(_, due)| due.claim != Claim::Walk),
     }
 }
 

@@ -83,20 +83,24 @@ impl<M: Memory> Store<M> {
     /// The row cannot be written as it is: not before the subscription changes.
     pub fn row_unwritable(&self, row: &Dirty) {
         let _ = self.with(row.token.shard(), |records| {
-            if row.change == RowChange::Insert
-                && let Some(id) = Self::resolve(records, row.token)
+            if let Some(id) = Self::resolve(records, row.token)
                 && let Some(record) = records.subscriptions.get_mut(id)
             {
-                record.has_row = false;
+                record.has_row &= row.change != RowChange::Insert;
+                record.reserved_cseq = 0;
             }
         });
     }
 
-    /// A new subscription could not be stored: nothing is left of it.
+    /// A new subscription could not be stored: nothing is left of it. One that
+    /// is older than the request stays.
     pub fn withdraw(&self, token: Token) {
         let places = self.with(token.shard(), |records| {
             let id = Self::resolve(records, token)?;
             let record = records.subscriptions.get_mut(id)?;
+            if record.phase != Phase::Held {
+                return None;
+            }
             record.has_row = false;
             let presentity = record.presentity;
             let places = self.places(records, records.subscriptions.get(id)?);
@@ -116,6 +120,7 @@ impl<M: Memory> Store<M> {
             if let Some(record) = records.subscriptions.get_mut(id)
                 && record.phase != Phase::Gone
             {
+                record.reserved_cseq = 0;
                 match row.change {
                     RowChange::Insert => record.has_row = false,
                     RowChange::Delete => record.has_row = true,

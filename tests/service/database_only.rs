@@ -327,3 +327,183 @@ fn notifier_processes_send_what_subscribers_get() {
     assert_eq!(calls(&world), [""; 0]);
     world.assert_empty();
 }
+
+fn stage() -> (World, String) {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    world.create("presence", "a");
+    let tag = world.create("presence", "b");
+    world.seen();
+    (world, tag)
+}
+
+#[test]
+fn an_end_is_told_also_when_its_claim_fails() {
+    for verb in ["update", "query"] {
+        let (mut world, tag) = stage();
+        let database = world.host.database.clone().unwrap();
+        // After the row of the publication is gone.
+        let mut deleted = false;
+        database.fail_if(move |statement| {
+            deleted |= statement.verb == "delete";
+            deleted && statement.verb == verb
+        });
+        world.remove("presence", &tag);
+        database.work_again();
+        world.send();
+        let seen = world.seen();
+        assert!(seen.iter().any(|sent| sent.contains("closed(b)")), "{verb}: {seen:?}");
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn every_end_is_told_when_claims_fail_half_way() {
+    for notifiers in [0, 1] {
+        let config: fn(&mut presence::config::Config) = match notifiers {
+            0 => |_| {},
+            _ => |config| config.notifier_processes = 1,
+        };
+        let mut world = World::new(Setup { config, ..setup() });
+        for n in 0..3 {
+            let call = format!("w{n}");
+            world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new(&call) });
+        }
+        world.seen();
+        world.pass(11);
+        turns::expire(&world.server, &mut world.host).unwrap();
+        let database = world.host.database.clone().unwrap();
+        let mut updates = 0;
+        database.fail_if(move |statement| {
+            updates += u32::from(statement.verb == "update");
+            updates > 1
+        });
+        world.send_step();
+        database.work_again();
+        world.send();
+        let mut seen = world.seen();
+        seen.sort();
+        assert_eq!(seen.len(), 3, "{seen:?}");
+        assert!(seen.iter().all(|sent| sent.contains("terminated;reason=timeout")), "{seen:?}");
+        world.expire();
+        assert_eq!((world.seen(), calls(&world)), (vec![], vec![]));
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn a_farewell_is_told_also_when_another_server_is_faster() {
+    let mut world = World::new(setup());
+    for n in 0..40 {
+        world.watch(&format!("w{n:02}"), "presence");
+    }
+    let tag = world.create("presence", "a");
+    world.send();
+    world.seen();
+    let mut other = world.beside(setup());
+    world.host.during_notify.push_back(Box::new(move || {
+        other.create("presence", "c");
+        other.send();
+    }));
+    world.remove("presence", &tag);
+    world.send();
+    let sent = world.notifies();
+    for n in 0..40 {
+        let call = format!("w{n:02}");
+        let own: Vec<_> = sent.iter().filter(|sent| sent.call_id == call).collect();
+        assert!(own.iter().any(|sent| sent.body.contains("closed(a)")), "{call}: {own:?}");
+        let mut numbers: Vec<_> = own.iter().map(|sent| sent.cseq).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), own.len(), "{own:?}");
+        let last = own.iter().max_by_key(|sent| sent.cseq).unwrap();
+        assert!(last.body.ends_with('c'), "{own:?}");
+    }
+}
+
+#[test]
+fn a_decision_made_meanwhile_counts() {
+    use presence::ports::{Database, Value};
+    let (mut world, _) = stage();
+    let mut database = world.host.database.clone().unwrap();
+    let answer = world.subscribe(Subscribe {
+        before_reply: Some(Box::new(move || {
+            // Another server has revoked it, and taken a number.
+            let set = [("status", Value::Int(2)), ("local_cseq", Value::Int(20))];
+            database.update("active_watchers", &[], &set).unwrap();
+        })),
+        ..Subscribe::refresh("w")
+    });
+    assert_eq!(answer.code, 200);
+    assert_eq!(world.seen(), ["w 22 pending"]);
+}
+
+#[test]
+fn what_waits_is_not_replaced_by_an_older_row() {
+    use presence::store::row_lanes::RowsChanged;
+    let (mut world, _) = stage();
+    // Somebody has the lane, and has begun to walk.
+    let key = world.key("alice", PRESENCE);
+    let lane = world.server.store.rows_changed(&key, RowsChanged::default()).unwrap().unwrap();
+    let mut found = Vec::new();
+    presence::service::subscriptions::each_watcher(&world.server, &mut world.host, &key, |_, w| {
+        found.push(w)
+    })
+    .unwrap();
+    world.subscribe(Subscribe { contact_host: "new", ..Subscribe::refresh("w") });
+    assert_ne!(world.server.store.walk(lane, false), presence::store::row_lanes::WalkStep::Done);
+    let old = presence::store::row_lanes::DueRow {
+        subscription: found.remove(0),
+        expires_at: world.now() + 100,
+        ending: None,
+        claim: presence::store::records::Claim::Walk,
+        told: None,
+    };
+    assert_eq!(world.server.store.queue_page(lane, &[old]), 1);
+    world.server.store.hand_over(lane);
+    world.send();
+    let sent = world.notifies();
+    assert!(!sent.is_empty() && sent.iter().all(|sent| sent.contact == "sip:w@new"), "{sent:?}");
+    world.assert_empty();
+}
+
+#[test]
+fn watchers_that_cannot_be_read_are_not_told_of_as_gone() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    world.send();
+    let database = world.host.database.clone().unwrap();
+    let mut inserted = false;
+    database.fail_if(move |statement| {
+        inserted |= statement.verb == "insert";
+        inserted && statement.verb == "query"
+    });
+    world.seen();
+    world.watch("winfo", "presence.winfo");
+    assert_eq!(world.seen(), [""; 0]);
+    database.work_again();
+    world.send();
+    let sent = world.notifies();
+    assert_eq!(sent.len(), 1);
+    assert!(sent[0].body.contains("state=\"full\"") && sent[0].body.contains("sip:w@h"));
+    world.assert_empty();
+}
+
+#[test]
+fn notifier_processes_send_whole_watcher_lists() {
+    let config: fn(&mut presence::config::Config) = |config| {
+        config.notifier_processes = 1;
+        config.waitn_time = 1;
+        config.notifier_poll_rate = 1;
+        config.send_fast_notify = false;
+    };
+    let mut world = World::new(Setup { config, ..setup() });
+    world.watch("w", "presence");
+    world.send();
+    world.watch("winfo", "presence.winfo");
+    turns::serve(&world.server, &mut world.host, 0);
+    let sent = world.notifies();
+    let winfo: Vec<_> = sent.iter().filter(|sent| sent.call_id == "winfo").collect();
+    assert_eq!(winfo.len(), 1, "{sent:?}");
+    assert!(winfo[0].body.contains("state=\"full\"") && winfo[0].body.contains("sip:w@h"));
+}

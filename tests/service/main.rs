@@ -11,3 +11,4 @@ mod publish_stored;
 mod subscribe;
 mod winfo;
 mod write_back;
+mod write_through;

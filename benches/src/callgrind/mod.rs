@@ -96,12 +96,12 @@ impl Instructions {
     /// Writes per operation into `file`: the functions that cost most, and
     /// those that ask for memory most often. The first functions as text.
     pub fn write(&self, operations: f64, file: &Path) -> Fallible<Vec<String>> {
-        let (functions, allocations) = self.workers.lists(operations);
+        let functions = self.workers.functions(operations);
         let text = format!(
             "Instructions per operation, by function ({operations} operations)\n\n{}\n\n\
-             Calls of the allocator per operation, by caller\n\n{}\n",
+             Calls of the allocator per operation, their instructions, by caller\n\n{}\n",
             functions.join("\n"),
-            allocations.join("\n")
+            self.workers.callers(operations).join("\n")
         );
         std::fs::write(file, text)
             .map_err(|error| format!("cannot write {}: {error}", file.display()))?;

@@ -14,8 +14,8 @@ const ALLOCATE: [&str; 2] = ["qm_malloc", "fm_malloc"];
 pub struct Profile {
     /// Instructions by function, those of callees not included.
     functions: HashMap<String, u64>,
-    /// Calls of the allocator, by caller.
-    allocations: HashMap<String, u64>,
+    /// Calls of the allocator and what they cost, by caller.
+    allocations: HashMap<String, (u64, u64)>,
 }
 
 /// Names that were given a number when they came first.
@@ -60,18 +60,20 @@ impl Profile {
                         inclusive = true;
                         if ALLOCATE.contains(&callee.as_str()) {
                             let count = value.split(' ').next().and_then(|n| n.parse().ok());
-                            *self.allocations.entry(label(&function, &object)).or_default() +=
+                            self.allocations.entry(label(&function, &object)).or_default().0 +=
                                 count.unwrap_or(0u64);
                         }
                     }
                     _ => {}
                 }
             } else if line.starts_with(|byte: char| byte.is_ascii_digit() || "+-*".contains(byte)) {
+                let cost = line.split(' ').nth(1).and_then(|cost| cost.parse().ok());
+                let cost = cost.unwrap_or(0u64);
                 // The line after `calls=` is what the callee cost.
                 if !std::mem::take(&mut inclusive) {
-                    let cost = line.split(' ').nth(1).and_then(|cost| cost.parse().ok());
-                    *self.functions.entry(label(&function, &object)).or_default() +=
-                        cost.unwrap_or(0u64);
+                    *self.functions.entry(label(&function, &object)).or_default() += cost;
+                } else if ALLOCATE.contains(&callee.as_str()) {
+                    self.allocations.entry(label(&function, &object)).or_default().1 += cost;
                 }
             }
         }
@@ -90,13 +92,36 @@ impl Profile {
 
     /// How often memory was asked for.
     pub fn allocations(&self) -> u64 {
-        self.allocations.values().sum()
+        self.allocations.values().map(|(calls, _)| calls).sum()
     }
 
-    /// Both lists per operation, the largest first, as text.
-    pub fn lists(&self, operations: f64) -> (Vec<String>, Vec<String>) {
-        (list(&self.functions, operations, 0), list(&self.allocations, operations, 2))
+    /// The functions and what each costs per operation, the most first.
+    pub fn functions(&self, operations: f64) -> Vec<String> {
+        sorted(&self.functions, |cost| *cost)
+            .map(|(name, cost)| format!("{:10.0}  {name}", *cost as f64 / operations))
+            .collect()
     }
+
+    /// Those who ask for memory, per operation: calls, instructions, who; the
+    /// dearest first.
+    pub fn callers(&self, operations: f64) -> Vec<String> {
+        sorted(&self.allocations, |(_, cost)| *cost)
+            .map(|(name, (calls, cost))| {
+                let (calls, cost) = (*calls as f64 / operations, *cost as f64 / operations);
+                format!("{calls:10.2} {cost:10.0}  {name}")
+            })
+            .collect()
+    }
+}
+
+/// The entries with the largest values, at most 200.
+fn sorted<T>(
+    counts: &HashMap<String, T>,
+    value: impl Fn(&T) -> u64,
+) -> impl Iterator<Item = (&String, &T)> {
+    let mut entries: Vec<(&String, &T)> = counts.iter().collect();
+    entries.sort_by(|a, b| value(b.1).cmp(&value(a.1)).then(a.0.cmp(b.0)));
+    entries.into_iter().take(200)
 }
 
 /// A function with the file it is in.
@@ -105,16 +130,6 @@ fn label(function: &str, object: &str) -> String {
     // Recursion is counted apart, with a mark.
     let name = function.split('\'').next().unwrap_or(function);
     format!("{name} [{object}]")
-}
-
-fn list(counts: &HashMap<String, u64>, operations: f64, digits: usize) -> Vec<String> {
-    let mut sorted: Vec<(&String, &u64)> = counts.iter().collect();
-    sorted.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-    sorted
-        .into_iter()
-        .take(200)
-        .map(|(name, count)| format!("{:10.digits$}  {name}", *count as f64 / operations))
-        .collect()
 }
 
 #[cfg(test)]
@@ -130,9 +145,9 @@ mod tests {
              ob=(2) /m/tm.so\nfn=(3) t_newtran'2\n0 4\ntotals: 1010\n",
         );
         assert_eq!((profile.total(), profile.allocator(), profile.allocations()), (1010, 900, 7));
-        let (functions, allocations) = profile.lists(2.0);
+        let functions = profile.functions(2.0);
         assert_eq!(functions[0].trim(), "450  qm_malloc [kamailio]");
         assert_eq!(functions[2].trim(), "2  t_newtran [tm.so]");
-        assert_eq!(allocations[0].trim(), "3.50  parse_msg [kamailio]");
+        assert_eq!(profile.callers(2.0)[0].trim(), "3.50        450  parse_msg [kamailio]");
     }
 }

@@ -28,8 +28,8 @@ pub enum Operation {
 pub enum Pace {
     /// So many are under way at any time.
     Window(usize),
-    /// So many are started per second, whatever the answers.
-    Rate(f64),
+    /// So many are started per second, whatever the answers; so many at once.
+    Rate(f64, u32),
 }
 
 /// How a list of operations is run.
@@ -66,8 +66,13 @@ impl Phase {
     }
 
     /// With so many started per second.
-    pub fn rate(mut self, rate: f64) -> Self {
-        self.pace = Pace::Rate(rate);
+    pub fn rate(self, rate: f64) -> Self {
+        self.bursts(rate, 1)
+    }
+
+    /// With so many started per second, so many of them at the same moment.
+    pub fn bursts(mut self, rate: f64, together: u32) -> Self {
+        self.pace = Pace::Rate(rate, together);
         self
     }
 
@@ -143,7 +148,7 @@ impl Load {
                 continue;
             }
             let mut pause = self.until_next_timer(now).min(Duration::from_millis(100));
-            if let (Pace::Rate(rate), Some(_)) = (phase.pace, next) {
+            if let (Pace::Rate(rate, _), Some(_)) = (phase.pace, next) {
                 let due = Duration::from_secs_f64(self.tally.started as f64 / rate);
                 pause = pause.min(due.saturating_sub(elapsed));
             }
@@ -157,7 +162,10 @@ impl Load {
     fn is_due(&self, pace: Pace, elapsed: Duration) -> bool {
         match pace {
             Pace::Window(window) => self.active < window,
-            Pace::Rate(rate) => self.tally.started as f64 <= rate * elapsed.as_secs_f64(),
+            Pace::Rate(rate, together) => {
+                let bursts = self.tally.started / u64::from(together);
+                (bursts * u64::from(together)) as f64 <= rate * elapsed.as_secs_f64()
+            }
         }
     }
 

@@ -58,8 +58,8 @@ fn one(context: &mut Context<'_>, engine: Engine, notifiers: u32, name: &str) ->
     bench.database = store.processes();
 
     let count = context.size(1000, 500);
-    let phase = Phase::new(name).rate(RATE).replies_only().limit(60.0);
-    let mut cost = bench.measure(&phase, sources.cycle_over(count));
+    let phase = Phase::new(name).bursts(RATE, 2).replies_only().limit(60.0);
+    let mut cost = bench.measure(&phase, both_publish(sources.start).take(count));
     let wait = Duration::from_secs_f64(PATIENCE);
     let mut after = bench.load.wait(wait, |load, _| load.behind() == 0);
     let behind = bench.load.behind();
@@ -96,13 +96,10 @@ fn one(context: &mut Context<'_>, engine: Engine, notifiers: u32, name: &str) ->
     Ok(())
 }
 
-/// PUBLISHes by each source in turn.
-trait CycleOver {
-    fn cycle_over(self, count: usize) -> impl Iterator<Item = Operation>;
-}
-
-impl CycleOver for std::ops::Range<u32> {
-    fn cycle_over(self, count: usize) -> impl Iterator<Item = Operation> {
-        self.cycle().take(count).map(Operation::Publish)
-    }
+/// Both publishers of each presentity in turn, at the same moment.
+fn both_publish(first: u32) -> impl Iterator<Item = Operation> {
+    (0..).map(move |step: u32| {
+        let (presentity, publisher) = (step / 2 % PRESENTITIES, step % 2);
+        Operation::Publish(first + publisher * PRESENTITIES + presentity)
+    })
 }

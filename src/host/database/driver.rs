@@ -5,7 +5,7 @@ use std::ptr;
 
 use crate::error::Fault;
 use crate::host::database::Connection;
-use crate::host::log::{Shown, log_error};
+use crate::host::log::Shown;
 use crate::host::{sys, text};
 
 /// How long SQLite waits for another process's transaction.
@@ -71,6 +71,11 @@ impl Driver {
         matches!(self.name(), b"mysql" | b"postgres" | b"postgresql")
     }
 
+    /// A session has a number that tells it from one after a reconnection.
+    pub fn numbers_sessions(&self) -> bool {
+        self.name() == b"mysql"
+    }
+
     /// The database that the URL names, where tables of all databases are
     /// listed together (MySQL).
     pub fn schema(&self) -> Option<&[u8]> {
@@ -99,7 +104,6 @@ impl Driver {
             _ => ptr::null_mut(),
         };
         if handle.is_null() {
-            log_error!("cannot connect to the database ({})", Shown(self.name()));
             return Err(Fault::Database);
         }
         let mut connection = Connection {
@@ -107,6 +111,7 @@ impl Driver {
             handle,
             tables: Vec::new(),
             current: None,
+            session: None,
             failed: false,
         };
         if self.is_sqlite() {

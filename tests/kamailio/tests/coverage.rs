@@ -110,6 +110,7 @@ const ITEMS: &[Item] = &[
     (Parameter, "force_active", &[Test("parameters::b21_force_active_needs_no_rules"), Decision("B21")]),
     // Ours.
     (Parameter, "publ_cache_bodies", &[Test("surface::documents_may_be_kept_in_memory"), Decision("publ_cache_bodies")]),
+    (Parameter, "heap_fragments", &[Test("parameters::heap_fragments_can_be_left_out"), Decision("heap_fragments")]),
     (Parameter, "winfo_presentity_only", &[Test("authorization::winfo_can_be_for_the_presentity_only"), Decision("winfo_presentity_only")]),
     // Kamailio 6.1 and later.
     (Parameter, "enable_pres_dmq", &[REFUSED, Later("enable_pres_dmq")]),

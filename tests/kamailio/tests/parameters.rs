@@ -306,3 +306,24 @@ both_storages! {
         kamailio.finish();
     }
 }
+
+#[test]
+fn heap_fragments_can_be_left_out() {
+    if !ours_only("heap_fragments is a parameter of ours") {
+        return;
+    }
+    let fragments = |on: i64| {
+        let kamailio = Kamailio::start(Config::new(Storage::Memory).presence("heap_fragments", on));
+        let text = kamailio.rpc_ok(&["core.shmmem"]);
+        let mut words = text.split_whitespace().skip_while(|word| *word != "fragments:");
+        let count: u32 = words.nth(1).and_then(|word| word.parse().ok()).unwrap_or_else(|| {
+            kamailio.fail(&format!("no `fragments` in core.shmmem: {text}"));
+        });
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.publish(bodies::pidf("alice", "phone", "open", ""));
+        kamailio.finish();
+        count
+    };
+    let (without, with) = (fragments(0), fragments(1));
+    assert!(with > without + 500, "{with} fragments, {without} without");
+}

@@ -6,9 +6,12 @@ use presence_kamailio_tests::prelude::*;
 use presence_kamailio_tests::rows::now;
 use presence_kamailio_tests::trace::Trace;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const USERS: usize = 3;
+
+/// For an answer. Who waits for SQLite's lock is not always served in turn.
+const PATIENCE: Duration = Duration::from_secs(3);
 const DB_UPDATE_PERIOD: u64 = 1;
 
 fn user(index: usize) -> String {
@@ -24,7 +27,7 @@ struct Published {
     phone: Publisher,
     user: String,
     /// Number of the last state that was answered with 200.
-    accepted: u32,
+    accepted: usize,
 }
 
 /// Publishes until the server does not answer any more.
@@ -32,19 +35,20 @@ fn publish_until_the_crash(
     server: SocketAddr,
     trace: Trace,
     index: usize,
-    stop: &AtomicBool,
+    (stop, progress): (&AtomicBool, &AtomicUsize),
 ) -> Published {
     let user = user(index);
     let mut phone = Publisher::with(server, trace, &user);
     let mut accepted = 0;
     while !stop.load(Ordering::Relaxed) {
         let message = phone.message(Some(&state(&user, &format!("state {}", accepted + 1))));
-        let Some(reply) = phone.endpoint.try_request(&message, Duration::from_millis(700)) else {
+        let Some(reply) = phone.endpoint.try_request(&message, PATIENCE) else {
             break;
         };
         assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
         phone.etag = reply.header("SIP-ETag").map(str::to_owned);
         accepted += 1;
+        progress.fetch_max(accepted, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(3));
     }
     Published { phone, user, accepted }
@@ -56,20 +60,21 @@ fn subscribe_until_the_crash(
     server: SocketAddr,
     trace: &Trace,
     index: usize,
-    stop: &AtomicBool,
+    (stop, progress): (&AtomicBool, &AtomicUsize),
 ) -> Vec<(Watcher, Instant)> {
     let mut accepted = Vec::new();
     while accepted.len() < 25 && !stop.load(Ordering::Relaxed) {
         let name = user(index + accepted.len());
         let mut watcher = Watcher::with(server, trace.clone(), &name).named(&format!("w{index}"));
         let message = watcher.message();
-        let Some(reply) = watcher.endpoint.try_request(&message, Duration::from_millis(700)) else {
+        let Some(reply) = watcher.endpoint.try_request(&message, PATIENCE) else {
             break;
         };
         assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
         watcher.to_tag = reply.to_tag().map(str::to_owned);
         watcher.remote_target = Some(format!("sip:{server}"));
         accepted.push((watcher, Instant::now()));
+        progress.store(accepted.len(), Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(15));
     }
     accepted
@@ -89,21 +94,31 @@ fn crash(storage: Storage) {
     let guard_since = Instant::now();
     let stop = AtomicBool::new(false);
     let random = u64::from(std::process::id()) ^ now() as u64 ^ u64::from(server.port()) << 3;
+    // What each publisher, and each subscriber, has had accepted.
+    let published_so_far: Vec<AtomicUsize> = (0..USERS).map(|_| AtomicUsize::new(0)).collect();
+    let subscribed_so_far: Vec<AtomicUsize> = (0..2).map(|_| AtomicUsize::new(0)).collect();
     let moment = Duration::from_millis(1200 + random * 7919 % 1300);
     let (published, watchers, crashed) = std::thread::scope(|scope| {
         let publishers: Vec<_> = (0..USERS)
             .map(|index| {
-                let (trace, stop) = (trace.clone(), &stop);
-                scope.spawn(move || publish_until_the_crash(server, trace, index, stop))
+                let (trace, state) = (trace.clone(), (&stop, &published_so_far[index]));
+                scope.spawn(move || publish_until_the_crash(server, trace, index, state))
             })
             .collect();
         let subscribers: Vec<_> = (0..2)
             .map(|index| {
-                let (trace, stop) = (&trace, &stop);
-                scope.spawn(move || subscribe_until_the_crash(server, trace, index, stop))
+                let (trace, state) = (&trace, (&stop, &subscribed_so_far[index]));
+                scope.spawn(move || subscribe_until_the_crash(server, trace, index, state))
             })
             .collect();
         std::thread::sleep(moment);
+        // A busy machine gets more time, so that there is something to lose.
+        let at_least = |so_far: &[AtomicUsize], count| {
+            so_far.iter().all(|so_far| so_far.load(Ordering::Relaxed) >= count)
+        };
+        eventually(Duration::from_secs(10), || {
+            (at_least(&published_so_far, 4) && at_least(&subscribed_so_far, 6)).then_some(())
+        });
         kamailio.kill();
         let crashed = Instant::now();
         stop.store(true, Ordering::Relaxed);
@@ -130,7 +145,7 @@ fn crash(storage: Storage) {
             let tuples = bodies::tuples(&shown);
             let number = tuples.first().and_then(|t| t.note.strip_prefix("state ")?.parse().ok());
             // The one without an answer may have been stored or not.
-            if !number.is_some_and(|n: u32| n == one.accepted || n == one.accepted + 1) {
+            if !number.is_some_and(|n: usize| n == one.accepted || n == one.accepted + 1) {
                 kamailio.fail(&format!("{} was accepted, {shown:?} is there", one.accepted));
             }
         }

@@ -276,7 +276,8 @@ both_storages! {
             return;
         }
         let config = Config::new(storage)
-            .shared_memory(64)
+            // tm keeps all transactions of a run when its timer gets no processor.
+            .shared_memory(256)
             .parameter("tm", "wt_timer", 500)
             .presence("db_update_period", 1)
             .presence("clean_period", 1);

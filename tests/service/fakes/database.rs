@@ -1,7 +1,7 @@
 //! Tables in memory, with transactions and failures on demand.
 
 use presence::error::Fault;
-use presence::ports::{Assignment, Compare, Condition, Database, Value};
+use presence::ports::{Assignment, Compare, Condition, Database, Extent, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -196,7 +196,7 @@ impl Database for FakeDatabase {
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        most: usize,
+        (most, _): (usize, Extent),
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault> {
         let mut left = most;
