@@ -230,13 +230,14 @@ both_storages! {
             return;
         }
         // Unsubscribing while publishers race: terminated comes, and is the last.
-        let kamailio = Kamailio::start(Config::new(storage).children(8).shared_memory(64));
+        let config = Config::new(storage).children(8).shared_memory(64);
+        let kamailio = Kamailio::start(config.parameter("tm", "wt_timer", 1000));
         let (address, trace) = (kamailio.address(), kamailio.trace());
         let stop = std::sync::atomic::AtomicBool::new(false);
         // Watchers that are told once a second see fewer states; tm keeps every
-        // transaction for 5 s, so the publishers must not be too many ahead.
+        // transaction for a second, so the publishers must not be too fast.
         let buffered = !storage.notify_delay().is_zero();
-        let (watchers, seen, pause) = if buffered { (4, 4, 10) } else { (10, 5, 0) };
+        let (watchers, seen, pause) = if buffered { (4, 4, 10) } else { (10, 5, 1) };
         let pause = Duration::from_millis(pause);
         std::thread::scope(|scope| {
             for index in 0..4 {
