@@ -141,6 +141,16 @@ impl Step<'_, '_> {
             let value = (tally.done > 0).then_some(value);
             let details = json!({ "operations": tally.done, "others": counted.others.total() });
             self.context.record(row, value, tally.complaints(), details);
+            // The allocator's cost depends on the heap's history: see the README.
+            let outside = |size: u32| format!("{}, outside the allocator", title(size));
+            let goal = match self.have {
+                size if size == self.base || self.stuck => Goal::None,
+                _ => Goal::Growth(outside(self.base), allowed),
+            };
+            let row = Row::new(outside(self.have), unit).goal(goal);
+            let cost = counted.workers.total() - counted.workers.allocator();
+            let value = (tally.done > 0).then(|| cost as f64 / tally.done as f64 / 1000.0);
+            self.context.record(row, value, "", json!(null));
         } else {
             let mut cost = self.bench.measure(&phase, operations);
             let done = cost.tally.done;
