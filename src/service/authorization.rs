@@ -4,7 +4,7 @@ use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Host, Value};
 use crate::presence::event_package::EventPackage;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text};
-use crate::service::durable::durable;
+use crate::service::durable::single;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::rows::presentity_uri;
@@ -74,7 +74,7 @@ pub fn authorize<M: Memory>(
         Some(known) if known == verdict => Ok(known),
         Some(_) => {
             let set = columns(&verdict);
-            durable(database, |database| database.update(table, &row, &set))?;
+            single(database, |database, _| database.update(table, &row, &set))?;
             Ok(verdict)
         }
         None => {
@@ -83,12 +83,15 @@ pub fn authorize<M: Memory>(
             new.extend(columns(&verdict));
             new.push(("inserted_time", Value::Int(now)));
             check_widths(&server.widths.watchers, &new)?;
-            // Two first subscriptions of one watcher may race for the row.
-            let stored = durable(database, |database| {
-                database.delete(table, &row)?;
-                database.insert(table, &new)
-            });
-            stored?;
+            // Two first subscriptions of one watcher may race for the row. (To
+            // delete it first would lock the gap it leaves, and deadlock.)
+            let set = columns(&verdict);
+            single(database, |database, _| {
+                let Err(fault) = database.insert(table, &new) else { return Ok(()) };
+                let mut there = false;
+                database.query(table, &row, &["status"], None, &mut |_| there = true)?;
+                if there { database.update(table, &row, &set) } else { Err(fault) }
+            })?;
             Ok(verdict)
         }
     }

@@ -58,11 +58,7 @@ pub fn write<M: Memory>(
                         false => database.insert(table, &new),
                     }
                 })?,
-                Some(conditions) => durable(database, |database| {
-                    database.delete(table, conditions)?;
-                    database.delete(table, &own)?;
-                    database.insert(table, &new)
-                })?,
+                Some(conditions) => replace(database, table, conditions, &own, &new)?,
             }
             Ok(ended)
         }
@@ -87,6 +83,26 @@ pub fn write<M: Memory>(
             Ok(closed)
         }
     }
+}
+
+/// Puts a row in the place of another one. Only a repeated attempt deletes what
+/// an earlier one may have left: to delete what is not there locks the gap.
+pub(super) fn replace(
+    database: &mut dyn Database,
+    table: &str,
+    old: &[Condition],
+    own: &[Condition],
+    new: &[Assignment],
+) -> Result<(), Fault> {
+    let mut attempts = 0;
+    durable(database, |database| {
+        attempts += 1;
+        database.delete(table, old)?;
+        if attempts > 1 {
+            database.delete(table, own)?;
+        }
+        database.insert(table, new)
+    })
 }
 
 /// Changes the row of a publication; 412 if there is none like that.

@@ -6,7 +6,7 @@ use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Condition, Extent, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
-use crate::service::durable::{durable, single};
+use crate::service::durable::single;
 use crate::service::paging::{Place, page as page_of};
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
 use crate::service::publish::Applied;
@@ -157,11 +157,7 @@ fn create<M: Memory>(
         None => single(database, |database, _| insert(database, table, &row, &own))?,
         Some(old) => {
             let old = publication_conditions(key, event, &old.entity_tag);
-            durable(database, |database| {
-                database.delete(table, &old)?;
-                database.delete(table, &own)?;
-                database.insert(table, &row)
-            })?;
+            rows::replace(database, table, &old, &own, &row)?;
         }
     }
     let unseen = may_be_unseen(server, host, key);
