@@ -76,6 +76,9 @@ pub enum NotifyOutcome {
     Dropped,
     /// It could not be built or routed; no outcome will be reported.
     Failed,
+    /// The host has no memory for it at the moment; no outcome will be
+    /// reported.
+    NoMemory,
 }
 
 /// Sends requests within dialogs.

@@ -14,6 +14,9 @@ use crate::host::{boundary, reply_event, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
 use crate::presence::subscription::{Snapshot, Text};
 
+/// What tm answers when it has no memory for a transaction: `E_OUT_OF_MEM`.
+const NO_MEMORY: c_int = -2;
+
 /// Module `tm`'s functions.
 struct Transactions(sys::tm_binds);
 // SAFETY: function pointers and addresses in tm, filled once before the fork.
@@ -120,6 +123,9 @@ impl Transport for TmTransport {
             && let Some(kept) = kept
         {
             kept.hand_over();
+        }
+        if result == NO_MEMORY {
+            return NotifyOutcome::NoMemory;
         }
         if result < 0 {
             return NotifyOutcome::Failed;

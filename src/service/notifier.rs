@@ -146,10 +146,15 @@ fn round<M: Memory>(
             server.wake_senders(host);
         }
         write_back::reserve(server, host, &taken.unreserved);
-        for send in &taken.sends {
-            deliver(host, package, &composition, send);
-        }
+        let full = taken
+            .sends
+            .iter()
+            .position(|send| deliver(host, package, &composition, send) == Delivery::Postponed);
         drop(in_hand);
+        if let Some(first) = full {
+            server.store.not_sent(lane, taken.sends.get(first..).unwrap_or_default());
+            return Err(Fault::SharedMemory);
+        }
         // Watchers that need no NOTIFY cost time, too.
         *sent += taken.sends.len().max(usize::from(taken.more));
         if !taken.more {
@@ -220,18 +225,30 @@ pub fn send_once<M: Memory>(
         expires_at: 0,
         null_reason: false,
     };
-    deliver(host, package, &composition, &send);
-    Ok(())
+    match deliver(host, package, &composition, &send) {
+        Delivery::Done => Ok(()),
+        Delivery::Postponed => Err(Fault::SharedMemory),
+    }
+}
+
+/// What became of a NOTIFY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Delivery {
+    /// It was handed over, or cannot be sent at all.
+    Done,
+    /// There is no memory for it now: it is to be sent later.
+    Postponed,
 }
 
 /// Builds and sends one NOTIFY. Whatever goes wrong concerns this watcher only
-/// (A10).
+/// (A10), but for a lack of memory, which concerns all.
 pub(super) fn deliver(
     host: &mut dyn Host,
     package: &EventPackage,
     composition: &Composition,
     send: &Send,
-) {
+) -> Delivery {
     let subscription = &send.subscription;
     let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
         // Rather no document than one that the rules forbid.
@@ -263,7 +280,9 @@ pub(super) fn deliver(
     match host.notify(&notify) {
         NotifyOutcome::Sent | NotifyOutcome::Dropped => {}
         NotifyOutcome::Failed => failed(host, subscription, format_args!("cannot be sent")),
+        NotifyOutcome::NoMemory => return Delivery::Postponed,
     }
+    Delivery::Done
 }
 
 /// A subscription as its last NOTIFY shows it.

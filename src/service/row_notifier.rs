@@ -10,7 +10,7 @@ use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::compose;
 use crate::service::durable::{durable, single};
-use crate::service::notifier::{Budget, PORTION, deliver};
+use crate::service::notifier::{Budget, Delivery, PORTION, deliver};
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows::{self as rows, Claimed, Row};
 use crate::service::turns::turn_of;
@@ -215,10 +215,17 @@ fn portion<M: Memory>(
             return Err(fault);
         }
     };
-    for send in ours.iter().flat_map(|group| &group.sends) {
-        deliver(host, package, &composition, send);
+    let full = ours.iter().position(|group| {
+        let mut sends = group.sends.iter();
+        sends.any(|send| deliver(host, package, &composition, send) == Delivery::Postponed)
+    });
+    let mut sent = ours;
+    let unsent = full.map(|first| sent.split_off(first)).unwrap_or_default();
+    delete_ended(server, host, &sent);
+    if !unsent.is_empty() {
+        requeue(server, &key, unsent.into_iter());
+        return Err(Fault::SharedMemory);
     }
-    delete_ended(server, host, &ours);
     claimed.map(|()| true)
 }
 

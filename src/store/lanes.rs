@@ -358,6 +358,24 @@ impl<M: Memory> Store<M> {
         });
     }
 
+    /// These NOTIFYs could not be sent: their watchers are due, with what they
+    /// have not been told. Of a subscription that has ended nothing is left.
+    pub fn not_sent(&self, lane: LaneRef<M>, sends: &[Send]) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            for send in sends {
+                let Some(id) = send.token.and_then(|token| Self::resolve(records, token)) else {
+                    continue;
+                };
+                if let Some(record) = records.subscriptions.get_mut(id)
+                    && later(record.told, send.told)
+                {
+                    record.told = send.told;
+                }
+                records.mark_due(id);
+            }
+        });
+    }
+
     /// Everything taken has been sent. True: there is more, and the caller
     /// still owns the lane. False: it does not any more. `served`: the caller
     /// has found something to do.

@@ -2,6 +2,7 @@
 //! stays whole, and everything goes on when there is memory again.
 
 use crate::fakes::{DIALOG, MWI, PRESENCE, Publish, Setup, Subscribe, WINFO, World, dialog};
+use presence::config::{PublicationCache, SubscriptionMode};
 use presence::shm::{Blob, Heap, place};
 
 /// Everything that requests can see.
@@ -149,4 +150,41 @@ fn what_ends_needs_no_memory() {
         ["w 5 active closed(b)+a", "w 6 active closed(a)", "w 7 terminated;reason=timeout"];
     assert_eq!(world.seen(), expected);
     drop(filling);
+}
+
+#[test]
+fn what_the_host_has_no_memory_for_is_sent_later() {
+    for setup in [
+        Setup::default(),
+        Setup {
+            mode: SubscriptionMode::DbOnly,
+            cache: PublicationCache::None,
+            authorizes: false,
+            ..Setup::stored()
+        },
+    ] {
+        let mut world = World::new(setup);
+        for n in 0..50 {
+            world.watch(&format!("w{n}"), "presence");
+        }
+        world.send();
+        world.seen();
+        world.host.room = Some(10);
+        world.create("presence", "a");
+        let mut told = world.notifies();
+        assert_eq!(told.len(), 10);
+        // Some memory has come back, then enough.
+        world.host.room = Some(15);
+        world.send_step();
+        told.extend(world.notifies());
+        assert_eq!(told.len(), 25);
+        world.host.room = None;
+        world.send();
+        told.extend(world.notifies());
+        let mut calls: Vec<_> =
+            told.iter().filter(|sent| sent.body == "a").map(|sent| &sent.call_id).collect();
+        calls.sort();
+        calls.dedup();
+        assert_eq!(calls.len(), 50, "everybody is told");
+    }
 }

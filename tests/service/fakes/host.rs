@@ -70,11 +70,13 @@ pub struct FakeHost {
     pub during_notify: VecDeque<Hook>,
     /// Gives other threads a chance now and then.
     pub yields: bool,
+    /// After so many NOTIFYs there is no memory for more.
+    pub room: Option<usize>,
 }
 
 impl FakeHost {
     pub fn new(outside: Arc<Outside>, database: Option<FakeDatabase>) -> FakeHost {
-        FakeHost { outside, database, during_notify: VecDeque::new(), yields: false }
+        FakeHost { outside, database, during_notify: VecDeque::new(), yields: false, room: None }
     }
 }
 
@@ -86,6 +88,11 @@ impl Transport for FakeHost {
     fn notify(&mut self, notify: &Notify<'_>) -> NotifyOutcome {
         if let Some(hook) = self.during_notify.pop_front() {
             hook();
+        }
+        match &mut self.room {
+            Some(0) => return NotifyOutcome::NoMemory,
+            Some(room) => *room -= 1,
+            None => {}
         }
         let random = self.outside.random.fetch_add(1, SeqCst);
         if self.yields && random.is_multiple_of(3) {
