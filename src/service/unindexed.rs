@@ -3,7 +3,7 @@
 //! that it was judged by; if no row has it any more, somebody was faster.
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Condition, Extent, Host, Value};
+use crate::ports::{Compare, Condition, Database, Extent, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
 use crate::service::durable::single;
@@ -183,7 +183,7 @@ fn may_be_unseen<M: Memory>(
 
 /// Adds a row; it may be there already if only the answer was lost.
 fn insert(
-    database: &mut dyn crate::ports::Database,
+    database: &mut dyn Database,
     table: &str,
     row: &[crate::ports::Assignment],
     own: &[Condition],
@@ -276,15 +276,19 @@ fn remove<M: Memory>(
     let table = table(server)?;
     let row = publication_conditions(key, &package.name, tag);
     let database = host.database().ok_or(Fault::Database)?;
-    let gone = single(database, |database, attempt| {
-        database.delete(table, &row)?;
-        // A repeated one may find that the first one has done it.
-        Ok(attempt == 0 && database.affected_rows() == Some(0))
-    })?;
-    if gone {
+    if !delete(database, table, &row)? {
         return Err(unknown_entity_tag());
     }
     Ok(old.and_then(|publication| ended(package.aggregates, publication)))
+}
+
+/// Deletes a row; false if somebody else has.
+fn delete(database: &mut dyn Database, table: &str, row: &[Condition]) -> Result<bool, Fault> {
+    single(database, |database, attempt| {
+        database.delete(table, row)?;
+        // A repeated one may find that the first one has done it.
+        Ok(attempt > 0 || database.affected_rows() != Some(0))
+    })
 }
 
 fn ended(aggregates: bool, publication: PublicationCopy) -> Option<Ended> {
@@ -343,12 +347,9 @@ fn end_expired<M: Memory>(
     let at = publication.expires_at.unwrap_or_default();
     conditions.push(("expires", Compare::Eq, Value::Int(at)));
     let database = host.database().ok_or(Fault::Database)?;
-    let gone = single(database, |database, attempt| {
-        database.delete(table, &conditions)?;
-        Ok(attempt == 0 && database.affected_rows() == Some(0))
-    })?;
+    let deleted = delete(database, table, &conditions)?;
     let package = package.and_then(|id| server.registry.get(id));
-    let Some(package) = package.filter(|_| !gone && !server.config.force_delete) else {
+    let Some(package) = package.filter(|_| deleted && !server.config.force_delete) else {
         return Ok(());
     };
     let ended = ended(package.aggregates, publication);

@@ -3,6 +3,7 @@
 //! `shm`; every function takes one shard's lock, does bounded work on records
 //! and returns copies. No I/O happens here.
 
+pub mod lane_owners;
 pub mod lanes;
 pub mod listing;
 pub mod publications;

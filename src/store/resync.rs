@@ -137,13 +137,7 @@ impl<M: Memory> Store<M> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| {
-            let presentity = match self.policy.rows_only() {
-                true => records.find_or_create(key, hash)?,
-                false => match records.find(key, hash) {
-                    Some(known) => known,
-                    None => return Ok(None),
-                },
-            };
+            let Some(presentity) = self.watched(records, key, hash)? else { return Ok(None) };
             records.state_changed(presentity, b"");
             if self.policy.watcher_info.contains(&Some(key.package))
                 && let Some(owner) = records.presentities.get_mut(presentity)

@@ -246,13 +246,7 @@ impl<M: Memory> Store<M> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| {
-            let presentity = match self.policy.rows_only() {
-                true => records.find_or_create(key, hash)?,
-                false => match records.find(key, hash) {
-                    Some(known) => known,
-                    None => return Ok(None),
-                },
-            };
+            let Some(presentity) = self.watched(records, key, hash)? else { return Ok(None) };
             if let Some(ended) = change.ended.filter(|_| records.may_be_watched(presentity)) {
                 // Without memory the watchers see the newer state at once.
                 let _ = add_farewell(records, presentity, ended);
@@ -267,6 +261,20 @@ impl<M: Memory> Store<M> {
             }
             Ok(lane.then_some(LaneRef { shard: shard as u16, presentity }))
         })?
+    }
+
+    /// The presentity, if somebody may watch it. Where subscriptions are rows, that
+    /// is seen later.
+    pub(super) fn watched(
+        &self,
+        records: &mut Shard<M>,
+        key: &PresentityKey,
+        hash: u64,
+    ) -> Result<Option<Id<Presentity<M>>>, Fault> {
+        match self.policy.rows_only() {
+            true => records.find_or_create(key, hash).map(Some),
+            false => Ok(records.find(key, hash)),
+        }
     }
 
     /// Somebody here watches the presentity, or may.

@@ -13,7 +13,6 @@ use crate::shm::{HashIndex, Id, Links, Memory, Timer};
 use crate::store::records::{Claim, Phase, Presentity, PresentityText, Subscription};
 use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
-use std::sync::atomic::Ordering;
 
 /// Seconds that the 2xx to a SUBSCRIBE may take to leave. If it has not then,
 /// its process has failed, and the subscription takes its course without.
@@ -566,19 +565,4 @@ fn dialog_of(snapshot: &Snapshot) -> DialogId<'_> {
 /// A watcher that may not see the state gets NOTIFYs without a document.
 pub fn may_see(status: Status, reason: &[u8]) -> bool {
     status == Status::Active && reason != b"polite-block"
-}
-
-impl<M: Memory> Store<M> {
-    /// Leaves a presentity's work to the sender processes.
-    pub(super) fn queue_lane(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
-        if !records.has_work(id) {
-            return;
-        }
-        match records.presentities.get_mut(id) {
-            Some(record) if record.lane.is_free() => record.lane.queued = true,
-            _ => return,
-        }
-        records.queued.push_back(&mut records.presentities, id);
-        self.shared.wake.store(true, Ordering::Release);
-    }
 }

@@ -148,10 +148,7 @@ impl<M: Memory> Store<M> {
             self.policy.watcher_info.get(usize::from(key.package.0)).copied().flatten()?;
         let hash = self.presentity_hash(&key.identity, package);
         let key = PresentityKey { package, ..key.clone() };
-        match self.policy.rows_only() {
-            true => records.find_or_create(&key, hash).ok(),
-            false => records.find(&key, hash),
-        }
+        self.watched(records, &key, hash).ok().flatten()
     }
 
     fn note(

@@ -1,0 +1,123 @@
+//! Who owns a lane: taken by who has work for it, handed over, shared, freed.
+
+use crate::shm::{Id, Memory};
+use crate::store::lanes::{Send, close_pass};
+use crate::store::records::Presentity;
+use crate::store::shard::{Shard, later};
+use crate::store::{LaneRef, Store, Token};
+use std::sync::atomic::Ordering;
+
+/// Watchers yet to be visited that make it worthwhile to share a lane.
+const SHARED_FROM: u32 = 128;
+
+impl<M: Memory> Store<M> {
+    /// These NOTIFYs have been sent: the next ones of their dialogs may be.
+    pub fn delivered(&self, lane: LaneRef<M>, tokens: impl Iterator<Item = Token>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            for token in tokens {
+                if let Some(id) = Self::resolve(records, token)
+                    && let Some(record) = records.subscriptions.get_mut(id)
+                {
+                    record.in_flight = false;
+                }
+            }
+        });
+    }
+
+    /// These NOTIFYs could not be sent: their watchers are due, with what they
+    /// have not been told. Of a subscription that has ended nothing is left.
+    pub fn not_sent(&self, lane: LaneRef<M>, sends: &[Send]) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            for send in sends {
+                let Some(id) = send.token.and_then(|token| Self::resolve(records, token)) else {
+                    continue;
+                };
+                if let Some(record) = records.subscriptions.get_mut(id)
+                    && later(record.told, send.told)
+                {
+                    record.told = send.told;
+                }
+                records.mark_due(id);
+            }
+        });
+    }
+
+    /// Everything taken has been sent. True: there is more, and the caller
+    /// still owns the lane. False: it does not any more. `served`: the caller
+    /// has found something to do.
+    pub fn finish(&self, lane: LaneRef<M>, served: bool) -> bool {
+        self.with(usize::from(lane.shard), |records| {
+            close_pass(records, lane.presentity);
+            let has_work = records.has_work(lane.presentity);
+            let Some(record) = records.presentities.get_mut(lane.presentity) else { return false };
+            // What is left is in the hands of others, who will look again.
+            let leave = !has_work || (!served && record.lane.owners > 1);
+            if leave {
+                record.lane.owners = record.lane.owners.saturating_sub(1);
+                self.drop_if_idle(records, lane.presentity);
+            }
+            !leave
+        })
+        .unwrap_or(false)
+    }
+
+    /// The owner leaves the rest to the sender processes, which have to be
+    /// woken.
+    pub fn hand_over(&self, lane: LaneRef<M>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            if let Some(record) = records.presentities.get_mut(lane.presentity) {
+                record.lane.owners = record.lane.owners.saturating_sub(1);
+            }
+            self.enqueue(records, lane.presentity);
+        });
+    }
+
+    /// The owner has a long walk before it: another sender process may share
+    /// it, up to `most` of them.
+    pub fn share(&self, lane: LaneRef<M>, most: u8) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            let worthwhile = records
+                .presentities
+                .get(lane.presentity)
+                .is_some_and(|record| record.unvisited >= SHARED_FROM && record.lane.owners < most);
+            if worthwhile {
+                self.enqueue(records, lane.presentity);
+            }
+        });
+    }
+
+    fn enqueue(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
+        if let Some(record) = records.presentities.get_mut(id)
+            && !record.lane.queued
+        {
+            record.lane.queued = true;
+            records.queued.push_back(&mut records.presentities, id);
+            self.shared.wake.store(true, Ordering::Release);
+        }
+    }
+
+    /// Takes a lane that was handed over, from one shard.
+    pub fn take_over(&self, shard: usize) -> Option<LaneRef<M>> {
+        self.with(shard, |records| {
+            let presentity = records.queued.pop_front(&mut records.presentities)?;
+            let lane = &mut records.presentities.get_mut(presentity)?.lane;
+            (lane.owners, lane.queued) = (lane.owners.saturating_add(1), false);
+            Some(LaneRef { shard: shard as u16, presentity })
+        })
+        .ok()
+        .flatten()
+    }
+
+    /// Leaves a presentity's work to the sender processes.
+    pub(super) fn queue_lane(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
+        if !records.has_work(id) {
+            return;
+        }
+        match records.presentities.get_mut(id) {
+            Some(record) if record.lane.is_free() => record.lane.queued = true,
+            _ => return,
+        }
+        records.queued.push_back(&mut records.presentities, id);
+        self.shared.wake.store(true, Ordering::Release);
+    }
+}
