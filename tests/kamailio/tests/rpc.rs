@@ -252,7 +252,8 @@ fn cleanup_while_the_server_is_busy() {
                     let endpoint =
                         Endpoint::udp(server, trace.clone(), &format!("busy-watcher-{n}"));
                     let mut watcher = Watcher::on(endpoint, "alice");
-                    watcher.subscribe(1 + n);
+                    // In time for the next one, whenever the second ends.
+                    watcher.subscribe(2 + n);
                     watcher.subscribe(600);
                     if n != 0 {
                         watcher.unsubscribe();

@@ -436,8 +436,11 @@ both_storages! {
         assert_eq!(reply.status(), Some(404), "{}", reply.start_line);
         let wait = Duration::from_secs(10);
         let over = watcher.wait_notify_for(wait, "the end", |n| states(n) == ["terminated"]);
-        let trying = watcher.wait_notify("the beginning", |n| states(n) == ["Trying"]);
-        assert!(trying.order < over.order);
+        // Notifier processes tell of what has happened within a second once.
+        if storage.notify_delay().is_zero() {
+            let trying = watcher.wait_notify("the beginning", |n| states(n) == ["Trying"]);
+            assert!(trying.order < over.order);
+        }
         kamailio.finish();
     }
 

@@ -341,7 +341,9 @@ both_storages! {
         // An empty initial NOTIFY of dialog is suppressed.
         let mut early = Watcher::udp(&kamailio, "alice").event("dialog");
         early.subscribe(600);
-        early.no_more_notify(Duration::from_millis(150), "it would be empty");
+        if storage.notify_delay().is_zero() {
+            early.no_more_notify(Duration::from_millis(150), "it would be empty");
+        }
         let mut lamp = Publisher::udp(&kamailio, "alice").event("dialog");
         lamp.publish(bodies::dialog_info("alice", 0, &[("d1", "confirmed")]));
         early.wait_notify("confirmed", |n| n.body().contains(">confirmed<"));
