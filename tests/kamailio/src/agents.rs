@@ -227,6 +227,12 @@ impl Notify {
         parameter(&self.subscription_state, name)
     }
 
+    /// Active with so many seconds to go: one may have ended since the request.
+    pub fn lasts(&self, seconds: u32) -> bool {
+        let is = |left: u32| self.subscription_state == format!("active;expires={left}");
+        is(seconds) || is(seconds - 1)
+    }
+
     /// The `reason` of Subscription-State, or empty.
     pub fn reason(&self) -> &str {
         self.state_parameter("reason").unwrap_or("")
