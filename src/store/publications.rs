@@ -14,7 +14,7 @@ pub(super) use claim::with_tag;
 
 use crate::error::Rejection;
 use crate::presence::publication::{Facts, Step, Text};
-use crate::shm::{Blob, Id, Links, Memory, Timer};
+use crate::shm::{Blob, Id, Memory};
 use crate::store::records::{Presentity, Publication, PublicationPhase};
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::{LaneRef, Store};
@@ -230,22 +230,14 @@ fn supersede_final<M: Memory>(
     let (Ok(text), Ok(body)) = (records.blob(&record.text), records.blob(document)) else {
         return;
     };
+    let owner = record.presentity;
     let copy = Publication {
-        presentity: record.presentity,
-        text,
-        body,
-        expires_at: None,
         received: record.received,
         priority: record.priority,
         round: record.round,
         facts: record.facts,
-        phase: PublicationPhase::Superseded,
-        is_kept: false,
-        published: Links::new(),
-        kept: Links::new(),
-        expiring: Timer::new(),
+        ..Publication::new(owner, text, body, PublicationPhase::Superseded)
     };
-    let owner = record.presentity;
     let Ok(copy) = records.publications.insert(copy) else { return };
     if let Some(owner) = records.presentities.get_mut(owner) {
         owner.farewells.push_back(&mut records.publications, copy);

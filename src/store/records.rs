@@ -292,6 +292,30 @@ pub struct Publication<M: Memory> {
 }
 
 impl<M: Memory> Publication<M> {
+    /// Hard state that is in no list yet.
+    pub fn new(
+        presentity: Id<Presentity<M>>,
+        text: Blob<M>,
+        body: Blob<M>,
+        phase: PublicationPhase,
+    ) -> Self {
+        Publication {
+            presentity,
+            text,
+            body,
+            expires_at: None,
+            received: 0,
+            priority: 0,
+            round: 0,
+            facts: Facts::default(),
+            phase,
+            is_kept: false,
+            published: Links::new(),
+            kept: Links::new(),
+            expiring: Timer::new(),
+        }
+    }
+
     /// One of its strings.
     pub fn text(&self, field: publication::Text) -> &[u8] {
         Packed::new(&self.text).get(field)

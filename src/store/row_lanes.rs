@@ -4,10 +4,10 @@
 //! watchers of a change are read from the table in pages: a walk.
 
 use crate::error::Fault;
-use crate::presence::publication::{self, Facts};
+use crate::presence::publication;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::presence::text;
-use crate::shm::{Id, Links, Memory, Timer};
+use crate::shm::{Id, Memory};
 use crate::store::lanes::{PublicationCopy, is_spared};
 use crate::store::records::{
     Claim, Phase, Presentity, Publication, PublicationPhase, Subscription,
@@ -360,23 +360,15 @@ fn add_farewell<M: Memory>(
     .map_err(|_| Fault::Host)?;
     let Some(owner) = records.presentities.get(presentity) else { return Ok(()) };
     let round = owner.round;
+    let (phase, round) = match ended.closing {
+        true => (PublicationPhase::Closing, round.wrapping_add(1)),
+        false => (PublicationPhase::Superseded, round),
+    };
     let record = Publication {
-        presentity,
-        text: records.blob(&packed)?,
-        body: records.blob(&from.body)?,
-        expires_at: None,
         received: from.received,
         priority: from.priority,
-        round: if ended.closing { round.wrapping_add(1) } else { round },
-        facts: Facts::default(),
-        phase: match ended.closing {
-            true => PublicationPhase::Closing,
-            false => PublicationPhase::Superseded,
-        },
-        is_kept: false,
-        published: Links::new(),
-        kept: Links::new(),
-        expiring: Timer::new(),
+        round,
+        ..Publication::new(presentity, records.blob(&packed)?, records.blob(&from.body)?, phase)
     };
     let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
     if let Some(owner) = records.presentities.get_mut(presentity) {

@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
 use crate::presence::publication::{Step, Text, leaves_shared_line_alone, unknown_entity_tag};
 use crate::presence::text;
-use crate::shm::{Id, Links, Memory, Timer};
+use crate::shm::{Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Presentity, Publication, PublicationPhase};
 use crate::store::shard::{PresentityKey, Shard};
@@ -199,20 +199,14 @@ fn reserve<M: Memory>(
         Text::DialogId => change.dialog_id,
     })
     .map_err(|_| Fault::Host)?;
+    let body = records.blob(change.body.unwrap_or_default())?;
+    let phase = PublicationPhase::Reserved;
     let record = Publication {
-        presentity,
-        text: records.blob(&packed)?,
-        body: records.blob(change.body.unwrap_or_default())?,
         expires_at: change.expires_at,
         received: change.now,
         priority: change.priority,
-        round: 0,
         facts: change.facts.unwrap_or_default(),
-        phase: PublicationPhase::Reserved,
-        is_kept: false,
-        published: Links::new(),
-        kept: Links::new(),
-        expiring: Timer::new(),
+        ..Publication::new(presentity, records.blob(&packed)?, body, phase)
     };
     let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
     if let Some(owner) = records.presentities.get_mut(presentity) {
