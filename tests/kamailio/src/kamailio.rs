@@ -277,9 +277,12 @@ impl Kamailio {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The lines of the log that contain `part`.
+    /// The lines of the log that contain `part`; a line that is still being
+    /// written does not count.
     pub fn log_lines(&self, part: &str) -> Vec<String> {
-        self.log().lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+        let log = self.log();
+        let (whole, _) = log.rsplit_once('\n').unwrap_or_default();
+        whole.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
     }
 
     /// Waits until a line of the log contains `part` and gives it; panics with
