@@ -235,10 +235,11 @@ impl Bench {
     }
 }
 
-/// The numbers of `range` again and again, in an order that is not that in
-/// which they were made.
-pub fn scattered(range: Range<u32>) -> impl Iterator<Item = u32> {
-    let count = u64::from(range.end - range.start).max(1);
+/// The numbers again and again, in an order that is not that in which they were
+/// made.
+pub fn scattered(numbers: impl IntoIterator<Item = u32>) -> impl Iterator<Item = u32> {
+    let numbers: Vec<u32> = numbers.into_iter().collect();
+    let count = numbers.len().max(1);
     // A prime above every count, so each number comes once per round.
-    (0u64..).map(move |step| range.start + ((step % count) * 1_000_003 % count) as u32)
+    (0..).filter_map(move |step: usize| numbers.get(step % count * 618_034_003 % count).copied())
 }

@@ -132,6 +132,11 @@ impl Tally {
             .filter(|(count, _)| *count > 0)
             .map(|(count, name)| format!("{count} {name}"))
             .collect();
+        if self.refused > 0 {
+            let statuses: Vec<String> =
+                self.statuses.iter().map(|(status, count)| format!("{count} x {status}")).collect();
+            text.push(format!("answers: {}", statuses.join(" ")));
+        }
         if self.gave_up {
             text.push(format!(
                 "given up after {:.0} s with {} of {}",

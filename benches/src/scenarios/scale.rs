@@ -68,10 +68,12 @@ fn ladder(context: &mut Context<'_>, steps: &[u32], one: bool, count: bool) -> F
     })?;
     let (sources, _) = bench.publish(FIRST_PUBLISHER..FIRST_PUBLISHER + PUBLISHERS);
     let mut have = 0;
+    let mut watchers = Vec::new();
     for step in steps {
         let presentity = move |number| if one { 0 } else { have + number };
         let limit = context.size(240.0, 60.0);
-        let (_, tally) = bench.subscribe(step - have, limit, presentity);
+        let (added, tally) = bench.subscribe(step - have, limit, presentity);
+        watchers.extend(added);
         have = *step;
         let stuck = tally.gave_up;
         if stuck {
@@ -79,7 +81,7 @@ fn ladder(context: &mut Context<'_>, steps: &[u32], one: bool, count: bool) -> F
             context.record(row, None, tally.complaints(), json!(null));
         }
         let mut run = Step { context, bench: &mut bench, have, one, count, base: steps[0], stuck };
-        run.all(place, sources.clone())?;
+        run.all(place, sources.clone(), &watchers)?;
         if stuck {
             break;
         }
@@ -100,16 +102,21 @@ struct Step<'a, 'b> {
 }
 
 impl Step<'_, '_> {
-    fn all(&mut self, place: &str, sources: std::ops::Range<u32>) -> Fallible<()> {
-        let watchers = 0..self.have;
+    fn all(
+        &mut self,
+        place: &str,
+        sources: std::ops::Range<u32>,
+        watchers: &[u32],
+    ) -> Fallible<()> {
+        let watchers = || scattered(watchers.iter().copied());
         let window = if self.count { 1 } else { 32 };
-        self.bench.warm(window, scattered(watchers.clone()).map(Operation::Refresh));
+        self.bench.warm(window, watchers().map(Operation::Refresh));
         let take = if self.count { 500 } else { self.context.size(20_000, 5_000) };
         let publish = scattered(sources).map(Operation::Publish);
         self.measure("PUBLISH modify", place, publish.take(take))?;
-        let refresh = scattered(watchers.clone()).map(Operation::Refresh);
+        let refresh = watchers().map(Operation::Refresh);
         self.measure("refresh", place, refresh.take(take))?;
-        let unknown = scattered(watchers).map(Operation::Unknown);
+        let unknown = watchers().map(Operation::Unknown);
         self.measure("unknown dialog (481)", place, unknown.take(take))?;
         let first = if self.one { 0 } else { 3_000_000 };
         let spread = u32::from(!self.one);
