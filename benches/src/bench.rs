@@ -213,6 +213,8 @@ impl Bench {
     }
 
     /// Makes `count` subscriptions by traffic; who they are, and how it went.
+    /// Those that were refused are tried again: a server that is filled as fast
+    /// as it goes may lack memory until tm has freed its transactions.
     pub fn subscribe(
         &mut self,
         count: u32,
@@ -221,7 +223,16 @@ impl Bench {
     ) -> (Range<u32>, Tally) {
         let watchers = self.load.add_watchers(count, presentity);
         let phase = Phase::new(format!("{count} SUBSCRIBEs")).limit(limit);
-        let tally = self.load.run(&phase, watchers.clone().map(Operation::Subscribe));
+        let mut tally = self.load.run(&phase, watchers.clone().map(Operation::Subscribe));
+        for _ in 0..3 {
+            let missing = self.load.without_dialog(watchers.clone());
+            if missing.is_empty() || tally.gave_up {
+                break;
+            }
+            eprintln!("    {} of {count} once more: {}", missing.len(), tally.complaints());
+            self.load.idle(WARM);
+            tally = self.load.run(&phase, missing.into_iter().map(Operation::Subscribe));
+        }
         (watchers, tally)
     }
 

@@ -5,6 +5,7 @@
 //! sent to it as statements.
 
 mod driver;
+mod write_turn;
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -16,6 +17,7 @@ use crate::ports::{Assignment, Compare, Condition, Database, Extent, Value};
 use crate::store::widths::Widths;
 
 pub use driver::Driver;
+use write_turn::Held;
 
 /// A table's name where the driver may keep a pointer to it.
 struct Table {
@@ -35,6 +37,8 @@ pub struct Connection {
     session: Option<Value>,
     /// The last statement has failed: see [`Connection::try_again`].
     failed: bool,
+    /// The turn to write, during a transaction.
+    turn: Option<Held>,
 }
 
 /// Marks a transaction: see [`Database::commit`] of [`Connection`].
@@ -230,6 +234,7 @@ impl Database for Connection {
     fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault> {
         self.use_table(table)?;
         let insert = self.driver.functions.insert.ok_or(Fault::Database)?;
+        let _turn = self.driver.write_turn();
         let keys = Keys::new(row.iter().map(|(column, _)| *column));
         let values: Vec<_> = row.iter().map(|(_, given)| value::lend(given)).collect();
         // SAFETY: as many keys as values, all of which outlive the call.
@@ -245,6 +250,7 @@ impl Database for Connection {
     ) -> Result<(), Fault> {
         self.use_table(table)?;
         let update = self.driver.functions.update.ok_or(Fault::Database)?;
+        let _turn = self.driver.write_turn();
         let where_keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, where_values) = (operators(conditions), condition_values(conditions));
         let keys = Keys::new(set.iter().map(|(column, _)| *column));
@@ -269,6 +275,7 @@ impl Database for Connection {
     fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
         self.use_table(table)?;
         let delete = self.driver.functions.delete.ok_or(Fault::Database)?;
+        let _turn = self.driver.write_turn();
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
         // SAFETY: three arrays of the length given, which outlive the call.
@@ -360,6 +367,7 @@ impl Database for Connection {
 
     fn begin(&mut self) -> Result<(), Fault> {
         if self.driver.is_sqlite() {
+            self.turn = self.driver.write_turn();
             return self.raw(b"BEGIN IMMEDIATE").map(|_| ());
         }
         let Some(start) = self.driver.functions.start_transaction else { return Ok(()) };
@@ -383,6 +391,7 @@ impl Database for Connection {
             self.raw(MARK_IS_THERE)?;
         }
         self.transaction(b"COMMIT", self.driver.functions.end_transaction)?;
+        self.turn = None;
         if numbered && self.raw(SESSION)? != self.session {
             return Err(Fault::Database);
         }
@@ -390,7 +399,9 @@ impl Database for Connection {
     }
 
     fn rollback(&mut self) -> Result<(), Fault> {
-        self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction)
+        let undone = self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction);
+        self.turn = None;
+        undone
     }
 
     fn affected_rows(&mut self) -> Option<u64> {

@@ -186,6 +186,11 @@ impl Load {
         self.watchers.iter().filter(|watcher| watcher.alive).count()
     }
 
+    /// Those of `watchers` that have no living dialog.
+    pub fn without_dialog(&self, watchers: std::ops::Range<u32>) -> Vec<u32> {
+        watchers.filter(|number| !self.watchers[*number as usize].alive).collect()
+    }
+
     /// How many living watchers have not seen the last accepted state of
     /// their presentity.
     pub fn behind(&self) -> usize {

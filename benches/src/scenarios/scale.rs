@@ -64,6 +64,8 @@ fn ladder(context: &mut Context<'_>, steps: &[u32], one: bool, count: bool) -> F
     let mut bench = context.start(&name, |mut setup, _| {
         setup.callgrind = count;
         setup.children = if count { 1 } else { 2 };
+        // Transactions of the fill take more than the subscriptions.
+        setup.shared = 8192;
         setup
     })?;
     let (sources, _) = bench.publish(FIRST_PUBLISHER..FIRST_PUBLISHER + PUBLISHERS);

@@ -5,6 +5,7 @@ use std::ptr;
 
 use crate::error::Fault;
 use crate::host::database::Connection;
+use crate::host::database::write_turn::{Held, WriteTurn};
 use crate::host::log::Shown;
 use crate::host::{sys, text};
 
@@ -17,6 +18,7 @@ pub struct Driver {
     pub(super) functions: sys::db_func_t,
     url: Vec<u8>,
     pub(super) fetch_rows: c_int,
+    write_turn: Option<&'static WriteTurn>,
 }
 
 impl Driver {
@@ -29,6 +31,7 @@ impl Driver {
             functions: sys::db_func_t::default(),
             url: terminated,
             fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
+            write_turn: None,
         };
         let name = driver.url();
         // SAFETY: reads the URL and fills the structure.
@@ -48,7 +51,15 @@ impl Driver {
                 Shown(scheme(url))
             ));
         }
+        if driver.is_sqlite() {
+            driver.write_turn = WriteTurn::new();
+        }
         Ok(driver)
+    }
+
+    /// Waits until no other process of ours writes, where only one can.
+    pub(super) fn write_turn(&self) -> Option<Held> {
+        self.write_turn.and_then(WriteTurn::take)
     }
 
     /// Whether an update or delete tells how many rows it met.
@@ -113,6 +124,7 @@ impl Driver {
             current: None,
             session: None,
             failed: false,
+            turn: None,
         };
         if self.is_sqlite() {
             connection.raw(SQLITE_BUSY_TIMEOUT)?;
