@@ -25,6 +25,7 @@ use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::may_see;
 
 static UNDELETED: Seldom = Seldom::new();
+static UNQUEUED: Seldom = Seldom::new();
 
 /// Rows of watchers read in one go.
 const PAGE: usize = 1000;
@@ -200,7 +201,12 @@ fn portion<M: Memory>(
     let (ours, others): (Vec<_>, Vec<_>) =
         groups.into_iter().partition(|group| group.state == Taken::Ours);
     if claimed.is_err() {
-        requeue(server, &key, others.into_iter().filter(|group| group.state == Taken::NotYet));
+        requeue(
+            server,
+            host,
+            &key,
+            others.into_iter().filter(|group| group.state == Taken::NotYet),
+        );
     }
     for group in &ours {
         if let (Some(Ending::Expired), Some(last)) = (group.ending(), group.sends.last()) {
@@ -211,7 +217,7 @@ fn portion<M: Memory>(
     let composition = match compose(server, host, package, state) {
         Ok(composition) => composition,
         Err(fault) => {
-            requeue(server, &key, ours.into_iter());
+            requeue(server, host, &key, ours.into_iter());
             return Err(fault);
         }
     };
@@ -223,7 +229,7 @@ fn portion<M: Memory>(
     let unsent = full.map(|first| sent.split_off(first)).unwrap_or_default();
     delete_ended(server, host, &sent);
     if !unsent.is_empty() {
-        requeue(server, &key, unsent.into_iter());
+        requeue(server, host, &key, unsent.into_iter());
         return Err(Fault::SharedMemory);
     }
     claimed.map(|()| true)
@@ -375,9 +381,11 @@ fn follow<M: Memory>(
     Ok(Taken::NotYet)
 }
 
-/// What could not be sent is due again, as far as there is memory.
+/// What could not be sent is due again, as far as there is memory. A watcher for
+/// whom there is none is told at the presentity's next change.
 fn requeue<M: Memory>(
     server: &Server<M>,
+    host: &mut dyn Host,
     key: &PresentityKey,
     groups: impl Iterator<Item = Group>,
 ) {
@@ -398,6 +406,10 @@ fn requeue<M: Memory>(
             null_reason: last.null_reason,
         };
         // The lane is the caller's: it is not given again.
-        let _ = server.store.queue_row(key, &due);
+        if let Err(fault) = server.store.queue_row(key, &due) {
+            let call_id = due.subscription.text(Text::CallId).escape_ascii();
+            let line = format_args!("NOTIFY given up: {fault} (Call-ID {call_id})");
+            UNQUEUED.log(host, Level::Error, line);
+        }
     }
 }

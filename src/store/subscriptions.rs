@@ -268,21 +268,21 @@ impl<M: Memory> Store<M> {
         .unwrap_or_default()
     }
 
-    /// Ends up to `budget` subscriptions of one shard that expired `offset`
-    /// seconds ago or earlier; their last NOTIFY is left to the sender
-    /// processes. True if there may be more.
+    /// Ends up to `budget` subscriptions of one shard that expired more than
+    /// `offset` seconds ago: the second in which one ends is its own. Their last
+    /// NOTIFY is left to the sender processes. True if there may be more.
     pub fn expire_subscriptions(&self, shard: usize, now: i64, offset: i64, budget: usize) -> bool {
         self.with(shard, |records| {
             let mut looks = budget;
             while let Some(id) = records.subscription_expiry.pop_due(
                 &mut records.subscriptions,
-                now - offset,
+                now - offset - 1,
                 &mut looks,
             ) {
                 let Some(record) = records.subscriptions.get(id) else { continue };
                 let (presentity, phase) = (record.presentity, record.phase);
                 let patience = record.expires_at + REPLY_TIME;
-                if phase == Phase::Held && now < patience {
+                if phase == Phase::Held && now <= patience {
                     let wheel = &mut records.subscription_expiry;
                     wheel.schedule(&mut records.subscriptions, id, patience);
                     continue;

@@ -298,8 +298,8 @@ impl Model {
                 while store.expire_subscriptions(0, now, 0, 3) {}
                 for known in self.dialogs.values_mut() {
                     // A 2xx that has not left by then never will.
-                    known.released |= known.expires_at + 64 <= now;
-                    if known.expires_at <= now && known.ending.is_none() && known.released {
+                    known.released |= known.expires_at + 64 < now;
+                    if known.expires_at < now && known.ending.is_none() && known.released {
                         (known.ending, known.due) = (Some(Ending::Expired), true);
                     }
                 }

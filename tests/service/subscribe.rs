@@ -70,10 +70,10 @@ fn a_subscription_that_runs_out_is_told_so_once() {
     world.create("presence", "a");
     world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
     world.seen();
-    world.pass(14);
+    world.pass(15);
     world.expire();
     world.create("presence", "b");
-    assert_eq!(world.seen(), [""; 0], "it has run out, but its end is delayed");
+    assert_eq!(world.seen(), [""; 0], "its end is delayed, and its last second is not over");
     world.pass(1);
     world.expire();
     world.expire();
@@ -87,7 +87,7 @@ fn a_late_refresh_is_accepted_until_the_watcher_is_told() {
     world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
     world.watch("winfo", "presence.winfo");
     world.seen();
-    world.pass(10);
+    world.pass(11);
     // The timer has run, the sender processes have not.
     presence::service::expiry::subscriptions(&world.server, &mut world.host);
     assert_eq!(world.watchers("alice", PRESENCE), 0);

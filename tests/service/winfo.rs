@@ -32,7 +32,7 @@ fn every_change_of_the_watchers_is_told() {
     let told = documents(&mut world);
     assert_eq!(told.len(), 1);
     assert!(told[0].contains("event=\"timeout\" status=\"terminated\">sip:w@h<"), "{told:?}");
-    world.pass(3600);
+    world.pass(3601);
     world.subscribe(Subscribe { event: Some("presence.winfo"), ..Subscribe::refresh("winfo") });
     let told = documents(&mut world);
     assert!(told.len() == 1 && !told[0].contains("sip:w@h"), "its end is told once: {told:?}");
