@@ -13,6 +13,8 @@ pub mod presence;
 pub mod service;
 pub mod shm;
 #[forbid(unsafe_code)]
+pub mod sql;
+#[forbid(unsafe_code)]
 pub mod store;
 
 #[cfg(feature = "kamailio")]

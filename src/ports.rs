@@ -4,6 +4,8 @@
 //! may be slow (SIP, SQL, DNS, code of other modules), so none of them is made
 //! while a lock is held.
 
+use std::ffi::CStr;
+
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{Authorization, Snapshot};
@@ -194,11 +196,37 @@ pub enum Compare {
     Not,
 }
 
+impl Compare {
+    /// The operator in SQL.
+    pub fn sign(self) -> &'static CStr {
+        match self {
+            Compare::Eq => c"=",
+            Compare::Less => c"<",
+            Compare::Greater => c">",
+            Compare::Not => c"<>",
+        }
+    }
+}
+
 /// One term of a WHERE clause; terms are joined by AND.
 pub type Condition = (&'static str, Compare, Value);
 
 /// One column and its new value.
 pub type Assignment = (&'static str, Value);
+
+/// An update of what meets the conditions.
+pub type RowUpdate<'a> = (&'a [Condition], &'a [Assignment]);
+
+/// What is asked for with a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// No more rows, where the driver can stop; one that cannot gives all.
+    pub most: usize,
+    /// How much of the table there is to read.
+    pub extent: Extent,
+    /// No column is binary. Numbers may then come as text.
+    pub is_text: bool,
+}
 
 /// How much of a table meets the conditions of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,16 +263,41 @@ pub trait Database {
         order_by: Option<&str>,
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault>;
-    /// As `query`, in the order of `id`, and no more than `most` rows where the
-    /// driver can stop; one that cannot gives all.
+    /// As `query`, in the order of `id`.
     fn page(
         &mut self,
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        most: (usize, Extent),
-        each: &mut dyn FnMut(&[Value]),
+        page: Wanted,
+        each: &mut dyn FnMut(Vec<Value>),
     ) -> Result<(), Fault>;
+    /// As `page` for the whole table, where the driver can read it in steps of
+    /// `wanted.most` rows; `false` where it cannot. A failure comes after some
+    /// rows, or before the first.
+    fn walk(
+        &mut self,
+        _table: &str,
+        _conditions: &[Condition],
+        _columns: &[&'static str],
+        _wanted: Wanted,
+        _each: &mut dyn FnMut(Vec<Value>),
+    ) -> Result<bool, Fault> {
+        Ok(false)
+    }
+    /// Adds rows, in whatever order; what that means is what `insert` for each
+    /// means. Outside of a transaction a failure may leave some added.
+    fn insert_rows(&mut self, table: &str, rows: &[&[Assignment]]) -> Result<(), Fault> {
+        rows.iter().try_for_each(|row| self.insert(table, row))
+    }
+    /// Updates rows, no row twice, as `update` for each does.
+    fn update_rows(&mut self, table: &str, rows: &[RowUpdate<'_>]) -> Result<(), Fault> {
+        rows.iter().try_for_each(|(conditions, set)| self.update(table, conditions, set))
+    }
+    /// Removes rows as `delete` for each does.
+    fn delete_rows(&mut self, table: &str, rows: &[&[Condition]]) -> Result<(), Fault> {
+        rows.iter().try_for_each(|conditions| self.delete(table, conditions))
+    }
     /// Starts a transaction for writing, where the driver has them. Statements
     /// outside of one are durable by themselves.
     fn begin(&mut self) -> Result<(), Fault>;

@@ -13,7 +13,9 @@ use std::ptr;
 use crate::error::Fault;
 use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
-use crate::ports::{Assignment, Compare, Condition, Database, Extent, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Extent, RowUpdate, Value, Wanted};
+use crate::sql::many::{self, Step};
+use crate::sql::{Dialect, Names, packed};
 use crate::store::widths::Widths;
 
 pub use driver::Driver;
@@ -106,21 +108,90 @@ impl Connection {
     /// A table of another schema, as the driver has to be given it: MySQL's puts
     /// the whole name between quotes.
     fn qualified(&self, schema: &str, table: &str) -> String {
+        let quote = self.quote();
+        format!("{schema}{quote}.{quote}{table}")
+    }
+
+    /// What the driver puts around names.
+    fn quote(&self) -> String {
         // SAFETY: the connection is open; its quote is a constant of the driver.
         let quote = unsafe { self.handle.as_ref().map(|handle| handle.tquote) };
         let quote = quote.filter(|quote| !quote.is_null()).map(|quote| {
             // SAFETY: not null; C's text of the driver, never changed.
-            unsafe { CStr::from_ptr(quote) }.to_string_lossy()
+            unsafe { CStr::from_ptr(quote) }.to_string_lossy().into_owned()
         });
-        let quote = quote.unwrap_or_default();
-        format!("{schema}{quote}.{quote}{table}")
+        quote.unwrap_or_default()
+    }
+
+    /// A statement whose answer says nothing.
+    fn send(&mut self, statement: &[u8]) -> Result<(), Fault> {
+        self.try_again()?;
+        self.raw(statement).map(|_| ())
+    }
+
+    /// A SELECT of rows, each as one text where that is possible and `wanted`
+    /// (`true` then). `None` if a condition has to be left to the driver.
+    fn select(
+        &self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        (is_text, order): (bool, &str),
+    ) -> Option<(Vec<u8>, Option<Dialect>)> {
+        let quote = self.quote();
+        let names = Names { table, quote: &quote };
+        let packed = self.driver.dialect().filter(|_| is_text).and_then(|dialect| {
+            packed::expression(dialect, names, columns).map(|what| (what, Some(dialect)))
+        });
+        let (what, packed) = packed.unwrap_or_else(|| (names.list(columns), None));
+        Some((names.select(&what, conditions, order)?, packed))
+    }
+
+    /// Sends a statement that gives such rows. Fails if one is not of that form.
+    fn ask_rows(
+        &mut self,
+        statement: &[u8],
+        packed: Option<Dialect>,
+        columns: usize,
+    ) -> Result<Vec<Vec<Value>>, Fault> {
+        let (mut rows, mut all) = (Vec::new(), true);
+        self.ask(statement, &mut |row| {
+            let read = match (packed, row) {
+                (Some(dialect), [text]) => packed::read(dialect, text.as_bytes(), columns),
+                (Some(_), _) => None,
+                (None, row) => Some(row.to_vec()),
+            };
+            all &= read.is_some();
+            rows.extend(read);
+        })?;
+        if all { Ok(rows) } else { Err(Fault::Database) }
+    }
+
+    /// The rows that a cursor gives. Unlike pages it is planned once: a server
+    /// that knows nothing of a table yet may sort all of it for every page.
+    fn walk_cursor(
+        &mut self,
+        select: &[u8],
+        (packed, columns): (Option<Dialect>, usize),
+        most: usize,
+        each: &mut dyn FnMut(Vec<Value>),
+    ) -> Result<(), Fault> {
+        self.send(&[b"DECLARE presence NO SCROLL CURSOR FOR ", select].concat())?;
+        let fetch = format!("FETCH FORWARD {most} FROM presence");
+        loop {
+            let rows = self.ask_rows(fetch.as_bytes(), packed, columns)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            rows.into_iter().for_each(&mut *each);
+        }
     }
 
     /// After a failure a statement without values comes first. A driver that
     /// has lost its server writes binary values the way that a server unknown
     /// to it might want them, connects again, and stores what it has written.
     fn try_again(&mut self) -> Result<(), Fault> {
-        if self.failed && self.driver.speaks_sql() {
+        if self.failed && self.driver.dialect().is_some() {
             self.raw(b"SELECT 1")?;
         }
         self.failed = false;
@@ -158,20 +229,27 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a statement. A result is always asked for: SQLite's driver only
-    /// prepares a statement whose result nobody wants.
+    /// Sends a statement; gives the first value of its answer.
     fn raw(&mut self, statement: &[u8]) -> Result<Option<Value>, Fault> {
+        let mut first = None;
+        self.ask(statement, &mut |row| first = first.take().or(row.first().cloned()))?;
+        Ok(first)
+    }
+
+    /// Sends a statement, and calls `each` for every row of its answer. A result
+    /// is always asked for: SQLite's driver only prepares a statement whose
+    /// result nobody wants.
+    fn ask(&mut self, statement: &[u8], each: &mut dyn FnMut(&[Value])) -> Result<(), Fault> {
         let query = self.driver.functions.raw_query.ok_or(Fault::Database)?;
         let statement = text::lend(statement);
         let mut result = ptr::null_mut();
         // SAFETY: the connection is open; statement and result live here.
         let sent = unsafe { query(self.handle, &raw const statement, &raw mut result) };
         self.check(sent)?;
-        let mut first = None;
         // SAFETY: the driver's result, not freed yet.
-        unsafe { value::rows(result, &mut |row| first = first.take().or(row.first().cloned())) };
+        unsafe { value::rows(result, each) };
         self.free(result);
-        Ok(first)
+        Ok(())
     }
 
     fn free(&mut self, result: *mut sys::db1_res_t) {
@@ -215,15 +293,7 @@ fn check(result: c_int) -> Result<(), Fault> {
 }
 
 fn operators(conditions: &[Condition]) -> Vec<sys::db_op_t> {
-    let sign = |compare| -> &CStr {
-        match compare {
-            Compare::Eq => c"=",
-            Compare::Less => c"<",
-            Compare::Greater => c">",
-            Compare::Not => c"<>",
-        }
-    };
-    conditions.iter().map(|(_, compare, _)| sign(*compare).as_ptr()).collect()
+    conditions.iter().map(|(_, compare, _)| compare.sign().as_ptr()).collect()
 }
 
 fn condition_values(conditions: &[Condition]) -> Vec<sys::db_val_t> {
@@ -348,21 +418,80 @@ impl Database for Connection {
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        (most, extent): (usize, Extent),
-        each: &mut dyn FnMut(&[Value]),
+        wanted: Wanted,
+        each: &mut dyn FnMut(Vec<Value>),
     ) -> Result<(), Fault> {
         // The API has no limit; its text for ORDER BY ends the statement.
-        match self.driver.speaks_sql() {
-            true => {
-                let by = match extent {
-                    Extent::Most => "id",
-                    Extent::Part => "id + 0",
-                };
-                let order = format!("{by} LIMIT {most}");
-                self.query(table, conditions, columns, Some(&order), each)
+        let order = match (self.driver.dialect(), wanted.extent) {
+            (None, _) => "id".to_owned(),
+            (Some(_), Extent::Most) => format!("id LIMIT {}", wanted.most),
+            (Some(_), Extent::Part) => format!("id + 0 LIMIT {}", wanted.most),
+        };
+        if let Some((statement, packed @ Some(_))) =
+            self.select(table, conditions, columns, (wanted.is_text, &order))
+        {
+            self.try_again()?;
+            if let Ok(rows) = self.ask_rows(&statement, packed, columns.len()) {
+                rows.into_iter().for_each(each);
+                return Ok(());
             }
-            false => self.query(table, conditions, columns, Some("id"), each),
         }
+        self.query(table, conditions, columns, Some(&order), &mut |row| each(row.to_vec()))
+    }
+
+    fn walk(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        wanted: Wanted,
+        each: &mut dyn FnMut(Vec<Value>),
+    ) -> Result<bool, Fault> {
+        if self.driver.dialect() != Some(Dialect::Postgres) {
+            return Ok(false);
+        }
+        let select = self.select(table, conditions, columns, (wanted.is_text, "id"));
+        let Some((select, packed)) = select else { return Ok(false) };
+        self.try_again()?;
+        self.begin()?;
+        let form = (packed, columns.len());
+        let walked = self.walk_cursor(&select, form, wanted.most, each);
+        // Ends the transaction, in which nothing was changed, and the cursor.
+        let ended = self.rollback();
+        walked.and(ended).map(|()| true)
+    }
+
+    fn insert_rows(&mut self, table: &str, rows: &[&[Assignment]]) -> Result<(), Fault> {
+        if self.driver.dialect().is_none() {
+            return rows.iter().try_for_each(|row| self.insert(table, row));
+        }
+        let quote = self.quote();
+        many::insert(Names { table, quote: &quote }, rows, &mut |step| match step {
+            Step::Statement(text) => self.send(text),
+            Step::Row(row) => self.insert(table, row),
+        })
+    }
+
+    fn update_rows(&mut self, table: &str, rows: &[RowUpdate<'_>]) -> Result<(), Fault> {
+        if self.driver.dialect() != Some(Dialect::Postgres) {
+            return rows.iter().try_for_each(|(key, set)| self.update(table, key, set));
+        }
+        let quote = self.quote();
+        many::update(Names { table, quote: &quote }, rows, &mut |step| match step {
+            Step::Statement(text) => self.send(text),
+            Step::Row((key, set)) => self.update(table, key, set),
+        })
+    }
+
+    fn delete_rows(&mut self, table: &str, rows: &[&[Condition]]) -> Result<(), Fault> {
+        if self.driver.dialect() != Some(Dialect::Postgres) {
+            return rows.iter().try_for_each(|key| self.delete(table, key));
+        }
+        let quote = self.quote();
+        many::delete(Names { table, quote: &quote }, rows, &mut |step| match step {
+            Step::Statement(text) => self.send(text),
+            Step::Row(key) => self.delete(table, key),
+        })
     }
 
     fn begin(&mut self) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 //! would take all of it into private memory.
 
 use crate::error::Fault;
-use crate::ports::{Compare, Condition, Database, Extent, Value};
+use crate::ports::{Compare, Condition, Database, Extent, Value, Wanted};
 use crate::service::durable::single;
 
 /// Which page of a table.
@@ -10,10 +10,8 @@ use crate::service::durable::single;
 pub struct Place {
     /// `id` of the last row before it.
     pub after: i64,
-    /// Rows of a page.
-    pub most: usize,
-    /// How much of the table there is to read.
-    pub extent: Extent,
+    /// What of it.
+    pub page: Wanted,
 }
 
 /// Reads a page; gives the `id` of its last row, `None` when there was none.
@@ -32,12 +30,9 @@ pub fn page(
     // Collected, for a repeated attempt must not give rows twice.
     let rows = single(database, |database, _| {
         let mut rows = Vec::new();
-        let most = (place.most, place.extent);
-        database.page(table, &conditions, &columns, most, &mut |row| {
-            if let Some((id, row)) = row.split_last()
-                && let Some(id) = id.as_int()
-            {
-                rows.push((id, row.to_vec()));
+        database.page(table, &conditions, &columns, place.page, &mut |mut row| {
+            if let Some(id) = row.pop().and_then(|id| id.as_int()) {
+                rows.push((id, row));
             }
         })?;
         Ok(rows)
@@ -49,16 +44,30 @@ pub fn page(
     Ok(last)
 }
 
-/// Reads all of a table, or most, page by page.
+/// Reads all of a table, or most, in pages of `most` rows. `is_text`: no column
+/// is binary.
 pub fn all(
     database: &mut dyn Database,
     table: &str,
     conditions: &[Condition],
     columns: &[&'static str],
-    most: usize,
+    (most, is_text): (usize, bool),
     each: &mut dyn FnMut(&[Value]),
 ) -> Result<(), Fault> {
-    let mut place = Place { after: 0, most, extent: Extent::Most };
+    let mut place = Place { after: 0, page: Wanted { most, extent: Extent::Most, is_text } };
+    // In one go where the driver can. Should that fail, pages begin where it
+    // has ended.
+    let mut with_id = columns.to_vec();
+    with_id.push("id");
+    let walked = database.walk(table, conditions, &with_id, place.page, &mut |mut row| {
+        if let Some(id) = row.pop().and_then(|id| id.as_int()) {
+            each(&row);
+            place.after = id;
+        }
+    });
+    if walked == Ok(true) {
+        return Ok(());
+    }
     let mut each = |_: i64, row: &[Value]| each(row);
     while let Some(last) = page(database, table, conditions, columns, place, &mut each)? {
         place.after = last;

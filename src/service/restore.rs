@@ -64,7 +64,7 @@ pub fn subscriptions<M: Memory>(
     let conditions = [("expires", Compare::Greater, Value::Int(now - 1))];
     let most = config.fetch_rows as usize;
     let database = host.database().ok_or(Fault::Database)?;
-    paging::all(database, &table, &conditions, SUBSCRIPTION_COLUMNS, most, &mut |row| {
+    paging::all(database, &table, &conditions, SUBSCRIPTION_COLUMNS, (most, true), &mut |row| {
         restored.count(read_subscription(row, now).and_then(|mut row| {
             let package = package_of(registry, &row.event)?;
             row.snapshot.package = package;
@@ -98,7 +98,7 @@ pub fn publications<M: Memory>(
     let Server { registry, store, config, .. } = server;
     let database = host.database().ok_or(Fault::Database)?;
     let most = config.fetch_rows as usize;
-    paging::all(database, &table, &[], PUBLICATION_COLUMNS, most, &mut |row| {
+    paging::all(database, &table, &[], PUBLICATION_COLUMNS, (most, false), &mut |row| {
         restored.count(read_publication(row).and_then(|row| {
             let package_id = package_of(registry, &row.event)?;
             let package = registry.get(package_id)?;

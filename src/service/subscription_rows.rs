@@ -3,7 +3,7 @@
 //! state that it was judged by, and one that meets no row is judged again (A8).
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{
@@ -156,7 +156,7 @@ pub fn page<M: Memory>(
     let (table, now) = (table(server)?, host.now());
     let database = host.database().ok_or(Fault::Database)?;
     let mut rows = Vec::new();
-    let place = Place { after, most, extent: Extent::Part };
+    let place = Place { after, page: Wanted { most, extent: Extent::Part, is_text: false } };
     let last = page_of(database, table, conditions, &columns(), place, &mut |id, row| {
         rows.extend(read(&server.registry, id, row, now));
     })?;

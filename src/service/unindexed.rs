@@ -3,7 +3,7 @@
 //! that it was judged by; if no row has it any more, somebody was faster.
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Condition, Database, Extent, Host, Value};
+use crate::ports::{Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::dialog_info;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
 use crate::service::durable::single;
@@ -309,7 +309,8 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
         ];
         let database = host.database().ok_or(Fault::Database)?;
         let mut page = Vec::new();
-        let place = Place { after, most: PAGE, extent: Extent::Part };
+        let place =
+            Place { after, page: Wanted { most: PAGE, extent: Extent::Part, is_text: false } };
         let last =
             page_of(database, table, &conditions, PUBLICATION_COLUMNS, place, &mut |_, row| {
                 page.extend(read_publication(row))

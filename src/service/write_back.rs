@@ -2,7 +2,7 @@
 //! before their requests are answered (`subs_db_mode=1`).
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Database, Host, Level, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Host, Level, Value};
 use crate::presence::subscription::Text;
 use crate::service::durable::{durable, single};
 use crate::service::seldom::Seldom;
@@ -28,12 +28,11 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
         // changes meanwhile.
         let mut left = server.store.count_dirty(shard);
         while left > 0 {
-            let mut rows = server.store.take_dirty(shard, BATCH.min(left), host.now(), last);
+            let rows = server.store.take_dirty(shard, BATCH.min(left), host.now(), last);
             if rows.is_empty() {
                 break;
             }
             left -= rows.len();
-            rows.retain(|row| fits(server, host, row));
             let bad = write(server, host, &rows, last);
             failed += bad;
             if bad > 0 {
@@ -50,29 +49,62 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
     failed
 }
 
+/// A row that lags behind, with what its table has to be told.
+struct Row<'a> {
+    dirty: &'a Dirty,
+    /// What an old row is found by. Another process may have written a later
+    /// request of this dialog.
+    not_later: Vec<Condition>,
+    /// All of a new row, else the columns that change.
+    set: Vec<Assignment>,
+}
+
+impl<'a> Row<'a> {
+    /// `None` where its package is unknown.
+    fn of<M: Memory>(server: &Server<M>, dirty: &'a Dirty) -> Option<Row<'a>> {
+        let subscription = &dirty.subscription;
+        let set = match dirty.change {
+            RowChange::Delete => Vec::new(),
+            RowChange::Update => subscription_changes(subscription, dirty.expires_at),
+            RowChange::Insert => {
+                let event = server.registry.get(subscription.package)?;
+                subscription_row(subscription, &event.name, dirty.expires_at, 0)
+            }
+        };
+        let mut not_later = dialog_conditions(dialog_of(subscription));
+        if let Ok(cseq) = i32::try_from(subscription.remote_cseq) {
+            not_later.push(("remote_cseq", Compare::Less, Value::Int(i64::from(cseq) + 1)));
+        }
+        Some(Row { dirty, not_later, set })
+    }
+
+    fn key(&self) -> Vec<Condition> {
+        dialog_conditions(dialog_of(&self.dirty.subscription))
+    }
+}
+
+fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
+    std::str::from_utf8(&server.config.active_watchers_table).map_err(|_| Fault::Database)
+}
+
 /// A row that its table cannot take stays unwritten; the log says so (B20).
-fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Dirty) -> bool {
-    let changes = match row.change {
-        RowChange::Delete => return true,
-        RowChange::Update => subscription_changes(&row.subscription, row.expires_at),
-        RowChange::Insert => subscription_row(&row.subscription, b"", row.expires_at, 0),
-    };
-    let Some(column) = server.widths.subscriptions.too_long(&changes) else { return true };
-    let call_id = row.subscription.text(Text::CallId).escape_ascii();
+fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Row<'_>) -> bool {
+    let Some(column) = server.widths.subscriptions.too_long(&row.set) else { return true };
+    let dirty = row.dirty;
+    let call_id = dirty.subscription.text(Text::CallId).escape_ascii();
     let line = format_args!(
         "a subscription is kept in memory only: its {column} is longer than the column (Call-ID {call_id})"
     );
     TOO_LONG.log(host, Level::Warning, line);
     // What the table has is out of date, and must not come back after a restart.
-    let table = std::str::from_utf8(&server.config.active_watchers_table);
-    if let (RowChange::Update, Ok(table), Some(database)) = (row.change, table, host.database()) {
-        let key = dialog_conditions(dialog_of(&row.subscription));
-        if single(database, |database, _| database.delete(table, &key)).is_err() {
-            server.store.row_failed(row);
-            return false;
-        }
+    if let (RowChange::Update, Ok(table), Some(database)) =
+        (dirty.change, table(server), host.database())
+        && single(database, |database, _| database.delete(table, &row.key())).is_err()
+    {
+        server.store.row_failed(dirty);
+        return false;
     }
-    server.store.row_unwritable(row);
+    server.store.row_unwritable(dirty);
     false
 }
 
@@ -83,21 +115,19 @@ pub fn write_through<M: Memory>(
     host: &mut dyn Host,
     token: Token,
 ) -> Result<(), Rejection> {
-    let Some(row) = server.store.take_row(token, host.now()) else { return Ok(()) };
-    if row.change != RowChange::Delete {
-        let all = subscription_row(&row.subscription, b"", row.expires_at, 0);
-        if let Err(rejection) = check_widths(&server.widths.subscriptions, &all) {
-            server.store.row_failed(&row);
-            return Err(rejection);
-        }
+    let Some(dirty) = server.store.take_row(token, host.now()) else { return Ok(()) };
+    let Some(row) = Row::of(server, &dirty) else {
+        server.store.row_failed(&dirty);
+        return Err(Fault::Database.into());
+    };
+    if let Err(rejection) = check_widths(&server.widths.subscriptions, &row.set) {
+        server.store.row_failed(&dirty);
+        return Err(rejection);
     }
-    let written = host
-        .database()
-        .ok_or(Fault::Database)
-        .and_then(|database| durable(database, |database| write_row(server, database, &row, true)));
+    let written = write_alone(server, host, &row);
     match written {
-        Ok(()) => server.store.row_written(&row),
-        Err(_) => server.store.row_failed(&row),
+        Ok(()) => server.store.row_written(&dirty),
+        Err(_) => server.store.row_failed(&dirty),
     }
     Ok(written?)
 }
@@ -109,25 +139,37 @@ pub fn reserve<M: Memory>(server: &Server<M>, host: &mut dyn Host, tokens: &[Tok
         return;
     }
     let now = host.now();
-    let mut rows: Vec<_> =
+    let rows: Vec<_> =
         tokens.iter().filter_map(|token| server.store.take_row(*token, now)).collect();
-    rows.retain(|row| fits(server, host, row));
     write(server, host, &rows, false);
 }
 
 /// Writes a batch; gives the number of rows that failed.
 fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty], last: bool) -> usize {
-    let whole = match host.database() {
-        Some(database) => durable(database, |database| {
-            rows.iter().try_for_each(|row| write_row(server, database, row, false))
-        }),
-        None => Err(Fault::Database),
-    };
-    if whole.is_ok() {
+    let (mut told, mut nameless) = (Vec::with_capacity(rows.len()), 0);
+    for dirty in rows {
+        match Row::of(server, dirty) {
+            Some(row) => told.extend(fits(server, host, &row).then_some(row)),
+            None => {
+                server.store.row_failed(dirty);
+                nameless += 1;
+            }
+        }
+    }
+    nameless + write_rows(server, host, &told, last)
+}
+
+fn write_rows<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    rows: &[Row<'_>],
+    last: bool,
+) -> usize {
+    if write_together(server, host, rows).is_ok() {
         // At the end nothing is freed any more: a process may have died with
         // the allocator's lock in hand.
         if !last {
-            rows.iter().for_each(|row| server.store.row_written(row));
+            rows.iter().for_each(|row| server.store.row_written(row.dirty));
         }
         return 0;
     }
@@ -137,54 +179,75 @@ fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty], las
     while failed.len() < MAX_FAILURES
         && let Some(row) = untried.next()
     {
-        let written = host.database().ok_or(Fault::Database).and_then(|database| {
-            durable(database, |database| write_row(server, database, row, true))
-        });
-        match written {
+        match write_alone(server, host, row) {
             Ok(()) if last => {}
-            Ok(()) => server.store.row_written(row),
+            Ok(()) => server.store.row_written(row.dirty),
             Err(_) => failed.push(row),
         }
     }
     // Those that were not tried come first the next time.
     let lag = failed.len() + untried.len();
-    untried.chain(failed).for_each(|row| server.store.row_failed(row));
+    untried.chain(failed).for_each(|row| server.store.row_failed(row.dirty));
     lag
 }
 
 /// After so many bad rows in a batch the database itself is taken to be away.
 const MAX_FAILURES: usize = 3;
 
-/// Writes one row; `alone`, not among others that would fail with it.
-fn write_row<M: Memory>(
+/// Attempts to write a batch with one statement for many rows. A server that
+/// does not take it has its rows in those that follow, one by one.
+const TOGETHER: u32 = 2;
+
+/// Writes all rows, or none.
+fn write_together<M: Memory>(
     server: &Server<M>,
-    database: &mut dyn Database,
-    row: &Dirty,
-    alone: bool,
+    host: &mut dyn Host,
+    rows: &[Row<'_>],
 ) -> Result<(), Fault> {
-    let table =
-        std::str::from_utf8(&server.config.active_watchers_table).map_err(|_| Fault::Database)?;
-    let key = dialog_conditions(dialog_of(&row.subscription));
-    // Another process may have written a later request of this dialog.
-    let mut not_later = key.clone();
-    if let Ok(cseq) = i32::try_from(row.subscription.remote_cseq) {
-        not_later.push(("remote_cseq", Compare::Less, Value::Int(i64::from(cseq) + 1)));
+    let table = table(server)?;
+    let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        match row.dirty.change {
+            RowChange::Delete => deletes.push(&row.not_later[..]),
+            RowChange::Update => updates.push((&row.not_later[..], &row.set[..])),
+            RowChange::Insert => inserts.push(&row.set[..]),
+        }
     }
-    match row.change {
-        RowChange::Delete => database.delete(table, &not_later),
-        RowChange::Update => {
-            let changes = subscription_changes(&row.subscription, row.expires_at);
-            database.update(table, &not_later, &changes)
+    let database = host.database().ok_or(Fault::Database)?;
+    let mut attempts = 0;
+    durable(database, |database| {
+        attempts += 1;
+        if attempts > TOGETHER {
+            return rows.iter().try_for_each(|row| write_row(database, table, row));
         }
-        RowChange::Insert => {
-            let event = server.registry.get(row.subscription.package).ok_or(Fault::Database)?;
-            let new = subscription_row(&row.subscription, &event.name, row.expires_at, 0);
-            // A row that should not be there may be in the way. Among others
-            // that is found out by the failure.
-            if alone {
-                database.delete(table, &key)?;
-            }
-            database.insert(table, &new)
+        database.delete_rows(table, &deletes)?;
+        database.update_rows(table, &updates)?;
+        database.insert_rows(table, &inserts)
+    })
+}
+
+/// Writes one row, not among others that would fail with it.
+fn write_alone<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    row: &Row<'_>,
+) -> Result<(), Fault> {
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    durable(database, |database| {
+        // A row that should not be there may be in the way. Among others that
+        // is found out by the failure.
+        if row.dirty.change == RowChange::Insert {
+            database.delete(table, &row.key())?;
         }
+        write_row(database, table, row)
+    })
+}
+
+fn write_row(database: &mut dyn Database, table: &str, row: &Row<'_>) -> Result<(), Fault> {
+    match row.dirty.change {
+        RowChange::Delete => database.delete(table, &row.not_later),
+        RowChange::Update => database.update(table, &row.not_later, &row.set),
+        RowChange::Insert => database.insert(table, &row.set),
     }
 }

@@ -8,6 +8,7 @@ use crate::host::database::Connection;
 use crate::host::database::write_turn::{Held, WriteTurn};
 use crate::host::log::Shown;
 use crate::host::{sys, text};
+use crate::sql::Dialect;
 
 /// How long SQLite waits for another process's transaction.
 const SQLITE_BUSY_TIMEOUT: &[u8] = b"PRAGMA busy_timeout=5000";
@@ -69,22 +70,27 @@ impl Driver {
 
     /// SQLite: one writer at a time, no column widths.
     pub fn is_sqlite(&self) -> bool {
-        scheme(&self.url) == b"sqlite"
+        self.dialect() == Some(Dialect::Sqlite)
     }
 
-    /// What it is given gets to an SQL server as text.
-    pub fn speaks_sql(&self) -> bool {
-        matches!(self.name(), b"sqlite" | b"mysql" | b"postgres" | b"postgresql")
+    /// The SQL that it sends; `None` for one that is no SQL server's.
+    pub fn dialect(&self) -> Option<Dialect> {
+        match self.name() {
+            b"sqlite" => Some(Dialect::Sqlite),
+            b"mysql" => Some(Dialect::MySql),
+            b"postgres" | b"postgresql" => Some(Dialect::Postgres),
+            _ => None,
+        }
     }
 
     /// A value longer than its column is refused, or cut off.
     pub fn enforces_widths(&self) -> bool {
-        matches!(self.name(), b"mysql" | b"postgres" | b"postgresql")
+        matches!(self.dialect(), Some(Dialect::MySql | Dialect::Postgres))
     }
 
     /// A session has a number that tells it from one after a reconnection.
     pub fn numbers_sessions(&self) -> bool {
-        self.name() == b"mysql"
+        self.dialect() == Some(Dialect::MySql)
     }
 
     /// The database that the URL names, where tables of all databases are

@@ -1,7 +1,7 @@
 //! Tables in memory, with transactions and failures on demand.
 
 use presence::error::Fault;
-use presence::ports::{Assignment, Compare, Condition, Database, Extent, Value};
+use presence::ports::{Assignment, Compare, Condition, Database, Value, Wanted};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -209,14 +209,14 @@ impl Database for FakeDatabase {
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        (most, _): (usize, Extent),
-        each: &mut dyn FnMut(&[Value]),
+        page: Wanted,
+        each: &mut dyn FnMut(Vec<Value>),
     ) -> Result<(), Fault> {
-        let mut left = most;
+        let mut left = page.most;
         self.query(table, conditions, columns, None, &mut |row| {
             if left > 0 {
                 left -= 1;
-                each(row);
+                each(row.to_vec());
             }
         })
     }
