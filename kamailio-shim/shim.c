@@ -347,6 +347,12 @@ int kshim_shm_walks(void)
 	return _shm_root.mname != NULL && strcmp(_shm_root.mname, "q_malloc") == 0;
 }
 
+void kshim_join_no_more(void)
+{
+	if(core_cfg != NULL)
+		((struct cfg_group_core *)core_cfg)->mem_join = 0;
+}
+
 void kshim_lock(gen_lock_t *lock)
 {
 	lock_get(lock);

@@ -19,6 +19,7 @@ unsigned long kshim_pkg_available(void);
 unsigned long kshim_shm_available(void);
 int kshim_pkg_walks(void);
 int kshim_shm_walks(void);
+void kshim_join_no_more(void);
 
 /* Locks. */
 void kshim_lock(gen_lock_t *lock);

@@ -324,6 +324,9 @@ pub fn destroy() {
     if let Some(server) = server().filter(|server| server.store.policy.keeps_rows()) {
         write_the_last(server);
     }
+    if server().is_some_and(|server| server.config.heap_fragments) {
+        fragments::join_no_more();
+    }
     // Kamailio's own clean-up, which comes after this, waits for ever if a
     // child was killed with one of its locks in hand: the log then tells that
     // it was not us.
