@@ -275,7 +275,7 @@ pub trait Database {
     /// As `page` for the whole table, where the driver can read it in steps of
     /// `wanted.most` rows; `false` where it cannot. A failure comes after some
     /// rows, or before the first.
-    fn walk(
+    fn scan(
         &mut self,
         _table: &str,
         _conditions: &[Condition],

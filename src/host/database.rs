@@ -169,7 +169,7 @@ impl Connection {
 
     /// The rows that a cursor gives. Unlike pages it is planned once: a server
     /// that knows nothing of a table yet may sort all of it for every page.
-    fn walk_cursor(
+    fn scan_cursor(
         &mut self,
         select: &[u8],
         (packed, columns): (Option<Dialect>, usize),
@@ -439,7 +439,7 @@ impl Database for Connection {
         self.query(table, conditions, columns, Some(&order), &mut |row| each(row.to_vec()))
     }
 
-    fn walk(
+    fn scan(
         &mut self,
         table: &str,
         conditions: &[Condition],
@@ -455,10 +455,10 @@ impl Database for Connection {
         self.try_again()?;
         self.begin()?;
         let form = (packed, columns.len());
-        let walked = self.walk_cursor(&select, form, wanted.most, each);
+        let scanned = self.scan_cursor(&select, form, wanted.most, each);
         // Ends the transaction, in which nothing was changed, and the cursor.
         let ended = self.rollback();
-        walked.and(ended).map(|()| true)
+        scanned.and(ended).map(|()| true)
     }
 
     fn insert_rows(&mut self, table: &str, rows: &[&[Assignment]]) -> Result<(), Fault> {

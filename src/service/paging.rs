@@ -59,13 +59,13 @@ pub fn all(
     // has ended.
     let mut with_id = columns.to_vec();
     with_id.push("id");
-    let walked = database.walk(table, conditions, &with_id, place.page, &mut |mut row| {
+    let scanned = database.scan(table, conditions, &with_id, place.page, &mut |mut row| {
         if let Some(id) = row.pop().and_then(|id| id.as_int()) {
             each(&row);
             place.after = id;
         }
     });
-    if walked == Ok(true) {
+    if scanned == Ok(true) {
         return Ok(());
     }
     let mut each = |_: i64, row: &[Value]| each(row);

@@ -29,11 +29,14 @@ pub fn expression(dialect: Dialect, names: Names<'_>, columns: &[&'static str]) 
     Some(text)
 }
 
+/// Reads a value; gives it and what is behind it.
+type Next = fn(&[u8]) -> Option<(Value, &[u8])>;
+
 /// The values of such a row; numbers may be text. `None` if
 /// it has another form: then it has to be read in the driver's way.
 pub fn read(dialect: Dialect, row: &[u8], columns: usize) -> Option<Vec<Value>> {
     let mut values = Vec::with_capacity(columns);
-    let (mut rest, next): (_, fn(&[u8]) -> Option<(Value, &[u8])>) = match dialect {
+    let (mut rest, next): (_, Next) = match dialect {
         Dialect::Postgres => (row.strip_prefix(b"(")?.strip_suffix(b")")?, field),
         Dialect::Sqlite => (row, literal_of),
         Dialect::MySql => return None,

@@ -95,6 +95,46 @@ fn a_clean_shutdown_writes_what_lags_and_reserves_nothing() {
 }
 
 #[test]
+fn a_database_without_statements_for_many_rows_gets_them_one_by_one() {
+    let mut world = World::new(setup());
+    let database = world.host.database.clone().unwrap();
+    database.one_by_one();
+    for n in 0..10 {
+        world.watch(&format!("w{n}"), "presence");
+    }
+    assert_eq!((flush(&mut world), stored(&world).len()), (0, 10));
+    for n in 0..10 {
+        world.subscribe(Subscribe {
+            contact_host: "new",
+            cseq: Some(99),
+            ..Subscribe::refresh(&format!("w{n}"))
+        });
+    }
+    // In the transaction of the batch: no row was tried alone, which deletes.
+    let before = database.statements();
+    assert_eq!(flush(&mut world), 0);
+    assert_eq!(database.statements(), before + 10);
+    assert_eq!(column(&world, "remote_cseq"), ["99"; 10]);
+}
+
+#[test]
+fn a_scan_that_fails_goes_on_in_pages() {
+    for scanned in [0, 1, 7, 10, 20] {
+        let mut world = World::new(setup());
+        for n in 0..10 {
+            world.watch(&format!("w{n}"), "presence");
+        }
+        flush(&mut world);
+        let database = world.host.database.clone().unwrap();
+        database.scan_only(scanned);
+        let mut new = World::new(Setup { database: Some(database), ..setup() });
+        let server = Arc::get_mut(&mut new.server).unwrap();
+        let restored = restore::subscriptions(server, &mut new.host).unwrap();
+        assert_eq!((restored.taken, restored.skipped), (10, 0), "{scanned}");
+    }
+}
+
+#[test]
 fn a_database_that_is_away_loses_nothing() {
     let mut world = World::new(setup());
     for n in 0..10 {

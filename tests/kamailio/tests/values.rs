@@ -39,7 +39,7 @@ fn watchers(kamailio: &Kamailio) -> Vec<Watcher> {
             // Nothing of it is odd: it is written with others in one statement.
             0 | 1 => watcher.extra_headers.truncate(0),
             2 => watcher.from_tag += "'`%*~!+",
-            3 => watcher.extra_headers[0].1 = "x".repeat(255),
+            3 => watcher.extra_headers[0].1 = "x".repeat(120),
             4 => {
                 let host = watcher.endpoint.local();
                 let route = format!(r#""a\\b\"c, 'd'" <sip:{host};lr>"#);

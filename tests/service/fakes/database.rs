@@ -1,7 +1,7 @@
 //! Tables in memory, with transactions and failures on demand.
 
 use presence::error::Fault;
-use presence::ports::{Assignment, Compare, Condition, Database, Value, Wanted};
+use presence::ports::{Assignment, Compare, Condition, Database, RowUpdate, Value, Wanted};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,10 @@ struct Inner {
     /// Says which statements fail.
     fails: Option<Judge>,
     statements: usize,
+    /// Statements for many rows are refused.
+    one_by_one: bool,
+    /// A scan fails after so many rows; without it there are only pages.
+    scans: Option<usize>,
     /// The answer of the next such statement is lost after it was executed.
     pub lose: Option<&'static str>,
 }
@@ -59,6 +63,16 @@ impl FakeDatabase {
         rows.iter().map(|row| show(row.get(column).unwrap_or(&Value::Null))).collect()
     }
 
+    /// Takes no statements for many rows.
+    pub fn one_by_one(&self) {
+        self.lock().one_by_one = true;
+    }
+
+    /// Gives whole tables in one go, but fails after `rows`.
+    pub fn scan_only(&self, rows: usize) {
+        self.lock().scans = Some(rows);
+    }
+
     pub fn lose_answer(&self, verb: &'static str) {
         self.lock().lose = Some(verb);
     }
@@ -66,6 +80,10 @@ impl FakeDatabase {
     /// How many statements were executed.
     pub fn statements(&self) -> usize {
         self.lock().statements
+    }
+
+    fn takes_many(&self) -> Result<(), Fault> {
+        if self.lock().one_by_one { Err(Fault::Database) } else { Ok(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -219,6 +237,32 @@ impl Database for FakeDatabase {
                 each(row.to_vec());
             }
         })
+    }
+
+    fn scan(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        _wanted: Wanted,
+        each: &mut dyn FnMut(Vec<Value>),
+    ) -> Result<bool, Fault> {
+        let Some(most) = self.lock().scans else { return Ok(false) };
+        let mut rows = Vec::new();
+        self.query(table, conditions, columns, None, &mut |row| rows.push(row.to_vec()))?;
+        let whole = rows.len() <= most;
+        rows.into_iter().take(most).for_each(each);
+        if whole { Ok(true) } else { Err(Fault::Database) }
+    }
+
+    fn insert_rows(&mut self, table: &str, rows: &[&[Assignment]]) -> Result<(), Fault> {
+        self.takes_many()?;
+        rows.iter().try_for_each(|row| self.insert(table, row))
+    }
+
+    fn update_rows(&mut self, table: &str, rows: &[RowUpdate<'_>]) -> Result<(), Fault> {
+        self.takes_many()?;
+        rows.iter().try_for_each(|(conditions, set)| self.update(table, conditions, set))
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
