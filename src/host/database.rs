@@ -129,8 +129,9 @@ impl Connection {
         self.raw(statement).map(|_| ())
     }
 
-    /// A SELECT of rows, each as one text where that is possible and `wanted`
-    /// (`true` then). `None` if a condition has to be left to the driver.
+    /// A SELECT of rows, each as one text if no column is binary (`is_text`) and
+    /// that gains something: then with the dialect to read it by. `None` if a
+    /// condition has to be left to the driver.
     fn select(
         &self,
         table: &str,
@@ -427,8 +428,9 @@ impl Database for Connection {
             (Some(_), Extent::Most) => format!("id LIMIT {}", wanted.most),
             (Some(_), Extent::Part) => format!("id + 0 LIMIT {}", wanted.most),
         };
-        if let Some((statement, packed @ Some(_))) =
-            self.select(table, conditions, columns, (wanted.is_text, &order))
+        if wanted.is_text
+            && let Some((statement, packed @ Some(_))) =
+                self.select(table, conditions, columns, (true, &order))
         {
             self.try_again()?;
             if let Ok(rows) = self.ask_rows(&statement, packed, columns.len()) {
