@@ -1,4 +1,4 @@
-//! Lets `hashbrown` tables and `allocator-api2` vectors live in a [`Heap`].
+//! Lets `allocator-api2` vectors live in a [`Heap`].
 
 use core::alloc::Layout;
 use core::fmt;

@@ -10,10 +10,12 @@ use super::heap::Heap;
 
 /// Immutable bytes in a [`Heap`]; given back when dropped.
 ///
-/// Sixteen bytes itself, as is `Option<Blob>`. An empty blob allocates nothing.
+/// Twelve bytes itself, aligned to four, as is `Option<Blob>`: records have
+/// several. An empty blob allocates nothing.
+#[repr(C, packed(4))]
 pub struct Blob<M: Memory> {
     start: NonNull<u8>,
-    len: usize,
+    len: u32,
     memory: PhantomData<fn() -> M>,
 }
 
@@ -38,6 +40,7 @@ impl<M: Memory> Blob<M> {
         for part in parts {
             len = len.checked_add(part.len()).ok_or(OutOfMemory)?;
         }
+        let short = u32::try_from(len).map_err(|_| OutOfMemory)?;
         if len == 0 {
             return Ok(Self::EMPTY);
         }
@@ -51,7 +54,7 @@ impl<M: Memory> Blob<M> {
             };
             at += part.len();
         }
-        Ok(Self { start, len, memory: PhantomData })
+        Ok(Self { start, len: short, memory: PhantomData })
     }
 }
 
@@ -70,7 +73,7 @@ impl<M: Memory> Deref for Blob<M> {
     fn deref(&self) -> &[u8] {
         // SAFETY: `len` bytes from `start` on were written when the blob was
         // made and are its own; an empty slice may start anywhere but at null.
-        unsafe { NonNull::slice_from_raw_parts(self.start, self.len).as_ref() }
+        unsafe { NonNull::slice_from_raw_parts(self.start, self.len as usize).as_ref() }
     }
 }
 
@@ -106,9 +109,10 @@ mod tests {
     use crate::shm::testing::{Rig, TestMemory};
 
     #[test]
-    fn is_two_words() {
-        assert_eq!(size_of::<Blob<TestMemory>>(), 16);
-        assert_eq!(size_of::<Option<Blob<TestMemory>>>(), 16);
+    fn is_small() {
+        assert_eq!(size_of::<Blob<TestMemory>>(), 12);
+        assert_eq!(size_of::<Option<Blob<TestMemory>>>(), 12);
+        assert_eq!(align_of::<Blob<TestMemory>>(), 4);
     }
 
     #[test]

@@ -70,6 +70,14 @@ impl<M: Memory> Heap<M> {
         }
     }
 
+    /// The most bytes that take no more memory than `bytes` do.
+    pub fn filled(bytes: usize) -> usize {
+        match class_of(bytes) {
+            Some(class) => slot_size(class),
+            None => bytes.saturating_add(HEADER_SIZE).next_multiple_of(PAGE_SIZE) - HEADER_SIZE,
+        }
+    }
+
     /// The pool that the heap draws on.
     pub fn pool(&self) -> &'static PagePool<M> {
         self.pool

@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 
 use super::arena::Memory;
 use super::id::Id;
-use super::slab::Slab;
+use super::slab::{Generation, Slab};
 
 /// Where a list finds its elements.
 pub trait Nodes<T> {
@@ -16,7 +16,7 @@ pub trait Nodes<T> {
     fn node_mut(&mut self, id: Id<T>) -> Option<&mut T>;
 }
 
-impl<T, M: Memory> Nodes<T> for Slab<T, M> {
+impl<T, M: Memory, G: Generation> Nodes<T> for Slab<T, M, G> {
     fn node(&self, id: Id<T>) -> Option<&T> {
         self.get(id)
     }
@@ -37,22 +37,23 @@ pub trait Linked<L>: Sized {
     fn links_mut(&mut self) -> &mut Links<Self>;
 }
 
-/// An element's neighbours in a list; eight bytes.
+/// An element's neighbours in a list; eight bytes. The last one is followed by
+/// the first.
 pub struct Links<T> {
     /// [`Id::RESERVED`] while the element is in no list.
-    prev: Option<Id<T>>,
-    next: Option<Id<T>>,
+    prev: Id<T>,
+    next: Id<T>,
 }
 
 impl<T> Links<T> {
     /// The links of an element that is in no list.
     pub const fn new() -> Self {
-        Self { prev: Some(Id::RESERVED), next: None }
+        Self { prev: Id::RESERVED, next: Id::RESERVED }
     }
 
     /// Whether the element is in a list.
     pub fn is_linked(&self) -> bool {
-        self.prev != Some(Id::RESERVED)
+        self.prev != Id::RESERVED
     }
 }
 
@@ -69,7 +70,7 @@ impl<T> fmt::Debug for Links<T> {
     }
 }
 
-/// A list of kind `L` over the elements of one [`Nodes`].
+/// A list of kind `L` over the elements of one [`Nodes`]; eight bytes.
 ///
 /// Every operation takes these nodes; they must be the same each time, and an
 /// element must leave its list before it leaves them. A list that finds an
@@ -77,7 +78,7 @@ impl<T> fmt::Debug for Links<T> {
 /// no operation goes astray.
 pub struct List<T, L> {
     head: Option<Id<T>>,
-    tail: Option<Id<T>>,
+    /// Bounds every walk.
     len: u32,
     kind: PhantomData<fn() -> L>,
 }
@@ -85,7 +86,7 @@ pub struct List<T, L> {
 impl<T: Linked<L>, L> List<T, L> {
     /// An empty list.
     pub const fn new() -> Self {
-        Self { head: None, tail: None, len: 0, kind: PhantomData }
+        Self { head: None, len: 0, kind: PhantomData }
     }
 
     /// The number of elements.
@@ -104,39 +105,50 @@ impl<T: Linked<L>, L> List<T, L> {
     }
 
     /// The last element.
-    pub fn back(&self) -> Option<Id<T>> {
-        self.tail
+    pub fn back(&self, nodes: &impl Nodes<T>) -> Option<Id<T>> {
+        neighbours::<T, L>(nodes, self.head?).map(|links| links.0)
     }
 
     /// The element after `id`.
     pub fn next(&self, nodes: &impl Nodes<T>, id: Id<T>) -> Option<Id<T>> {
-        nodes.node(id).map(T::links).filter(|links| links.is_linked())?.next
+        neighbours::<T, L>(nodes, id).map(|links| links.1).filter(|&next| Some(next) != self.head)
     }
 
     /// Adds an element at the end. Does nothing and says `false` if there is no
     /// such element, or if it is in a list of this kind already.
     pub fn push_back(&mut self, nodes: &mut impl Nodes<T>, id: Id<T>) -> bool {
-        self.link(nodes, id, self.tail, None)
+        let linked = self.link(nodes, id);
+        if linked && self.head.is_none() {
+            self.head = Some(id);
+        }
+        linked
     }
 
     /// Adds an element at the start; otherwise as [`push_back`](Self::push_back).
     pub fn push_front(&mut self, nodes: &mut impl Nodes<T>, id: Id<T>) -> bool {
-        self.link(nodes, id, None, self.head)
+        let linked = self.link(nodes, id);
+        if linked {
+            self.head = Some(id);
+        }
+        linked
     }
 
     /// Takes an element out. Does nothing and says `false` if it is in no list
     /// of this kind.
     pub fn unlink(&mut self, nodes: &mut impl Nodes<T>, id: Id<T>) -> bool {
-        let Some(links) = nodes.node_mut(id).map(T::links_mut) else { return false };
-        let Links { prev, next } = *links;
-        let foreign =
-            (prev.is_none() && self.head != Some(id)) || (next.is_none() && self.tail != Some(id));
-        if !links.is_linked() || foreign {
-            return false;
+        let Some((prev, next)) = neighbours::<T, L>(nodes, id) else { return false };
+        let alone = next == id;
+        let Some(head) = self.head.filter(|&head| head == id || !alone) else { return false };
+        if let Some(links) = nodes.node_mut(id).map(T::links_mut) {
+            *links = Links::new();
         }
-        *links = Links::new();
-        self.set_next(nodes, prev, next);
-        self.set_prev(nodes, next, prev);
+        if !alone {
+            set_next::<T, L>(nodes, prev, next);
+            set_prev::<T, L>(nodes, next, prev);
+        }
+        if head == id {
+            self.head = (!alone).then_some(next);
+        }
         self.len = self.len.saturating_sub(1);
         true
     }
@@ -161,7 +173,7 @@ impl<T: Linked<L>, L> List<T, L> {
         iter::from_fn(move || {
             let id = at?;
             let element = nodes.node(id)?;
-            at = element.links().next;
+            at = Some(element.links().next);
             Some((id, element))
         })
         .take(self.len())
@@ -175,51 +187,51 @@ impl<T: Linked<L>, L> List<T, L> {
             let Some((id, element)) = at.and_then(|id| Some((id, nodes.node_mut(id)?))) else {
                 return;
             };
-            at = element.links().next;
+            at = Some(element.links().next);
             visit(id, element);
         }
     }
 
-    /// Puts an element between two neighbours, or at an end.
-    fn link(
-        &mut self,
-        nodes: &mut impl Nodes<T>,
-        id: Id<T>,
-        prev: Option<Id<T>>,
-        next: Option<Id<T>>,
-    ) -> bool {
+    /// Puts an element between the last and the first, which stays the first.
+    fn link(&mut self, nodes: &mut impl Nodes<T>, id: Id<T>) -> bool {
+        let ends = self.head.and_then(|head| Some((neighbours::<T, L>(nodes, head)?.0, head)));
+        let (prev, next) = match (ends, self.head) {
+            (Some(ends), _) => ends,
+            (None, None) => (id, id),
+            // The first one is gone, and the others with it.
+            (None, Some(_)) => {
+                *self = Self::new();
+                (id, id)
+            }
+        };
         match nodes.node_mut(id).map(T::links_mut) {
             Some(links) if !links.is_linked() => *links = Links { prev, next },
             _ => return false,
         }
-        self.set_next(nodes, prev, Some(id));
-        self.set_prev(nodes, next, Some(id));
+        if prev != id {
+            set_next::<T, L>(nodes, prev, id);
+            set_prev::<T, L>(nodes, next, id);
+        }
         self.len += 1;
         true
     }
+}
 
-    /// Lets `next` follow `at`, or be the first if `at` is nothing.
-    fn set_next(&mut self, nodes: &mut impl Nodes<T>, at: Option<Id<T>>, next: Option<Id<T>>) {
-        match at {
-            None => self.head = next,
-            Some(at) => {
-                if let Some(element) = nodes.node_mut(at) {
-                    element.links_mut().next = next;
-                }
-            }
-        }
+/// What comes before and after an element that is in a list.
+fn neighbours<T: Linked<L>, L>(nodes: &impl Nodes<T>, id: Id<T>) -> Option<(Id<T>, Id<T>)> {
+    let links = nodes.node(id)?.links();
+    links.is_linked().then_some((links.prev, links.next))
+}
+
+fn set_next<T: Linked<L>, L>(nodes: &mut impl Nodes<T>, at: Id<T>, next: Id<T>) {
+    if let Some(element) = nodes.node_mut(at) {
+        element.links_mut().next = next;
     }
+}
 
-    /// Lets `prev` precede `at`, or be the last if `at` is nothing.
-    fn set_prev(&mut self, nodes: &mut impl Nodes<T>, at: Option<Id<T>>, prev: Option<Id<T>>) {
-        match at {
-            None => self.tail = prev,
-            Some(at) => {
-                if let Some(element) = nodes.node_mut(at) {
-                    element.links_mut().prev = prev;
-                }
-            }
-        }
+fn set_prev<T: Linked<L>, L>(nodes: &mut impl Nodes<T>, at: Id<T>, prev: Id<T>) {
+    if let Some(element) = nodes.node_mut(at) {
+        element.links_mut().prev = prev;
     }
 }
 
@@ -231,7 +243,7 @@ impl<T: Linked<L>, L> Default for List<T, L> {
 
 impl<T, L> fmt::Debug for List<T, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "List({:?}..{:?}, {})", self.head, self.tail, self.len)
+        write!(f, "List({:?}, {})", self.head, self.len)
     }
 }
 

@@ -74,7 +74,7 @@ pub use list::{Linked, Links, List, Nodes};
 pub use pages::{PAGE_SIZE, PagePool, PoolUsage};
 pub use place::{place, place_slice};
 pub use seize::seize;
-pub use slab::Slab;
+pub use slab::{Generation, Slab, Unkeyed};
 #[cfg(test)]
 pub use testing::TestMemory;
 pub use wheel::{InWheel, Timed, Timer, Wheel};

@@ -108,11 +108,10 @@ impl<M: Memory> PagePool<M> {
             }
         };
         state.usage.pages += count as usize;
-        // Both are at most 63.
+        // Both are at most 64.
         let origin = Origin::Chunk { chunk, first: first as u8, count: count as u8 };
-        // SAFETY: page `first` lies within the chunk, and the chunk's pointer
-        // may be used for all of it.
-        let run = unsafe { chunk.cast::<u8>().add(first as usize * PAGE_SIZE) };
+        // SAFETY: a chunk with a page in use is live; `first` is a page of it.
+        let run = unsafe { Chunk::page(chunk, first) };
         Ok((run.cast(), origin))
     }
 

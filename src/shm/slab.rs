@@ -14,16 +14,40 @@ use super::id::{Id, Key};
 /// All operations are O(1), growing and shrinking the page directory amortised.
 /// A page whose last element is removed goes back at once; its range of ids is
 /// used again later. Dropping the slab drops the elements.
-pub struct Slab<T, M: Memory> {
-    directory: Directory<T, M>,
+///
+/// With [`Unkeyed`] elements there are no keys, and each takes four bytes less.
+pub struct Slab<T, M: Memory, G: Generation = u32> {
+    directory: Directory<T, M, G>,
     len: usize,
-    generation: u32,
+    generation: G,
 }
 
-impl<T, M: Memory> Slab<T, M> {
+/// What tells an element from others that were in its place.
+pub trait Generation: Copy + Default {
+    /// That of the element after the one with this.
+    fn next(self) -> Self;
+}
+
+impl Generation for u32 {
+    fn next(self) -> Self {
+        self.wrapping_add(1).max(1)
+    }
+}
+
+/// Elements are not told apart: only their ids name them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unkeyed;
+
+impl Generation for Unkeyed {
+    fn next(self) -> Self {
+        self
+    }
+}
+
+impl<T, M: Memory, G: Generation> Slab<T, M, G> {
     /// An empty slab, which owns no memory.
     pub fn new(heap: &'static Heap<M>) -> Self {
-        Self { directory: Directory::new(heap), len: 0, generation: 0 }
+        Self { directory: Directory::new(heap), len: 0, generation: G::default() }
     }
 
     /// The number of elements.
@@ -40,7 +64,7 @@ impl<T, M: Memory> Slab<T, M> {
     pub fn insert(&mut self, value: T) -> Result<Id<T>, T> {
         // Counted for the whole slab, so that a page that went and came again
         // cannot repeat a generation.
-        let generation = self.generation.wrapping_add(1).max(1);
+        let generation = self.generation.next();
         match self.directory.occupy(generation, value) {
             Ok(id) => {
                 self.generation = generation;
@@ -58,12 +82,6 @@ impl<T, M: Memory> Slab<T, M> {
         Some(value)
     }
 
-    /// Removes the element of this key.
-    pub fn remove_key(&mut self, key: Key<T>) -> Option<T> {
-        self.get_key(key)?;
-        self.remove(key.id())
-    }
-
     /// The element of this id.
     pub fn get(&self, id: Id<T>) -> Option<&T> {
         match self.directory.slot(id)? {
@@ -77,30 +95,6 @@ impl<T, M: Memory> Slab<T, M> {
         match self.directory.slot_mut(id)? {
             Slot::Used { value, .. } => Some(value),
             Slot::Free { .. } => None,
-        }
-    }
-
-    /// The key of an element.
-    pub fn key(&self, id: Id<T>) -> Option<Key<T>> {
-        match self.directory.slot(id)? {
-            Slot::Used { generation, .. } => Some(Key::new(id, *generation)),
-            Slot::Free { .. } => None,
-        }
-    }
-
-    /// The element of this key, unless it is gone.
-    pub fn get_key(&self, key: Key<T>) -> Option<&T> {
-        match self.directory.slot(key.id())? {
-            Slot::Used { generation, value } if *generation == key.generation() => Some(value),
-            _ => None,
-        }
-    }
-
-    /// The element of this key, to be changed, unless it is gone.
-    pub fn get_key_mut(&mut self, key: Key<T>) -> Option<&mut T> {
-        match self.directory.slot_mut(key.id())? {
-            Slot::Used { generation, value } if *generation == key.generation() => Some(value),
-            _ => None,
         }
     }
 
@@ -127,7 +121,39 @@ impl<T, M: Memory> Slab<T, M> {
     }
 }
 
-impl<T, M: Memory> fmt::Debug for Slab<T, M> {
+impl<T, M: Memory> Slab<T, M> {
+    /// Removes the element of this key.
+    pub fn remove_key(&mut self, key: Key<T>) -> Option<T> {
+        self.get_key(key)?;
+        self.remove(key.id())
+    }
+
+    /// The key of an element.
+    pub fn key(&self, id: Id<T>) -> Option<Key<T>> {
+        match self.directory.slot(id)? {
+            Slot::Used { generation, .. } => Some(Key::new(id, *generation)),
+            Slot::Free { .. } => None,
+        }
+    }
+
+    /// The element of this key, unless it is gone.
+    pub fn get_key(&self, key: Key<T>) -> Option<&T> {
+        match self.directory.slot(key.id())? {
+            Slot::Used { generation, value } if *generation == key.generation() => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The element of this key, to be changed, unless it is gone.
+    pub fn get_key_mut(&mut self, key: Key<T>) -> Option<&mut T> {
+        match self.directory.slot_mut(key.id())? {
+            Slot::Used { generation, value } if *generation == key.generation() => Some(value),
+            _ => None,
+        }
+    }
+}
+
+impl<T, M: Memory, G: Generation> fmt::Debug for Slab<T, M, G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slab").field("len", &self.len).finish_non_exhaustive()
     }

@@ -30,6 +30,8 @@ pub struct Wheel<T, L, M: Memory> {
     buckets: Vec<Bucket<T, L>, HeapAllocator<M>>,
     /// What was scheduled for a second whose bucket had been gone through.
     late: Bucket<T, L>,
+    /// When it was made: timers count from there.
+    start: i64,
     /// The second whose bucket is gone through next.
     cursor: i64,
     /// How many elements of that bucket are still to be looked at, if some
@@ -57,7 +59,8 @@ impl<T: Timed<L>, L, M: Memory> Wheel<T, L, M> {
         buckets.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
         buckets.extend(iter::repeat_with(List::new).take(count));
         let now = within(now);
-        Ok(Self { buckets, late: List::new(), cursor: now, unseen: None, latest: now, len: 0 })
+        let late = List::new();
+        Ok(Self { buckets, late, start: now, cursor: now, unseen: None, latest: now, len: 0 })
     }
 
     /// The number of elements scheduled.
@@ -74,9 +77,10 @@ impl<T: Timed<L>, L, M: Memory> Wheel<T, L, M> {
     /// `false` if there is no such element.
     pub fn schedule(&mut self, nodes: &mut impl Nodes<T>, id: Id<T>, deadline: i64) -> bool {
         self.cancel(nodes, id);
-        let bucket = if self.is_past(deadline) { None } else { Some(self.bucket_of(deadline)) };
+        let late = self.is_past(deadline);
         let Some(timer) = nodes.node_mut(id).map(T::timer_mut) else { return false };
-        timer.set(deadline, bucket);
+        timer.set(deadline.saturating_sub(self.start), late);
+        let bucket = self.bucket_of_element(nodes, id);
         let linked = self.list(bucket).push_back(nodes, id);
         self.len += usize::from(linked);
         linked
@@ -84,8 +88,7 @@ impl<T: Timed<L>, L, M: Memory> Wheel<T, L, M> {
 
     /// Takes an element out. Says `false` if it is not scheduled.
     pub fn cancel(&mut self, nodes: &mut impl Nodes<T>, id: Id<T>) -> bool {
-        let Some(timer) = nodes.node(id).map(T::timer) else { return false };
-        let bucket = timer.bucket();
+        let bucket = self.bucket_of_element(nodes, id);
         let unlinked = self.list(bucket).unlink(nodes, id);
         self.len -= usize::from(unlinked);
         unlinked
@@ -130,7 +133,7 @@ impl<T: Timed<L>, L, M: Memory> Wheel<T, L, M> {
                 continue;
             };
             *budget -= 1;
-            if nodes.node(id)?.timer().deadline()? <= now {
+            if self.deadline(nodes, id)? <= now {
                 self.cancel(nodes, id);
                 return Some(id);
             }
@@ -140,6 +143,19 @@ impl<T: Timed<L>, L, M: Memory> Wheel<T, L, M> {
             list.push_back(nodes, id);
         }
         None
+    }
+
+    /// When an element is due, if it is scheduled.
+    fn deadline(&self, nodes: &impl Nodes<T>, id: Id<T>) -> Option<i64> {
+        let since_start = nodes.node(id)?.timer().deadline()?;
+        Some(self.start.saturating_add(since_start))
+    }
+
+    /// The bucket that an element is in or belongs into; `None` for the list of
+    /// late ones, and for what is not scheduled.
+    fn bucket_of_element(&self, nodes: &impl Nodes<T>, id: Id<T>) -> Option<u32> {
+        let timer = nodes.node(id)?.timer();
+        (!timer.is_late()).then(|| self.bucket_of(self.start + timer.seconds()))
     }
 
     /// Moves the cursor, when the clock has jumped, to where the rest of the way
@@ -159,7 +175,7 @@ impl<T: Timed<L>, L, M: Memory> Wheel<T, L, M> {
     /// The first of the elements that came too late for their bucket.
     fn first_late(&self, nodes: &impl Nodes<T>) -> Option<(Id<T>, i64)> {
         let id = self.late.front()?;
-        Some((id, nodes.node(id)?.timer().deadline()?))
+        Some((id, self.deadline(nodes, id)?))
     }
 
     /// The first element of the cursor's bucket that was not looked at yet.

@@ -28,6 +28,7 @@ use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::{PresentityKey, Shard};
 use lock_api::Mutex;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the store has to know of the configuration.
@@ -73,44 +74,48 @@ impl<M: Memory> Copy for LaneRef<M> {}
 /// Names a subscription across processes and time; a stale one finds nothing.
 /// Fits the one pointer that a NOTIFY's transaction carries; 0 names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Token(u64);
+pub struct Token {
+    /// One more than the index of the record's id.
+    place: NonZeroU32,
+    /// The shard, and the low bits of the record's generation.
+    high: u32,
+}
 
 const GENERATION_BITS: u32 = 20;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 impl Token {
     /// Stands for a subscription that is a row: its dialog names it.
-    pub const ROW: Token = Token(u64::MAX);
+    pub const ROW: Token = Token { place: NonZeroU32::MAX, high: u32::MAX };
 
     /// As a number that is never 0.
     pub fn number(self) -> u64 {
-        self.0
+        u64::from(self.high) << 32 | u64::from(self.place.get())
     }
 
     /// From the number of a token.
     pub fn from_number(number: u64) -> Option<Token> {
-        (number != 0).then_some(Token(number))
+        Some(Token { place: NonZeroU32::new(number as u32)?, high: (number >> 32) as u32 })
     }
 
     /// The key with its shard; of the generation only the low bits fit.
-    fn new<T>(shard: usize, key: Key<T>) -> Token {
+    fn new<T>(shard: usize, key: Key<T>) -> Option<Token> {
         let generation = key.to_u64() as u32 & GENERATION_MASK;
-        Token(
-            (shard as u64) << (32 + GENERATION_BITS)
-                | u64::from(generation) << 32
-                | u64::from(key.id().index() + 1),
-        )
+        Some(Token {
+            place: NonZeroU32::new(key.id().index() + 1)?,
+            high: (shard as u32) << GENERATION_BITS | generation,
+        })
     }
 
     /// The id of the record that the token names, if it is still that one.
     fn resolve<T, M: Memory>(self, records: &Slab<T, M>) -> Option<Id<T>> {
-        let id = Id::from_index((self.0 as u32).checked_sub(1)?)?;
+        let id = Id::from_index(self.place.get() - 1)?;
         let generation = records.key(id)?.to_u64() as u32 & GENERATION_MASK;
-        (generation == (self.0 >> 32) as u32 & GENERATION_MASK).then_some(id)
+        (generation == self.high & GENERATION_MASK).then_some(id)
     }
 
     fn shard(self) -> usize {
-        (self.0 >> (32 + GENERATION_BITS)) as usize
+        (self.high >> GENERATION_BITS) as usize
     }
 }
 
@@ -119,7 +124,7 @@ pub struct Shared<M: Memory> {
     /// Records by the hash of their presentity's identity.
     pub shards: &'static [Mutex<M::Lock, Shard<M>>],
     /// Tokens of subscriptions by the hash of their dialog.
-    pub dialogs: &'static [Mutex<M::Lock, HashIndex<u64, M>>],
+    pub dialogs: &'static [Mutex<M::Lock, HashIndex<Token, M>>],
     /// The hash, the same in all processes.
     pub hash: &'static KeyedHash,
     /// Answers given lately.
@@ -200,7 +205,7 @@ impl<M: Memory> Store<M> {
     }
 
     fn token(&self, shard: usize, records: &Shard<M>, id: Id<Subscription<M>>) -> Option<Token> {
-        Some(Token::new(shard, records.subscriptions.key(id)?))
+        Token::new(shard, records.subscriptions.key(id)?)
     }
 
     fn resolve(records: &Shard<M>, token: Token) -> Option<Id<Subscription<M>>> {

@@ -208,7 +208,7 @@ fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
 /// The newest publication has changed in the presentity's current round.
 fn touch<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
     let Some(owner) = records.presentities.get(presentity) else { return };
-    let (newest, round) = (owner.publications.back(), owner.round);
+    let (newest, round) = (owner.publications.back(&records.publications), owner.round);
     if let Some(record) = newest.and_then(|id| records.publications.get_mut(id)) {
         record.round = round;
     }

@@ -134,12 +134,10 @@ impl<M: Memory> Store<M> {
         place: u64,
         dialog: DialogId<'_>,
     ) -> Option<Id<Subscription<M>>> {
-        let number = self.dialogs(place).ok()?.lock().find(place, |number| {
-            Token::from_number(number).is_some_and(|token| {
-                token.shard() == shard && super::subscriptions::is_dialog(records, token, dialog)
-            })
+        let token = self.dialogs(place).ok()?.lock().find(place, |token| {
+            token.shard() == shard && super::subscriptions::is_dialog(records, token, dialog)
         })?;
-        Self::resolve(records, Token::from_number(number)?)
+        Self::resolve(records, token)
     }
 
     fn add_row(
@@ -169,7 +167,7 @@ impl<M: Memory> Store<M> {
             });
         }
         let token = self.token(shard, records, id).ok_or(Fault::Host)?;
-        let indexed = self.dialogs(place)?.lock().insert(place, token.number());
+        let indexed = self.dialogs(place)?.lock().insert(place, token);
         if let Err(full) = indexed {
             records.retire_subscription(id);
             return Err(full.into());

@@ -87,12 +87,10 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| {
             // The first request has come again, later than answers are kept:
             // two records of one dialog would use each CSeq twice.
-            let known = dialogs.lock().find(dialog, |number| {
-                Token::from_number(number).is_some_and(|token| {
-                    token.shard() == shard && is_dialog(records, token, dialog_of(snapshot))
-                })
+            let known = dialogs.lock().find(dialog, |token| {
+                token.shard() == shard && is_dialog(records, token, dialog_of(snapshot))
             });
-            if let Some(token) = known.and_then(Token::from_number) {
+            if let Some(token) = known {
                 return Ok(token);
             }
             let presentity = records.find_or_create(key, hash)?;
@@ -105,7 +103,7 @@ impl<M: Memory> Store<M> {
             }
             let token = added.and_then(|id| {
                 let token = self.token(shard, records, id).ok_or(Fault::Host)?;
-                match dialogs.lock().insert(dialog, token.number()) {
+                match dialogs.lock().insert(dialog, token) {
                     Ok(()) => Ok(token),
                     Err(full) => {
                         // A row that it came from stays as it is.
@@ -305,16 +303,13 @@ impl<M: Memory> Store<M> {
         // Two dialogs may share a hash: ask the record itself.
         let mut rejected = Vec::new();
         loop {
-            let candidate = self
-                .dialogs(hash)?
-                .lock()
-                .find(hash, |number| !rejected.contains(&number))
-                .and_then(Token::from_number);
+            let candidate =
+                self.dialogs(hash)?.lock().find(hash, |token| !rejected.contains(&token));
             let Some(token) = candidate else { return Ok(None) };
             if self.with(token.shard(), |records| is_dialog(records, token, dialog))? {
                 return Ok(Some(token));
             }
-            rejected.push(token.number());
+            rejected.push(token);
         }
     }
 
@@ -322,7 +317,7 @@ impl<M: Memory> Store<M> {
     pub(super) fn forget(&self, places: Places, token: Token) {
         for hash in [Some(places.dialog), places.call].into_iter().flatten() {
             if let Ok(index) = self.dialogs(hash) {
-                index.lock().remove(hash, |number| number == token.number());
+                index.lock().remove(hash, |known| known == token);
             }
         }
     }
@@ -348,7 +343,7 @@ impl<M: Memory> Store<M> {
     pub(super) fn dialogs(
         &self,
         hash: u64,
-    ) -> Result<&lock_api::Mutex<M::Lock, HashIndex<u64, M>>, Fault> {
+    ) -> Result<&lock_api::Mutex<M::Lock, HashIndex<Token, M>>, Fault> {
         let count = self.shared.dialogs.len();
         self.shared.dialogs.get(hash as usize & count.saturating_sub(1)).ok_or(Fault::Host)
     }
@@ -360,15 +355,19 @@ impl<M: Memory> Store<M> {
         let call_id = snapshot.text(Text::CallId);
         let hash = self.call_hash(&key.identity, key.package, call_id);
         let Ok(index) = self.dialogs(hash) else { return };
+        // Others may share the hash: what is to go has to be of this call.
+        let mut kept = vec![new];
         loop {
-            let old = index.lock().find(hash, |number| number != new.number());
-            let Some(old) = old.and_then(Token::from_number) else { break };
-            if !self.remove_subscription(old) {
-                index.lock().remove(hash, |number| number == old.number());
+            let Some(old) = index.lock().find(hash, |token| !kept.contains(&token)) else { break };
+            let other = self.with(old.shard(), |records| is_other_call(records, old, key, call_id));
+            if other.unwrap_or(true) {
+                kept.push(old);
+            } else if !self.remove_subscription(old) {
+                index.lock().remove(hash, |token| token == old);
             }
         }
         // Without memory it is merely not replaced by the next one.
-        let _ = index.lock().insert(hash, new.number());
+        let _ = index.lock().insert(hash, new);
     }
 }
 
@@ -462,6 +461,23 @@ pub(super) fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: Dia
     Store::resolve(records, token)
         .and_then(|id| records.subscriptions.get(id))
         .is_some_and(|record| record.phase != Phase::Gone && dialog_of_record(record) == dialog)
+}
+
+/// The token is that of a subscription, but not one of this call.
+fn is_other_call<M: Memory>(
+    records: &Shard<M>,
+    token: Token,
+    key: &PresentityKey,
+    call_id: &[u8],
+) -> bool {
+    let record = Store::resolve(records, token).and_then(|id| records.subscriptions.get(id));
+    record.is_some_and(|record| {
+        let owner = records.presentities.get(record.presentity);
+        record.text(Text::CallId) != call_id
+            || owner.is_some_and(|owner| {
+                owner.package != key.package || owner.text(PresentityText::Identity) != key.identity
+            })
+    })
 }
 
 fn current<M: Memory>(

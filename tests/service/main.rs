@@ -5,6 +5,7 @@
 mod database_only;
 mod exhaustion;
 mod fakes;
+mod footprint;
 mod ordering;
 mod publish;
 mod publish_stored;

@@ -1,13 +1,13 @@
 //! Which pages of a chunk are free.
 
-/// Pages in a chunk, the first of which holds the chunk's header.
+/// Pages in a chunk.
 pub(super) const PAGES_PER_CHUNK: u32 = 64;
 
 /// The longest run a chunk can give.
-pub(super) const MAX_RUN: u32 = PAGES_PER_CHUNK - 1;
+pub(super) const MAX_RUN: u32 = PAGES_PER_CHUNK;
 
 /// The bin of chunks all of whose pages are free.
-pub(super) const EMPTY_BIN: usize = MAX_RUN.ilog2() as usize + 1;
+pub(super) const EMPTY_BIN: usize = MAX_RUN.ilog2() as usize;
 
 /// The first bin in which every chunk has a run of `count` pages.
 pub(super) fn bin_that_fits(count: u32) -> usize {
@@ -16,7 +16,7 @@ pub(super) fn bin_that_fits(count: u32) -> usize {
 
 /// The first bin in which some chunk may have a run of `count` pages.
 pub(super) fn bin_that_may_fit(count: u32) -> usize {
-    if count == MAX_RUN { EMPTY_BIN } else { count.checked_ilog2().unwrap_or(0) as usize }
+    count.checked_ilog2().unwrap_or(0) as usize
 }
 
 /// One bit for each page of a chunk, set while the page is free.
@@ -24,8 +24,8 @@ pub(super) fn bin_that_may_fit(count: u32) -> usize {
 pub(super) struct FreePages(u64);
 
 impl FreePages {
-    /// All pages but the first, which is the header's.
-    pub(super) const ALL: Self = Self(!1);
+    /// All pages.
+    pub(super) const ALL: Self = Self(!0);
 
     /// Takes the lowest run of `count` free pages; returns its first page.
     pub(super) fn take(&mut self, count: u32) -> Option<u32> {
@@ -80,9 +80,9 @@ fn starts(bits: u64, count: u32) -> Option<u64> {
     Some(starts)
 }
 
-/// `count` bits (1 to 63) from `first` on.
+/// `count` bits (1 to 64) from `first` on.
 fn mask(first: u32, count: u32) -> u64 {
-    ((1 << count) - 1) << first
+    (!0 >> (PAGES_PER_CHUNK - count)) << first
 }
 
 #[cfg(test)]
@@ -98,12 +98,12 @@ mod tests {
     proptest! {
         #[test]
         fn takes_the_lowest_run_that_fits(
-            bits in prop_oneof![any::<u64>(), (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a | b)],
-            count in 1u32..=63,
+            bits in prop_oneof![Just(!0), any::<u64>(), (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a | b)],
+            count in 1u32..=64,
         ) {
-            let before = FreePages(bits & !1);
-            let longest = (1..=63).rev().find(|&n| naive(before.0, n).is_some()).unwrap_or(0);
-            let bin = if longest == 63 { Some(EMPTY_BIN) } else { longest.checked_ilog2().map(|bin| bin as usize) };
+            let before = FreePages(bits);
+            let longest = (1..=64).rev().find(|&n| naive(before.0, n).is_some()).unwrap_or(0);
+            let bin = if longest == 64 { Some(EMPTY_BIN) } else { longest.checked_ilog2().map(|bin| bin as usize) };
             prop_assert_eq!(before.bin(), bin);
             prop_assert!(bin.is_none_or(|bin| bin < bin_that_fits(count)) || naive(before.0, count).is_some());
             let mut pages = before;
@@ -119,12 +119,12 @@ mod tests {
     #[test]
     fn the_whole_chunk_is_one_run() {
         let mut pages = FreePages::ALL;
-        assert_eq!(pages.take(MAX_RUN), Some(1));
+        assert_eq!(pages.take(MAX_RUN), Some(0));
         assert_eq!(
-            (pages.bin(), pages.take(1), pages.take(0), pages.take(64)),
+            (pages.bin(), pages.take(1), pages.take(0), pages.take(65)),
             (None, None, None, None)
         );
-        pages.give(1, MAX_RUN);
+        pages.give(0, MAX_RUN);
         assert_eq!(pages, FreePages::ALL);
     }
 }

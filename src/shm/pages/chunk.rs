@@ -10,7 +10,8 @@ use crate::shm::arena::{AlignedBlock, Arena};
 /// Bytes in a chunk.
 pub(super) const CHUNK_SIZE: usize = PAGES_PER_CHUNK as usize * PAGE_SIZE;
 
-/// The first page of a chunk begins with this.
+/// Describes a chunk. It lies beside the chunk's pages: a block of the arena is
+/// longer than these by nearly a page, so that they can be aligned.
 pub(super) struct Chunk {
     block: AlignedBlock,
     free: FreePages,
@@ -22,13 +23,34 @@ pub(super) struct Chunk {
 impl Chunk {
     /// Takes a chunk from the arena, all its pages free, in no bin.
     pub(super) fn create<A: Arena>(arena: A) -> Option<NonNull<Self>> {
+        const { assert!(2 * size_of::<Self>() <= PAGE_SIZE - 8 && align_of::<Self>() <= 8) };
         let layout = Layout::from_size_align(CHUNK_SIZE, PAGE_SIZE).ok()?;
         let block = AlignedBlock::allocate(arena, layout)?;
-        let chunk = block.start.cast::<Self>();
+        let before = block.start.as_ptr() as usize - block.raw.as_ptr() as usize;
+        let place = if before >= size_of::<Self>() {
+            block.raw
+        } else {
+            // SAFETY: the block's start was moved by less than a header, so
+            // that most of the page by which it is longer is at its end.
+            unsafe { block.start.add(CHUNK_SIZE) }
+        };
+        let chunk = place.cast::<Self>();
         let header = Self { block, free: FreePages::ALL, prev: null_mut(), next: null_mut() };
-        // SAFETY: a fresh block, page-aligned and longer than the header.
+        // SAFETY: the place is 8-byte aligned, as the arena's block and a page
+        // are, and has room for the header outside the pages.
         unsafe { chunk.write(header) };
         Some(chunk)
+    }
+
+    /// The address of a page.
+    ///
+    /// # Safety
+    ///
+    /// The chunk is live and has this page.
+    pub(super) unsafe fn page(chunk: NonNull<Self>, number: u32) -> NonNull<u8> {
+        // SAFETY: the block never changes while the chunk is live, and its
+        // pages follow its start.
+        unsafe { (*chunk.as_ptr()).block.start.add(number as usize * PAGE_SIZE) }
     }
 }
 
@@ -36,7 +58,7 @@ impl Chunk {
 const PROBES: usize = 4;
 
 /// Chunks with free pages by the length of their longest free run: 1, 2-3, 4-7,
-/// 8-15, 16-31, 32-62 and 63. So a run is found, or known not to exist, without
+/// 8-15, 16-31, 32-63 and 64. So a run is found, or known not to exist, without
 /// a walk over the chunks.
 ///
 /// All chunks named here are live and used only under the lock that protects

@@ -11,13 +11,13 @@ use crate::shm::id::Id;
 use crate::shm::pages::PAGE_SIZE;
 
 /// One place for an element.
-pub(super) enum Slot<T> {
+pub(super) enum Slot<T, G> {
     /// Not in use; the next such slot of the segment.
     Free {
         next: u32,
     },
     Used {
-        generation: u32,
+        generation: G,
         value: T,
     },
 }
@@ -27,9 +27,9 @@ const NONE: u32 = u32::MAX;
 
 /// A run of pages full of slots. A vacant one has no pages, but keeps its place
 /// in the directory, for the place decides the ids.
-struct Segment<T, M: Memory> {
+struct Segment<T, M: Memory, G> {
     /// The slots used so far; the capacity is that of the pages.
-    slots: Vec<Slot<T>, HeapAllocator<M>>,
+    slots: Vec<Slot<T, G>, HeapAllocator<M>>,
     used: u32,
     free: u32,
     /// Neighbours in the chain of segments with a free slot, or of vacant ones.
@@ -45,15 +45,15 @@ enum Chain {
 }
 
 /// All segments of a slab. The last one is never vacant.
-pub(super) struct Directory<T, M: Memory> {
-    segments: Vec<Segment<T, M>, HeapAllocator<M>>,
+pub(super) struct Directory<T, M: Memory, G> {
+    segments: Vec<Segment<T, M, G>, HeapAllocator<M>>,
     chains: [u32; 2],
     allocator: HeapAllocator<M>,
 }
 
-impl<T, M: Memory> Directory<T, M> {
+impl<T, M: Memory, G> Directory<T, M, G> {
     /// Slots in a segment.
-    const SLOTS: u32 = slots_per_segment(size_of::<Slot<T>>(), Heap::<M>::ONE_PAGE);
+    const SLOTS: u32 = slots_per_segment(size_of::<Slot<T, G>>(), Heap::<M>::ONE_PAGE);
 
     pub(super) fn new(heap: &'static Heap<M>) -> Self {
         const { assert!(align_of::<T>() <= 16, "a heap aligns to 16 bytes") };
@@ -61,17 +61,17 @@ impl<T, M: Memory> Directory<T, M> {
         Self { segments: Vec::new_in(allocator), chains: [NONE; 2], allocator }
     }
 
-    pub(super) fn slot(&self, id: Id<T>) -> Option<&Slot<T>> {
+    pub(super) fn slot(&self, id: Id<T>) -> Option<&Slot<T, G>> {
         let (segment, slot) = (id.index() / Self::SLOTS, id.index() % Self::SLOTS);
         self.segments.get(segment as usize)?.slots.get(slot as usize)
     }
 
-    pub(super) fn slot_mut(&mut self, id: Id<T>) -> Option<&mut Slot<T>> {
+    pub(super) fn slot_mut(&mut self, id: Id<T>) -> Option<&mut Slot<T, G>> {
         let (segment, slot) = (id.index() / Self::SLOTS, id.index() % Self::SLOTS);
         self.segments.get_mut(segment as usize)?.slots.get_mut(slot as usize)
     }
 
-    pub(super) fn iter_from(&self, start: u32) -> impl Iterator<Item = (u32, &Slot<T>)> {
+    pub(super) fn iter_from(&self, start: u32) -> impl Iterator<Item = (u32, &Slot<T, G>)> {
         let (first, skip) = (start / Self::SLOTS, (start % Self::SLOTS) as usize);
         let segments = self.segments.get(first as usize..).unwrap_or_default();
         segments.iter().zip(first..).flat_map(move |(segment, number)| {
@@ -82,7 +82,7 @@ impl<T, M: Memory> Directory<T, M> {
     }
 
     /// Puts a value into some free slot.
-    pub(super) fn occupy(&mut self, generation: u32, value: T) -> Result<Id<T>, T> {
+    pub(super) fn occupy(&mut self, generation: G, value: T) -> Result<Id<T>, T> {
         let Ok(number) = self.roomy_segment() else { return Err(value) };
         let Some(segment) = self.segments.get_mut(number as usize) else { return Err(value) };
         let fresh = segment.slots.len() as u32;

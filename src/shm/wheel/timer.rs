@@ -13,36 +13,52 @@ pub trait Timed<L>: Sized {
     fn timer_mut(&mut self) -> &mut Timer<Self>;
 }
 
-/// An element's place in a wheel, and when it is due; 24 bytes.
+/// An element's place in a wheel, and when it is due; 12 bytes.
 pub struct Timer<T> {
     links: Links<T>,
-    /// The bucket that the element is in, or [`LATE`].
-    bucket: u32,
-    deadline: i64,
+    /// Twice the seconds from [`Timer::RANGE`] before the wheel's start to the
+    /// deadline, and 1 more if it came too late for its bucket.
+    at: u32,
 }
 
-/// Not a bucket: the list of what came too late for its bucket.
-const LATE: u32 = u32::MAX;
+/// The greatest number of seconds that a timer counts: never.
+const NEVER: u32 = u32::MAX >> 1;
 
 impl<T> Timer<T> {
+    /// Deadlines are exact so many seconds before and after the wheel's start:
+    /// 34 years. What is due earlier is due then; what is due later, never.
+    pub(super) const RANGE: i64 = 1 << 30;
+
     /// The timer of an element that is not scheduled.
     pub const fn new() -> Self {
-        Self { links: Links::new(), bucket: LATE, deadline: 0 }
+        Self { links: Links::new(), at: 0 }
     }
 
-    /// When the element is due, if it is scheduled.
-    pub fn deadline(&self) -> Option<i64> {
-        self.links.is_linked().then_some(self.deadline)
+    /// When the element is due, in seconds since the wheel's start.
+    pub(super) fn seconds(&self) -> i64 {
+        i64::from(self.at >> 1) - Self::RANGE
     }
 
-    /// The bucket, or `None` for the list of late ones.
-    pub(super) fn bucket(&self) -> Option<u32> {
-        (self.bucket != LATE).then_some(self.bucket)
+    /// The same, if it is scheduled; what is beyond the range is long past, or
+    /// never due.
+    pub(super) fn deadline(&self) -> Option<i64> {
+        let seconds = match self.at >> 1 {
+            0 => i64::MIN,
+            NEVER => i64::MAX,
+            _ => self.seconds(),
+        };
+        self.links.is_linked().then_some(seconds)
     }
 
-    pub(super) fn set(&mut self, deadline: i64, bucket: Option<u32>) {
-        self.deadline = deadline;
-        self.bucket = bucket.unwrap_or(LATE);
+    /// Whether it came too late for its bucket.
+    pub(super) fn is_late(&self) -> bool {
+        self.at & 1 == 1
+    }
+
+    /// Remembers a deadline in seconds since the wheel's start.
+    pub(super) fn set(&mut self, deadline: i64, late: bool) {
+        let counted = deadline.saturating_add(Self::RANGE).clamp(0, NEVER.into());
+        self.at = (counted as u32) << 1 | u32::from(late);
     }
 }
 
