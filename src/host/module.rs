@@ -154,6 +154,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let now = worker::now();
     let mut free = heaps.iter();
     let policy = ShardPolicy {
+        user_case: config.sip_uri_match,
         watchers_are_rows: config.subs_db_mode == SubscriptionMode::DbOnly,
         kept_bodies: match config.publications() {
             PublicationCache::Hybrid => config.publ_cache_bodies as usize * 1024 / shards,
@@ -162,7 +163,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     };
     let records = place_slice(arena, shards, |_| {
         let heap = free.next().ok_or(OutOfMemory)?;
-        Ok(lock_api::Mutex::new(Shard::new(heap, now, policy)?))
+        Ok(lock_api::Mutex::new(Shard::new(heap, *hash, now, policy)?))
     })?;
     let _ = SHARDS.set(records);
     let dialogs = place_slice(arena, shards, |_| {

@@ -2,21 +2,9 @@
 
 use crate::error::Rejection;
 use crate::presence::dialog_info::DialogInfo;
-use crate::presence::text::fields;
 
-fields! {
-    /// The text of a publication.
-    Text {
-        /// Its current entity-tag.
-        EntityTag,
-        /// Watcher URI of the publisher, not to be notified.
-        Sender,
-        /// Stable id across entity-tags (`ruid` column).
-        Ruid,
-        /// `id` of the first dialog of a dialog-info document.
-        DialogId,
-    }
-}
+/// Our `ruid`s begin with this; random hexadecimal digits follow.
+pub const RUID_PREFIX: &[u8] = b"pres-";
 
 /// What a PUBLISH asks for (RFC 3903 4.1, table 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +39,8 @@ pub fn unknown_entity_tag() -> Rejection {
 /// Facts of a published document that later decisions need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// How many dialogs a dialog-info document lists.
-    pub dialogs: u32,
+    /// How many dialogs a dialog-info document lists; 255 stands for more, too.
+    pub dialogs: u8,
     /// The document reports a final state: a dialog-info document with
     /// dialogs, all of them terminated.
     pub is_final: bool,
@@ -62,7 +50,7 @@ impl Facts {
     /// Of what a dialog-info document says.
     pub fn of(info: &DialogInfo) -> Facts {
         Facts {
-            dialogs: u32::try_from(info.dialogs).unwrap_or(u32::MAX),
+            dialogs: u8::try_from(info.dialogs).unwrap_or(u8::MAX),
             is_final: info.dialogs > 0 && info.all_terminated,
         }
     }

@@ -16,10 +16,10 @@ pub trait Fields: Copy {
 pub struct TooLong;
 
 /// Instead of an end offset: the field is the same as the one with this number.
-const SAME: u16 = 0x8000;
+pub(super) const SAME: u16 = 0x8000;
 
 /// A string that is shorter is not worth the look at the others.
-const WORTH_SHARING: usize = 3;
+pub(super) const WORTH_SHARING: usize = 3;
 
 /// Collects fields into a block: for each the end of its text, or the number of
 /// an earlier one that is the same (`SAME`), as `COUNT` little-endian u16, then
@@ -115,6 +115,13 @@ impl<'a, F: Fields> Packed<'a, F> {
             Some(end) => text.get(usize::from(start)..usize::from(end)).unwrap_or_default(),
             None => b"",
         }
+    }
+
+    /// The number of the earlier field that this one is the same as, if that
+    /// is how it was packed.
+    pub fn same(self, field: F) -> Option<u8> {
+        let entry = self.entry(field.index()).filter(|entry| entry & SAME != 0)?;
+        u8::try_from(entry & !SAME).ok()
     }
 
     fn entry(self, field: usize) -> Option<u16> {

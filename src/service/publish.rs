@@ -8,7 +8,7 @@ use crate::presence::dialog_info;
 use crate::presence::entity_tag::EntityTag;
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{self, PublicationKind};
-use crate::presence::publication::{Facts, Step, step};
+use crate::presence::publication::{Facts, RUID_PREFIX, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::presence::text;
 use crate::service::notifier::{self, Budget};
@@ -262,7 +262,7 @@ fn next_tag(host: &mut dyn Host, publishing: &Publishing<'_>) -> Vec<u8> {
 
 /// A `ruid`: unique among all servers on one database.
 fn ruid(host: &mut dyn Host) -> Vec<u8> {
-    let mut ruid = b"pres-".to_vec();
+    let mut ruid = RUID_PREFIX.to_vec();
     text::push_hexadecimal(&mut ruid, &host.random());
     ruid
 }

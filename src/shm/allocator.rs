@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use allocator_api2::alloc::{AllocError, Allocator};
 
 use super::arena::Memory;
-use super::heap::Heap;
+use super::heap::{ALIGN, Heap};
 
 /// A handle on a heap that implements `allocator-api2`'s `Allocator`.
 ///
@@ -15,9 +15,6 @@ use super::heap::Heap;
 /// else that needs memory (`push` beyond the capacity, `clone`, `shrink_to`)
 /// aborts the process when there is none.
 pub struct HeapAllocator<M: Memory>(&'static Heap<M>);
-
-/// The alignment of everything in a heap.
-const HEAP_ALIGN: usize = 16;
 
 impl<M: Memory> HeapAllocator<M> {
     /// A handle on `heap`.
@@ -44,11 +41,11 @@ impl<M: Memory> fmt::Debug for HeapAllocator<M> {
 // released through any handle, for their pages name the heap.
 unsafe impl<M: Memory> Allocator for HeapAllocator<M> {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        if layout.align() > HEAP_ALIGN {
+        if layout.align() > ALIGN {
             return Err(AllocError);
         }
         let start = if layout.size() == 0 {
-            NonNull::<u128>::dangling().cast()
+            NonNull::<u64>::dangling().cast()
         } else {
             self.0.allocate(layout.size()).map_err(|_| AllocError)?
         };

@@ -16,7 +16,10 @@ use super::pages::{PAGE_SIZE, PagePool};
 /// Bytes at a page's start that slots cannot use.
 const HEADER_SIZE: usize = 64;
 
-/// Allocates 16-byte aligned memory of any size, in O(1).
+/// What slots are aligned to.
+pub(super) const ALIGN: usize = 8;
+
+/// Allocates 8-byte aligned memory of any size, in O(1).
 ///
 /// Up to 2016 bytes come from pages of equal slots, more from a run of pages.
 /// A page that becomes unused goes back to the pool. Freeing needs the address
@@ -88,7 +91,7 @@ impl<M: Memory> Heap<M> {
         self.state.lock().usage
     }
 
-    /// Takes `size` bytes, 16-byte aligned.
+    /// Takes `size` bytes, 8-byte aligned.
     pub fn allocate(&'static self, size: usize) -> Result<NonNull<u8>, OutOfMemory> {
         #[cfg(test)]
         self.faults.admit()?;

@@ -11,8 +11,8 @@
 //! ```text
 //! Arena      the host's allocator: slow, 8-byte aligned, asked for big blocks
 //!  PagePool  256 KiB chunks, cut in runs of 4 KiB pages; one for all heaps
-//!   Heap     slots of 27 sizes, 16-byte aligned; one for each lock shard
-//!    Blob, Slab, HashIndex, Wheel (and List, which needs no memory)
+//!   Heap     slots of 41 sizes, 8-byte aligned; one for each lock shard
+//!    Blob, Slab, HashIndex, Wheel, Words (and List, which needs no memory)
 //! ```
 //!
 //! # Rules
@@ -37,8 +37,8 @@
 //!   their shard. The locks are not robust: closures run under one must not
 //!   panic, block or call out.
 //! * **`unsafe` stays in** `arena`, `place`, `pages`, `heap`, `allocator` and
-//!   `blob`. The slab, the lists, the wheel and the index are safe code: used
-//!   wrongly they answer wrongly, and no more.
+//!   `blob`. The slab, the lists, the wheel, the index and the words are safe
+//!   code: used wrongly they answer wrongly, and no more.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -54,8 +54,10 @@ mod list;
 mod pages;
 mod place;
 mod seize;
+mod short;
 mod slab;
 mod wheel;
+mod words;
 
 #[cfg(test)]
 mod testing;
@@ -74,7 +76,9 @@ pub use list::{Linked, Links, List, Nodes};
 pub use pages::{PAGE_SIZE, PagePool, PoolUsage};
 pub use place::{place, place_slice};
 pub use seize::seize;
+pub use short::ShortBlob;
 pub use slab::{Generation, Slab, Unkeyed};
 #[cfg(test)]
 pub use testing::TestMemory;
 pub use wheel::{InWheel, Timed, Timer, Wheel};
+pub use words::{Word, Words};

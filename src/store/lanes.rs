@@ -7,12 +7,10 @@
 //! arrives meanwhile is only marked, so a document is never older than one
 //! sent before in the same dialog, and CSeqs leave in rising order.
 
-use crate::presence::event_package::PackageId;
-use crate::presence::publication;
 use crate::presence::subscription::{Ending, Snapshot, Text};
 use crate::shm::{Id, Memory};
 use crate::store::records::{
-    Claim, Phase, Presentity, PresentityText, Publication, PublicationPhase, Subscription,
+    Aside, Claim, Phase, Presentity, Publication, PublicationPhase, Seconds, Subscription, Watched,
 };
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::{Places, snapshot};
@@ -300,7 +298,8 @@ impl<M: Memory> Store<M> {
             false => self.token(usize::from(lane.shard), records, id),
         };
         let Some(owner) = records.presentities.get(lane.presentity) else { return };
-        let (package, walk) = (owner.package, owner.rows.round);
+        let watched = owner.watched(&records.words);
+        let walk = owner.aside.and_then(|id| records.asides.get(id)).map_or(0, |a| a.rows.round);
         let rows_only = self.policy.rows_only();
         let Some(record) = records.subscriptions.get_mut(id) else { return };
         let ending = match record.phase {
@@ -323,15 +322,15 @@ impl<M: Memory> Store<M> {
                 shown.last().is_some_and(|n| composed.farewells[*n].round == composed.round);
             for n in shown {
                 let document = Document::Farewell(n);
-                sends.push(next_notify(record, package, token, document, None, now));
+                sends.push(next_notify(record, watched, token, document, None, now));
             }
             if !covered {
-                sends.push(next_notify(record, package, token, newest, None, now));
+                sends.push(next_notify(record, watched, token, newest, None, now));
             }
         } else {
             let document = if sees { newest } else { Document::None };
             let token = token.filter(|_| ending.is_none());
-            sends.push(next_notify(record, package, token, document, ending, now));
+            sends.push(next_notify(record, watched, token, document, ending, now));
         }
         if self.policy.keeps_rows()
             && record.has_row
@@ -354,7 +353,7 @@ impl Composed<'_> {
 
 fn next_notify<M: Memory>(
     record: &mut Subscription<M>,
-    package: PackageId,
+    watched: Watched<'_>,
     token: Option<Token>,
     document: Document,
     ending: Option<Ending>,
@@ -364,13 +363,13 @@ fn next_notify<M: Memory>(
     record.local_cseq = record.local_cseq.wrapping_add(1);
     record.version = record.version.wrapping_add(1);
     Send {
-        subscription: snapshot(record, package, now),
+        subscription: snapshot(record, watched, now),
         token,
         document,
         told: record.told,
         ending,
         claim: record.claim,
-        expires_at: record.expires_at,
+        expires_at: record.expires_at.get(),
         null_reason: record.null_reason,
     }
 }
@@ -387,14 +386,16 @@ fn wants_change<M: Memory>(
     let Some(owner) = records.presentities.get(record.presentity) else { return false };
     later(round, record.told)
         && record.sees_changes(now)
-        && !is_spared(owner, record.text(Text::Contact), record.told)
+        && !is_spared(records.aside(owner), record.text(Text::Contact), record.told)
 }
 
 /// All changes since the round that the watcher was told of are its own.
-pub(super) fn is_spared<M: Memory>(owner: &Presentity<M>, contact: &[u8], told: u32) -> bool {
-    !owner.sender.is_empty()
-        && contact == &*owner.sender
-        && !later(owner.sender_since, told.wrapping_add(1))
+pub(super) fn is_spared<M: Memory>(aside: Option<&Aside<M>>, contact: &[u8], told: u32) -> bool {
+    aside.is_some_and(|aside| {
+        !aside.sender.is_empty()
+            && contact == &*aside.sender
+            && !later(aside.sender_since, told.wrapping_add(1))
+    })
 }
 
 /// The row of a subscription does not reserve the CSeq of its latest NOTIFY.
@@ -464,29 +465,22 @@ fn copy_state<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<St
     let owner = records.presentities.get(id)?;
     let copies = |phase: fn(PublicationPhase) -> bool| {
         owner
-            .publications
-            .iter(&records.publications)
+            .living(&records.publications)
             .filter(move |(_, record)| phase(record.phase))
-            .map(|(_, record)| copy_publication(record))
+            .map(|(_, record)| copy_publication(records, record))
             .collect::<Vec<_>>()
     };
     let mut farewells: Vec<Farewell> = owner
-        .farewells
-        .iter(&records.publications)
+        .farewells(&records.publications)
         .map(|(_, record)| Farewell {
             round: record.round,
             closing: record.phase == PublicationPhase::Closing,
-            publication: copy_publication(record),
+            publication: copy_publication(records, record),
         })
         .collect();
     farewells.sort_by_key(|farewell| farewell.round.wrapping_sub(owner.completed));
     Some(State {
-        key: PresentityKey {
-            identity: owner.text(PresentityText::Identity).to_vec(),
-            user: owner.text(PresentityText::User).to_vec(),
-            host: owner.text(PresentityText::Host).to_vec(),
-            package: owner.package,
-        },
+        key: records.key_of(id)?,
         round: owner.round,
         publications: copies(|phase| {
             matches!(phase, PublicationPhase::Live | PublicationPhase::Changing)
@@ -496,14 +490,18 @@ fn copy_state<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<St
     })
 }
 
-pub(super) fn copy_publication<M: Memory>(record: &Publication<M>) -> PublicationCopy {
+pub(super) fn copy_publication<M: Memory>(
+    records: &Shard<M>,
+    record: &Publication<M>,
+) -> PublicationCopy {
+    let block = record.block();
     PublicationCopy {
-        entity_tag: record.text(publication::Text::EntityTag).to_vec(),
-        sender: record.text(publication::Text::Sender).to_vec(),
-        body: record.body.to_vec(),
-        expires_at: record.expires_at,
-        received: record.received,
+        entity_tag: block.entity_tag(),
+        sender: block.sender().to_vec(),
+        body: records.body(record).to_vec(),
+        expires_at: record.expires_at.map(Seconds::get),
+        received: record.received.get(),
         priority: record.priority,
-        ruid: record.text(publication::Text::Ruid).to_vec(),
+        ruid: block.ruid(),
     }
 }

@@ -6,8 +6,7 @@ use crate::presence::uri;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::lanes::{PublicationCopy, copy_publication};
-use crate::store::publications::key_of;
-use crate::store::records::{Phase, PresentityText, PublicationPhase};
+use crate::store::records::{Phase, PublicationPhase};
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::snapshot;
 
@@ -29,7 +28,8 @@ impl<M: Memory> Store<M> {
             let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
             owner.is_some_and(|owner| {
                 owner.watchers.iter(&records.subscriptions).any(|(_, record)| {
-                    matches!(record.phase, Phase::Held | Phase::Live) && record.expires_at > now
+                    matches!(record.phase, Phase::Held | Phase::Live)
+                        && record.expires_at.get() > now
                 })
             })
         })
@@ -45,18 +45,17 @@ impl<M: Memory> Store<M> {
                 if owner.publications.is_empty() {
                     continue;
                 }
-                let Some(key) = key_of(records, id) else { continue };
+                let Some(key) = records.key_of(id) else { continue };
                 all.extend(
                     owner
-                        .publications
-                        .iter(&records.publications)
+                        .living(&records.publications)
                         .filter(|(_, record)| {
                             matches!(
                                 record.phase,
                                 PublicationPhase::Live | PublicationPhase::Changing
                             )
                         })
-                        .map(|(_, record)| (key.clone(), copy_publication(record))),
+                        .map(|(_, record)| (key.clone(), copy_publication(records, record))),
                 );
             }
             all
@@ -70,10 +69,8 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| {
             let mut all = Vec::new();
             for (_, owner) in records.presentities.iter() {
-                let known = uri::presentity_uri(
-                    owner.text(PresentityText::User),
-                    owner.text(PresentityText::Host),
-                );
+                let watched = owner.watched(&records.words);
+                let known = uri::presentity_uri(watched.owner.user, watched.owner.host);
                 if !known.eq_ignore_ascii_case(uri) {
                     continue;
                 }
@@ -83,8 +80,8 @@ impl<M: Memory> Store<M> {
                         .iter(&records.subscriptions)
                         .filter(|(_, record)| matches!(record.phase, Phase::Held | Phase::Live))
                         .map(|(_, record)| Listed {
-                            subscription: snapshot(record, owner.package, now),
-                            expires_at: record.expires_at,
+                            subscription: snapshot(record, watched, now),
+                            expires_at: record.expires_at.get(),
                         }),
                 );
             }

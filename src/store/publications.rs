@@ -7,15 +7,16 @@ mod bodies;
 mod claim;
 mod expired;
 
-pub use bodies::Bodies;
+pub use bodies::Documents;
 pub use expired::Expired;
 
-pub(super) use claim::with_tag;
+pub(super) use claim::{pack, with_tag};
 
 use crate::error::Rejection;
-use crate::presence::publication::{Facts, Step, Text};
+use crate::presence::publication::{Facts, Step};
+use crate::presence::publication_block::Parts;
 use crate::shm::{Blob, Id, Memory};
-use crate::store::records::{Presentity, Publication, PublicationPhase};
+use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::{LaneRef, Store};
 
@@ -73,8 +74,7 @@ pub struct Pending<M: Memory> {
     presentity: Id<Presentity<M>>,
     publication: Id<Publication<M>>,
     step: Step,
-    text: Option<Blob<M>>,
-    body: Option<Blob<M>>,
+    block: Option<Blob<M>>,
     facts: Option<Facts>,
     expires_at: Option<i64>,
     now: i64,
@@ -160,10 +160,7 @@ impl<M: Memory> Store<M> {
                 record.phase = PublicationPhase::Live;
             }
             if pending.step == Step::Create {
-                if let Some(owner) = records.presentities.get_mut(pending.presentity) {
-                    owner.publications.unlink(&mut records.publications, pending.publication);
-                }
-                records.publications.remove(pending.publication);
+                records.remove_publication(pending.publication);
                 self.drop_if_idle(records, pending.presentity);
             } else if let Some(record) = records.publications.get_mut(pending.publication) {
                 record.phase = PublicationPhase::Live;
@@ -177,18 +174,15 @@ impl<M: Memory> Store<M> {
 fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
     let id = pending.publication;
     if let Some(record) = records.publications.get_mut(id) {
-        if let Some(text) = pending.text {
-            record.text = text;
-        }
-        if let Some(body) = pending.body {
-            record.body = body;
+        if let Some(block) = pending.block {
+            record.block = block;
         }
         if let Some(facts) = pending.facts {
             record.facts = facts;
         }
-        record.expires_at = pending.expires_at;
+        record.expires_at = pending.expires_at.map(Seconds::from);
         if pending.step != Step::Refresh {
-            record.received = pending.now;
+            record.received = pending.now.into();
         }
         record.priority = pending.priority;
         record.phase = PublicationPhase::Live;
@@ -208,7 +202,8 @@ fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
 /// The newest publication has changed in the presentity's current round.
 fn touch<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
     let Some(owner) = records.presentities.get(presentity) else { return };
-    let (newest, round) = (owner.publications.back(&records.publications), owner.round);
+    let newest = owner.living(&records.publications).last().map(|(id, _)| id);
+    let round = owner.round;
     if let Some(record) = newest.and_then(|id| records.publications.get_mut(id)) {
         record.round = round;
     }
@@ -222,25 +217,31 @@ fn supersede_final<M: Memory>(
     document: Option<&[u8]>,
 ) {
     let Some(record) = records.publications.get(id) else { return };
-    let document = document.unwrap_or(&record.body);
+    let document = document.unwrap_or_else(|| records.body(record));
     if document.is_empty() || !unseen_final(records, id) {
         return;
     }
     // Without memory for the copy the watchers see the newer state at once.
-    let (Ok(text), Ok(body)) = (records.blob(&record.text), records.blob(document)) else {
-        return;
+    let (tag, ruid) = (record.block().entity_tag(), record.block().ruid());
+    let parts = Parts {
+        entity_tag: &tag,
+        sender: record.block().sender(),
+        ruid: &ruid,
+        dialog_id: record.block().dialog_id(),
+        body: document,
     };
+    let Ok(block) = pack(records, &parts) else { return };
     let owner = record.presentity;
     let copy = Publication {
         received: record.received,
         priority: record.priority,
         round: record.round,
         facts: record.facts,
-        ..Publication::new(owner, text, body, PublicationPhase::Superseded)
+        ..Publication::new(owner, block, PublicationPhase::Superseded)
     };
     let Ok(copy) = records.publications.insert(copy) else { return };
     if let Some(owner) = records.presentities.get_mut(owner) {
-        owner.farewells.push_back(&mut records.publications, copy);
+        owner.publications.push_back(&mut records.publications, copy);
     }
 }
 
@@ -261,31 +262,16 @@ fn keep_document<M: Memory>(
     id: Id<Publication<M>>,
     document: Option<&[u8]>,
 ) {
-    if let Some(body) = document.and_then(|body| records.blob(body).ok())
-        && let Some(record) = records.publications.get_mut(id)
-    {
-        record.body = body;
+    if let Some(body) = document {
+        // Without memory it is not shown again.
+        let _ = records.set_document(id, body);
     }
 }
 
 fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Stored {
-    let text = |field| records.publications.get(id).map(|p| p.text(field).to_vec());
+    let block = records.publications.get(id).map(Publication::block);
     Stored {
-        entity_tag: text(Text::EntityTag).unwrap_or_default(),
-        sender: text(Text::Sender).unwrap_or_default(),
+        entity_tag: block.map(|block| block.entity_tag()).unwrap_or_default(),
+        sender: block.map(|block| block.sender().to_vec()).unwrap_or_default(),
     }
-}
-
-pub(in crate::store) fn key_of<M: Memory>(
-    records: &Shard<M>,
-    id: Id<Presentity<M>>,
-) -> Option<PresentityKey> {
-    use crate::store::records::PresentityText as Field;
-    let record = records.presentities.get(id)?;
-    Some(PresentityKey {
-        identity: record.text(Field::Identity).to_vec(),
-        user: record.text(Field::User).to_vec(),
-        host: record.text(Field::Host).to_vec(),
-        package: record.package,
-    })
 }

@@ -2,21 +2,35 @@
 //! presentity's records lie in one shard, under that shard's lock.
 
 use crate::presence::event_package::PackageId;
-use crate::presence::publication::{self, Facts};
-use crate::presence::subscription::{self, Ending, Status};
-use crate::presence::text::{Packed, fields};
-use crate::shm::{Blob, Id, Linked, Links, List, Memory, Timed, Timer};
+use crate::presence::publication::Facts;
+use crate::presence::publication_block::Block;
+use crate::presence::subscription::{Ending, Status, Text};
+use crate::presence::subscription_block::{self, Owner};
+use crate::shm::{
+    Blob, Id, Linked, Links, List, Memory, ShortBlob, Slab, Timed, Timer, Unkeyed, Word, Words,
+};
 use crate::store::watcher_changes::{Changed, WatcherChange};
+use std::num::NonZeroU32;
 
-fields! {
-    /// The text of a presentity.
-    PresentityText {
-        /// What tells it from others (`uri::identity`).
-        Identity,
-        /// User, as first spelled.
-        User,
-        /// Host, in lower case.
-        Host,
+/// A Unix time from 1970 to 2106; what is outside counts as its nearest end.
+/// Four bytes, as is `Option<Seconds>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(NonZeroU32);
+
+impl Seconds {
+    /// The start of 1970.
+    pub const ZERO: Seconds = Seconds(NonZeroU32::MIN);
+
+    /// As a number of seconds.
+    pub fn get(self) -> i64 {
+        i64::from(self.0.get()) - 1
+    }
+}
+
+impl From<i64> for Seconds {
+    fn from(time: i64) -> Seconds {
+        let counted = time.clamp(0, i64::from(u32::MAX) - 1) as u32;
+        Seconds(NonZeroU32::MIN.saturating_add(counted))
     }
 }
 
@@ -35,7 +49,7 @@ pub struct Dirty;
 /// List membership: the publications of a presentity, or its farewells.
 #[derive(Debug)]
 pub struct Published;
-/// List membership: publications whose documents are kept beside their rows.
+/// List membership: documents that are kept beside their rows.
 #[derive(Debug)]
 pub struct Kept;
 /// List membership: presentities whose lane was handed over.
@@ -75,84 +89,131 @@ pub struct RowPass {
 
 /// State and watchers of one URI in one event package.
 pub struct Presentity<M: Memory> {
-    /// Packed `PresentityText`.
-    pub text: Blob<M>,
+    /// User, as first spelled.
+    pub user: ShortBlob<M>,
+    /// Host, in lower case: one of the shard's words.
+    pub host: Id<Word<M>>,
     /// The event package.
     pub package: PackageId,
     /// Who sends its NOTIFYs.
     pub lane: Lane,
+    /// What it has to remember, and few have, could not be: everybody gets full
+    /// documents.
+    pub owes_all: bool,
+    /// The walk over `watchers` that is under way, if `unvisited` > 0; each
+    /// visits all who were not visited by the one before.
+    pub pass: u8,
     /// Its subscriptions; those served longest ago come first.
     pub watchers: List<Subscription<M>, Watching>,
     /// Its subscriptions that await a NOTIFY of their own.
     pub due: List<Subscription<M>, Due>,
-    /// Its publications, oldest first.
+    /// Its publications, oldest first, and among them ended ones, by round, that
+    /// some watchers have yet to see.
     pub publications: List<Publication<M>, Published>,
-    /// Ended publications that some watchers have yet to see a last time.
-    pub farewells: List<Publication<M>, Published>,
+    /// Counts accepted changes of the state.
+    pub round: u32,
+    /// All watchers have been told of this round.
+    pub completed: u32,
+    /// Watchers that the walk has not reached yet.
+    pub unvisited: u32,
+    /// Round that every watcher has been told of when the walk ends.
+    pub pass_round: u32,
+    /// What few presentities have.
+    pub aside: Option<Id<Aside<M>>>,
+    /// Place in the hand-over queue.
+    pub queued: Links<Presentity<M>>,
+}
+
+/// What few presentities have.
+pub struct Aside<M: Memory> {
     /// Changes of the watchers reported on that some have yet to see.
     pub changes: List<WatcherChange<M>, Changed>,
     /// Who was last told before this round gets all watchers.
     pub full_since: u32,
     /// There may be somebody who was last told before `full_since`.
     pub owes_full: bool,
-    /// Counts accepted changes of the state.
-    pub round: u32,
-    /// All watchers have been told of this round.
-    pub completed: u32,
-    /// The walk over `watchers` that is under way, if `unvisited` > 0.
-    pub pass: u32,
-    /// Watchers that this walk has not reached yet.
-    pub unvisited: u32,
-    /// Round that every watcher has been told of when the walk ends.
-    pub pass_round: u32,
     /// The walk over rows, where the watchers are rows.
     pub rows: RowPass,
     /// Since this round all changes came from `sender`.
     pub sender_since: u32,
     /// Publisher of the latest change (a watcher URI), or empty.
     pub sender: Blob<M>,
-    /// Place in the hand-over queue.
-    pub queued: Links<Presentity<M>>,
 }
 
-impl<M: Memory> Presentity<M> {
-    /// A presentity without state or watchers.
-    pub fn new(text: Blob<M>, package: PackageId) -> Presentity<M> {
-        Presentity {
-            text,
-            package,
-            lane: Lane::default(),
-            watchers: List::new(),
-            due: List::new(),
-            publications: List::new(),
-            farewells: List::new(),
+impl<M: Memory> Aside<M> {
+    /// Nothing yet.
+    pub fn new() -> Aside<M> {
+        Aside {
             changes: List::new(),
             full_since: 0,
             owes_full: false,
-            round: 0,
-            completed: 0,
-            pass: 0,
-            unvisited: 0,
-            pass_round: 0,
             rows: RowPass::default(),
             sender_since: 0,
             sender: Blob::default(),
+        }
+    }
+}
+
+impl<M: Memory> Default for Aside<M> {
+    fn default() -> Self {
+        Aside::new()
+    }
+}
+
+/// What a copy of a subscription takes from its presentity.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Watched<'a> {
+    /// The event package.
+    pub package: PackageId,
+    /// User and host.
+    pub owner: Owner<'a>,
+}
+
+/// Publications, which nobody names but their presentity.
+pub type Publications<M> = Slab<Publication<M>, M, Unkeyed>;
+
+impl<M: Memory> Presentity<M> {
+    /// A presentity without state or watchers.
+    pub fn new(user: ShortBlob<M>, host: Id<Word<M>>, package: PackageId) -> Presentity<M> {
+        Presentity {
+            user,
+            host,
+            package,
+            lane: Lane::default(),
+            owes_all: false,
+            pass: 0,
+            watchers: List::new(),
+            due: List::new(),
+            publications: List::new(),
+            round: 0,
+            completed: 0,
+            unvisited: 0,
+            pass_round: 0,
+            aside: None,
             queued: Links::new(),
         }
     }
 
-    /// One of its strings.
-    pub fn text(&self, field: PresentityText) -> &[u8] {
-        Packed::new(&self.text).get(field)
+    /// What its subscriptions take from it.
+    pub fn watched<'a>(&'a self, words: &'a Words<M>) -> Watched<'a> {
+        let owner = Owner { user: &self.user, host: words.get(self.host) };
+        Watched { package: self.package, owner }
     }
 
-    /// Nothing refers to it any more.
-    pub fn is_idle(&self) -> bool {
-        self.lane.is_free()
-            && self.watchers.is_empty()
-            && self.publications.is_empty()
-            && self.farewells.is_empty()
-            && self.changes.is_empty()
+    /// Its publications that have not ended, oldest first.
+    pub fn living<'a>(
+        &self,
+        publications: &'a Publications<M>,
+    ) -> impl Iterator<Item = (Id<Publication<M>>, &'a Publication<M>)> {
+        self.publications.iter(publications).filter(|(_, record)| !record.phase.is_farewell())
+    }
+
+    /// Ended publications that some watchers have yet to see a last time.
+    pub fn farewells<'a>(
+        &self,
+        publications: &'a Publications<M>,
+    ) -> impl Iterator<Item = (Id<Publication<M>>, &'a Publication<M>)> {
+        self.publications.iter(publications).filter(|(_, record)| record.phase.is_farewell())
     }
 }
 
@@ -187,10 +248,10 @@ pub enum Claim {
 pub struct Subscription<M: Memory> {
     /// What it watches.
     pub presentity: Id<Presentity<M>>,
-    /// Packed `subscription::Text`.
+    /// Its strings (`subscription_block`).
     pub text: Blob<M>,
-    /// Unix time at which it ends.
-    pub expires_at: i64,
+    /// When it ends.
+    pub expires_at: Seconds,
     /// Highest CSeq received.
     pub remote_cseq: u32,
     /// CSeq of the latest NOTIFY.
@@ -204,7 +265,7 @@ pub struct Subscription<M: Memory> {
     /// Round of the state it was last told.
     pub told: u32,
     /// The walk that last visited it.
-    pub pass: u32,
+    pub pass: u8,
     /// Its state.
     pub status: Status,
     /// Where it is in its life.
@@ -232,17 +293,18 @@ pub struct Subscription<M: Memory> {
 }
 
 impl<M: Memory> Subscription<M> {
-    /// One of its strings.
-    pub fn text(&self, field: subscription::Text) -> &[u8] {
-        Packed::new(&self.text).get(field)
+    /// One of its strings that are its own; users and hosts may be those of
+    /// the presentity (`Shard::text`).
+    pub fn text(&self, field: Text) -> &[u8] {
+        subscription_block::get(&self.text, field, Owner::default())
     }
 
     /// It may see published state as it changes.
     pub fn sees_changes(&self, now: i64) -> bool {
         self.phase == Phase::Live
             && self.status == Status::Active
-            && self.expires_at > now
-            && self.text(subscription::Text::Reason).is_empty()
+            && self.expires_at.get() > now
+            && self.text(Text::Reason).is_empty()
     }
 }
 
@@ -261,18 +323,25 @@ pub enum PublicationPhase {
     Superseded,
 }
 
+impl PublicationPhase {
+    /// It has ended, and some watchers have yet to see that.
+    pub fn is_farewell(self) -> bool {
+        matches!(self, PublicationPhase::Closing | PublicationPhase::Superseded)
+    }
+}
+
 /// One publication (RFC 3903).
 pub struct Publication<M: Memory> {
     /// Whose state it is.
     pub presentity: Id<Presentity<M>>,
-    /// Packed `publication::Text`.
-    pub text: Blob<M>,
-    /// The document; empty where the database keeps it.
-    pub body: Blob<M>,
-    /// Unix time at which it ends; `None` for hard state.
-    pub expires_at: Option<i64>,
-    /// Unix time of the latest change (`received_time`).
-    pub received: i64,
+    /// Its strings and, where no database keeps it, its document.
+    pub block: Blob<M>,
+    /// Its document, where a database keeps it and memory, too.
+    pub document: Option<Id<Document<M>>>,
+    /// When it ends; `None` for hard state.
+    pub expires_at: Option<Seconds>,
+    /// The latest change (`received_time`).
+    pub received: Seconds,
     /// Order among publications (`priority` column).
     pub priority: i32,
     /// Round of the latest change.
@@ -281,44 +350,43 @@ pub struct Publication<M: Memory> {
     pub facts: Facts,
     /// Where it is in its life.
     pub phase: PublicationPhase,
-    /// The document is kept in memory beside its row.
-    pub is_kept: bool,
     /// Place among the presentity's publications.
     pub published: Links<Publication<M>>,
-    /// Place among those whose documents are kept.
-    pub kept: Links<Publication<M>>,
     /// Place in the expiry wheel.
     pub expiring: Timer<Publication<M>>,
 }
 
+/// The document of a publication that the database keeps as well.
+pub struct Document<M: Memory> {
+    /// Whose it is.
+    pub publication: Id<Publication<M>>,
+    /// The bytes.
+    pub body: Blob<M>,
+    /// Place among those that may go when there is no room.
+    pub kept: Links<Document<M>>,
+}
+
 impl<M: Memory> Publication<M> {
     /// Hard state that is in no list yet.
-    pub fn new(
-        presentity: Id<Presentity<M>>,
-        text: Blob<M>,
-        body: Blob<M>,
-        phase: PublicationPhase,
-    ) -> Self {
+    pub fn new(presentity: Id<Presentity<M>>, block: Blob<M>, phase: PublicationPhase) -> Self {
         Publication {
             presentity,
-            text,
-            body,
+            block,
+            document: None,
             expires_at: None,
-            received: 0,
+            received: Seconds::ZERO,
             priority: 0,
             round: 0,
             facts: Facts::default(),
             phase,
-            is_kept: false,
             published: Links::new(),
-            kept: Links::new(),
             expiring: Timer::new(),
         }
     }
 
-    /// One of its strings.
-    pub fn text(&self, field: publication::Text) -> &[u8] {
-        Packed::new(&self.text).get(field)
+    /// Its strings, and its document if it is here.
+    pub fn block(&self) -> Block<'_> {
+        Block(&self.block)
     }
 }
 
@@ -334,7 +402,8 @@ macro_rules! linked {
 
 linked!(Presentity: Queued => queued);
 linked!(Subscription: Watching => watching, Due => due, Dirty => dirty);
-linked!(Publication: Published => published, Kept => kept);
+linked!(Publication: Published => published);
+linked!(Document: Kept => kept);
 
 /// `Timed` for a record type that expires.
 macro_rules! timed {

@@ -2,11 +2,10 @@
 //! changed behind it, and makes watchers look again.
 
 use crate::error::Fault;
-use crate::presence::publication::Text;
-use crate::presence::text;
+use crate::presence::publication_block::Parts;
 use crate::shm::Memory;
-use crate::store::publications::{Change, with_tag};
-use crate::store::records::PublicationPhase;
+use crate::store::publications::{Change, pack, with_tag};
+use crate::store::records::{PublicationPhase, Seconds};
 use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
 
@@ -32,10 +31,9 @@ impl<M: Memory> Store<M> {
             let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
             let Some(owner) = owner else { return Vec::new() };
             owner
-                .publications
-                .iter(&records.publications)
+                .living(&records.publications)
                 .filter(|(_, record)| record.phase == PublicationPhase::Live)
-                .map(|(_, record)| record.text(Text::EntityTag).to_vec())
+                .map(|(_, record)| record.block().entity_tag())
                 .collect()
         })
         .unwrap_or_default()
@@ -62,35 +60,32 @@ impl<M: Memory> Store<M> {
                 return Ok(Some(false));
             }
             let sender = row.sender.unwrap_or_default();
-            let same_text = record.text(Text::Ruid) == row.ruid
-                && record.text(Text::Sender) == sender
-                && record.text(Text::DialogId) == row.dialog_id;
+            let stored = record.block();
+            let same_text = stored.ruid() == row.ruid
+                && stored.sender() == sender
+                && stored.dialog_id() == row.dialog_id;
             let same = same_text
-                && record.expires_at == row.expires_at
+                && record.expires_at == row.expires_at.map(Seconds::from)
                 && record.priority == row.priority
-                && record.received == row.now;
+                && record.received == row.now.into();
             if same {
                 return Ok(Some(false));
             }
-            let text = match same_text {
-                true => None,
-                false => {
-                    let packed = text::pack::<Text>(|n| match Text::ALL[n] {
-                        Text::EntityTag => row.entity_tag,
-                        Text::Sender => sender,
-                        Text::Ruid => row.ruid,
-                        Text::DialogId => row.dialog_id,
-                    });
-                    Some(records.blob(&packed.map_err(|_| Fault::Host)?)?)
-                }
+            let parts = Parts {
+                entity_tag: row.entity_tag,
+                sender,
+                ruid: row.ruid,
+                dialog_id: row.dialog_id,
+                body: stored.body(),
             };
+            let block = (!same_text).then(|| pack(records, &parts)).transpose()?;
             if let Some(record) = records.publications.get_mut(id) {
-                if let Some(text) = text {
-                    record.text = text;
+                if let Some(block) = block {
+                    record.block = block;
                 }
-                record.expires_at = row.expires_at;
+                record.expires_at = row.expires_at.map(Seconds::from);
                 record.priority = row.priority;
-                record.received = row.now;
+                record.received = row.now.into();
                 record.facts = row.facts.unwrap_or_default();
             }
             match row.expires_at {
@@ -140,11 +135,13 @@ impl<M: Memory> Store<M> {
             let Some(presentity) = self.watched(records, key, hash)? else { return Ok(None) };
             records.state_changed(presentity, b"");
             if self.policy.watcher_info.contains(&Some(key.package))
-                && let Some(owner) = records.presentities.get_mut(presentity)
+                && let Some(round) = records.presentities.get(presentity).map(|owner| owner.round)
             {
                 // "Again" means all watchers, not those that have changed.
-                owner.wants_full_since(owner.round);
-                owner.rows.urgent = true;
+                records.wants_full_since(presentity, round);
+                if let Some(aside) = records.aside_mut(presentity) {
+                    aside.rows.urgent = true;
+                }
             }
             let lane = records.take_lane(presentity);
             Ok(lane.then_some(LaneRef { shard: shard as u16, presentity }))

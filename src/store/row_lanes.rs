@@ -4,11 +4,12 @@
 //! watchers of a change are read from the table in pages: a walk.
 
 use crate::error::Fault;
-use crate::presence::publication;
+use crate::presence::publication_block::Parts;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
-use crate::presence::text;
+use crate::presence::subscription_block::shrink;
 use crate::shm::{Id, Memory};
 use crate::store::lanes::{PublicationCopy, is_spared};
+use crate::store::publications::pack;
 use crate::store::records::{
     Claim, Phase, Presentity, Publication, PublicationPhase, Subscription,
 };
@@ -105,7 +106,7 @@ impl<M: Memory> Store<M> {
             for (n, due) in page.iter().enumerate() {
                 let Some(owner) = records.presentities.get(lane.presentity) else { return n };
                 let contact = due.subscription.text(Text::Contact);
-                if is_spared(owner, contact, owner.completed) {
+                if is_spared(records.aside(owner), contact, owner.completed) {
                     continue;
                 }
                 let dialog = dialog_of(&due.subscription);
@@ -155,7 +156,7 @@ impl<M: Memory> Store<M> {
             .map(|p| (p.round, p.completed))
             .unwrap_or_default();
         if let Some(record) = records.subscriptions.get_mut(id) {
-            record.expires_at = due.expires_at;
+            record.expires_at = due.expires_at.into();
             record.claim = due.claim;
             record.null_reason = due.null_reason;
             record.phase = due.ending.map_or(Phase::Live, Phase::Ending);
@@ -193,23 +194,25 @@ impl<M: Memory> Store<M> {
     /// `buffers`: there are notifier processes.
     pub fn walk(&self, lane: LaneRef<M>, buffers: bool) -> WalkStep {
         self.with(usize::from(lane.shard), |records| {
-            let Some(owner) = records.presentities.get_mut(lane.presentity) else {
+            let Some(owner) = records.presentities.get(lane.presentity) else {
                 return WalkStep::Done;
             };
-            if owner.rows.running {
-                return WalkStep::Page(owner.rows.cursor);
+            let (round, completed) = (owner.round, owner.completed);
+            let Some(aside) = records.aside_mut(lane.presentity) else { return WalkStep::Done };
+            if aside.rows.running {
+                return WalkStep::Page(aside.rows.cursor);
             }
-            if owner.completed == owner.round {
+            if completed == round {
                 return WalkStep::Done;
             }
-            owner.rows.round = owner.round;
-            if buffers && !owner.rows.urgent {
-                let spared = is_spared(owner, &owner.sender, owner.completed);
-                return WalkStep::Leave(if spared { owner.sender.to_vec() } else { Vec::new() });
+            aside.rows.round = round;
+            if buffers && !aside.rows.urgent {
+                let spared = is_spared(Some(aside), &aside.sender, completed);
+                return WalkStep::Leave(if spared { aside.sender.to_vec() } else { Vec::new() });
             }
-            owner.rows.urgent = false;
-            owner.rows.running = true;
-            owner.rows.cursor = 0;
+            aside.rows.urgent = false;
+            aside.rows.running = true;
+            aside.rows.cursor = 0;
             WalkStep::Page(0)
         })
         .unwrap_or(WalkStep::Done)
@@ -218,13 +221,14 @@ impl<M: Memory> Store<M> {
     /// The walk has seen the rows up to this `id`, or all (`None`).
     pub fn walked(&self, lane: LaneRef<M>, last: Option<i64>) {
         let _ = self.with(usize::from(lane.shard), |records| {
-            let Some(owner) = records.presentities.get_mut(lane.presentity) else { return };
+            let Some(aside) = records.aside_mut(lane.presentity) else { return };
             match last {
-                Some(id) => owner.rows.cursor = id,
+                Some(id) => aside.rows.cursor = id,
                 None => {
-                    owner.rows.running = false;
-                    let round = owner.rows.round;
-                    if later(round, owner.completed) {
+                    aside.rows.running = false;
+                    let round = aside.rows.round;
+                    let owner = records.presentities.get_mut(lane.presentity);
+                    if let Some(owner) = owner.filter(|owner| later(round, owner.completed)) {
                         owner.completed = round;
                         records.drop_farewells(lane.presentity, Some(round));
                         records.drop_changes(lane.presentity, Some(round));
@@ -250,8 +254,8 @@ impl<M: Memory> Store<M> {
                 let _ = add_farewell(records, presentity, ended);
             }
             records.state_changed(presentity, change.sender);
-            if let Some(owner) = records.presentities.get_mut(presentity) {
-                owner.rows.urgent |= change.urgent || change.ended.is_some();
+            if let Some(aside) = records.aside_mut(presentity) {
+                aside.rows.urgent |= change.urgent || change.ended.is_some();
             }
             let lane = records.take_lane(presentity);
             if !lane {
@@ -311,10 +315,14 @@ fn replace<M: Memory>(
     if waiting.is_some_and(|cseq| due.subscription.remote_cseq < cseq) {
         return Ok(id);
     }
-    let text = records.blob(due.subscription.block())?;
+    let Some(owner) = records.subscriptions.get(id).map(|record| record.presentity) else {
+        return Ok(id);
+    };
+    let owner = records.watched(owner).owner;
+    let text = records.blob(&shrink(due.subscription.block(), owner))?;
     if let Some(record) = records.subscriptions.get_mut(id) {
         record.text = text;
-        record.expires_at = due.expires_at;
+        record.expires_at = due.expires_at.into();
         record.remote_cseq = due.subscription.remote_cseq;
         record.local_cseq = due.subscription.local_cseq;
         record.version = due.subscription.version;
@@ -349,13 +357,14 @@ fn add_farewell<M: Memory>(
     ended: EndedRow<'_>,
 ) -> Result<(), Fault> {
     let from = ended.publication;
-    let packed = text::pack::<publication::Text>(|n| match publication::Text::ALL[n] {
-        publication::Text::EntityTag => &from.entity_tag,
-        publication::Text::Sender => &from.sender,
-        publication::Text::Ruid => &from.ruid,
-        publication::Text::DialogId => b"",
-    })
-    .map_err(|_| Fault::Host)?;
+    let parts = Parts {
+        entity_tag: &from.entity_tag,
+        sender: &from.sender,
+        ruid: &from.ruid,
+        dialog_id: b"",
+        body: &from.body,
+    };
+    let block = pack(records, &parts)?;
     let Some(owner) = records.presentities.get(presentity) else { return Ok(()) };
     let round = owner.round;
     let (phase, round) = match ended.closing {
@@ -363,14 +372,14 @@ fn add_farewell<M: Memory>(
         false => (PublicationPhase::Superseded, round),
     };
     let record = Publication {
-        received: from.received,
+        received: from.received.into(),
         priority: from.priority,
         round,
-        ..Publication::new(presentity, records.blob(&packed)?, records.blob(&from.body)?, phase)
+        ..Publication::new(presentity, block, phase)
     };
     let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
     if let Some(owner) = records.presentities.get_mut(presentity) {
-        owner.farewells.push_back(&mut records.publications, id);
+        owner.publications.push_back(&mut records.publications, id);
     }
     Ok(())
 }

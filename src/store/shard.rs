@@ -3,12 +3,17 @@
 
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
-use crate::presence::text;
-use crate::shm::{Blob, HashIndex, Heap, Id, List, Memory, OutOfMemory, Slab, Wheel};
-use crate::store::publications::Bodies;
+use crate::presence::subscription::Text;
+use crate::presence::subscription_block::{self, Owner};
+use crate::presence::uri::{UserCase, identity};
+use crate::shm::{
+    Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, ShortBlob, Slab, Unkeyed,
+    Wheel, Words,
+};
+use crate::store::publications::Documents;
 use crate::store::records::{
-    Dirty, Expiring, Phase, Presentity, PresentityText, Publication, PublicationPhase, Queued,
-    Subscription,
+    Aside, Dirty, Expiring, Phase, Presentity, Publication, PublicationPhase, Publications, Queued,
+    Subscription, Watched,
 };
 use crate::store::watcher_changes::WatcherChange;
 
@@ -34,13 +39,17 @@ pub struct Shard<M: Memory> {
     /// Where their text lies.
     pub heap: &'static Heap<M>,
     /// Presentities with state or watchers.
-    pub presentities: Slab<Presentity<M>, M>,
+    pub presentities: Slab<Presentity<M>, M, Unkeyed>,
+    /// What few of them have.
+    pub asides: Slab<Aside<M>, M, Unkeyed>,
+    /// Their hosts.
+    pub words: Words<M>,
     /// Their subscriptions.
     pub subscriptions: Slab<Subscription<M>, M>,
     /// Their publications.
-    pub publications: Slab<Publication<M>, M>,
+    pub publications: Publications<M>,
     /// Changes of watchers that are yet to be told.
-    pub changes: Slab<WatcherChange<M>, M>,
+    pub changes: Slab<WatcherChange<M>, M, Unkeyed>,
     /// Presentities by the hash of identity and package.
     by_identity: HashIndex<Id<Presentity<M>>, M>,
     /// When subscriptions end.
@@ -51,16 +60,18 @@ pub struct Shard<M: Memory> {
     pub dirty: List<Subscription<M>, Dirty>,
     /// Presentities whose lane was handed over.
     pub queued: List<Presentity<M>, Queued>,
-    /// Documents that are kept beside their rows.
-    pub bodies: Bodies<M>,
-    /// Subscriptions are rows of the database; those here only await a NOTIFY.
-    watchers_are_rows: bool,
+    /// Documents that the database keeps as well.
+    pub documents: Documents<M>,
+    policy: ShardPolicy,
 }
 
 /// How a shard is to be.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ShardPolicy {
-    /// Subscriptions are kept in the database only.
+    /// How users are compared.
+    pub user_case: UserCase,
+    /// Subscriptions are kept in the database only; those here only await a
+    /// NOTIFY.
     pub watchers_are_rows: bool,
     /// Bytes of documents that are kept beside their rows.
     pub kept_bodies: usize,
@@ -70,12 +81,15 @@ impl<M: Memory> Shard<M> {
     /// An empty shard.
     pub fn new(
         heap: &'static Heap<M>,
+        hash: KeyedHash,
         now: i64,
         policy: ShardPolicy,
     ) -> Result<Shard<M>, OutOfMemory> {
         Ok(Shard {
             heap,
             presentities: Slab::new(heap),
+            asides: Slab::new(heap),
+            words: Words::new(heap, hash),
             subscriptions: Slab::new(heap),
             publications: Slab::new(heap),
             changes: Slab::new(heap),
@@ -84,8 +98,8 @@ impl<M: Memory> Shard<M> {
             publication_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             dirty: List::new(),
             queued: List::new(),
-            bodies: Bodies::new(policy.kept_bodies),
-            watchers_are_rows: policy.watchers_are_rows,
+            documents: Documents::new(heap, policy.kept_bodies),
+            policy,
         })
     }
 
@@ -96,11 +110,39 @@ impl<M: Memory> Shard<M> {
 
     /// The presentity of this key, whose hash is `hash`.
     pub fn find(&self, key: &PresentityKey, hash: u64) -> Option<Id<Presentity<M>>> {
-        self.by_identity.find(hash, |id| {
-            self.presentities.get(id).is_some_and(|known| {
-                known.package == key.package && known.text(PresentityText::Identity) == key.identity
-            })
+        self.by_identity
+            .find(hash, |id| self.presentities.get(id).is_some_and(|known| self.is(known, key)))
+    }
+
+    /// The presentity is that of the key.
+    pub fn is(&self, known: &Presentity<M>, key: &PresentityKey) -> bool {
+        let same_user = match self.policy.user_case {
+            UserCase::Sensitive => *known.user == *key.user,
+            UserCase::Insensitive => known.user.eq_ignore_ascii_case(&key.user),
+        };
+        known.package == key.package && same_user && self.words.get(known.host) == key.host
+    }
+
+    /// The key of a presentity.
+    pub fn key_of(&self, id: Id<Presentity<M>>) -> Option<PresentityKey> {
+        let record = self.presentities.get(id)?;
+        let Owner { user, host } = record.watched(&self.words).owner;
+        Some(PresentityKey {
+            identity: identity(user, host, self.policy.user_case),
+            user: user.to_vec(),
+            host: host.to_vec(),
+            package: record.package,
         })
+    }
+
+    /// What is watched; nothing if that is gone.
+    pub fn watched(&self, id: Id<Presentity<M>>) -> Watched<'_> {
+        self.presentities.get(id).map(|owner| owner.watched(&self.words)).unwrap_or_default()
+    }
+
+    /// Any string of a subscription.
+    pub fn text<'a>(&'a self, record: &'a Subscription<M>, field: Text) -> &'a [u8] {
+        subscription_block::get(&record.text, field, self.watched(record.presentity).owner)
     }
 
     /// The presentity of this key, made if it is not known.
@@ -112,17 +154,20 @@ impl<M: Memory> Shard<M> {
         if let Some(id) = self.find(key, hash) {
             return Ok(id);
         }
-        let packed = text::pack::<PresentityText>(|n| match PresentityText::ALL[n] {
-            PresentityText::Identity => &key.identity,
-            PresentityText::User => &key.user,
-            PresentityText::Host => &key.host,
-        })
-        .map_err(|_| Fault::Host)?;
-        let record = Presentity::new(self.blob(&packed)?, key.package);
-        let id = self.presentities.insert(record).map_err(|_| Fault::SharedMemory)?;
-        if let Err(full) = self.by_identity.insert(hash, id) {
-            self.presentities.remove(id);
-            return Err(full.into());
+        let user = ShortBlob::new(self.heap, &key.user)?;
+        let record = Presentity::new(user, self.words.take(&key.host)?, key.package);
+        let id = match self.presentities.insert(record) {
+            Ok(id) => id,
+            Err(record) => {
+                self.words.give_back(record.host);
+                return Err(Fault::SharedMemory);
+            }
+        };
+        let rows = self.policy.watchers_are_rows;
+        let made = if rows { self.make_aside(id).map(drop) } else { Ok(()) };
+        if let Err(fault) = made.and_then(|()| Ok(self.by_identity.insert(hash, id)?)) {
+            self.remove_presentity(id);
+            return Err(fault);
         }
         Ok(id)
     }
@@ -131,12 +176,51 @@ impl<M: Memory> Shard<M> {
     /// of its identity and package.
     pub fn drop_if_idle(&mut self, id: Id<Presentity<M>>, hash: impl Fn(&[u8], PackageId) -> u64) {
         let Some(record) = self.presentities.get(id) else { return };
-        if !record.is_idle() || (self.watchers_are_rows && record.completed != record.round) {
+        let is_idle = record.lane.is_free()
+            && record.watchers.is_empty()
+            && record.publications.is_empty()
+            && self.aside(record).is_none_or(|aside| aside.changes.is_empty());
+        if !is_idle || (self.policy.watchers_are_rows && record.completed != record.round) {
             return;
         }
-        let hash = hash(record.text(PresentityText::Identity), record.package);
+        let Owner { user, host } = record.watched(&self.words).owner;
+        let identity = identity(user, host, self.policy.user_case);
+        let hash = hash(&identity, record.package);
         self.by_identity.remove(hash, |known| known == id);
-        self.presentities.remove(id);
+        self.remove_presentity(id);
+    }
+
+    fn remove_presentity(&mut self, id: Id<Presentity<M>>) {
+        if let Some(record) = self.presentities.remove(id) {
+            self.words.give_back(record.host);
+            if let Some(aside) = record.aside {
+                self.asides.remove(aside);
+            }
+        }
+    }
+
+    /// What few presentities have, if this one has it.
+    pub fn aside(&self, record: &Presentity<M>) -> Option<&Aside<M>> {
+        self.asides.get(record.aside?)
+    }
+
+    /// The same, to be changed.
+    pub fn aside_mut(&mut self, id: Id<Presentity<M>>) -> Option<&mut Aside<M>> {
+        self.asides.get_mut(self.presentities.get(id)?.aside?)
+    }
+
+    /// The same, made if it is not there.
+    pub fn make_aside(&mut self, id: Id<Presentity<M>>) -> Result<&mut Aside<M>, Fault> {
+        let record = self.presentities.get_mut(id).ok_or(Fault::Host)?;
+        let aside = match record.aside {
+            Some(aside) => aside,
+            None => {
+                let aside = self.asides.insert(Aside::new()).map_err(|_| Fault::SharedMemory)?;
+                record.aside = Some(aside);
+                aside
+            }
+        };
+        self.asides.get_mut(aside).ok_or(Fault::Host)
     }
 
     /// Takes a subscription off everything but the database. It stays as a
@@ -202,17 +286,16 @@ impl<M: Memory> Shard<M> {
     /// Counts a change of the state. `sender` made it (empty: nobody to be
     /// spared). Without watchers nobody has to be told.
     pub fn state_changed(&mut self, id: Id<Presentity<M>>, sender: &[u8]) {
-        // A sender that cannot be remembered is notified like everybody else.
-        let remembered = match self.presentities.get(id) {
-            Some(record) if *record.sender != *sender => Some(self.blob(sender)),
-            Some(_) => None,
-            None => return,
-        };
         let Some(record) = self.presentities.get_mut(id) else { return };
         record.round = record.round.wrapping_add(1);
-        if let Some(blob) = remembered {
-            record.sender = blob.unwrap_or_default();
-            record.sender_since = record.round;
+        let (round, aside) = (record.round, record.aside);
+        let known = aside.and_then(|aside| self.asides.get(aside));
+        if known.map_or(&b""[..], |known| &known.sender) != sender {
+            // A sender that cannot be remembered is notified like everybody else.
+            let blob = self.blob(sender).unwrap_or_default();
+            if let Ok(aside) = self.make_aside(id) {
+                (aside.sender, aside.sender_since) = (blob, round);
+            }
         }
         if !self.may_be_watched(id) {
             self.everybody_told(id);
@@ -221,13 +304,13 @@ impl<M: Memory> Shard<M> {
 
     /// Somebody watches the presentity, as far as is known here.
     pub fn may_be_watched(&self, id: Id<Presentity<M>>) -> bool {
-        self.watchers_are_rows
+        self.policy.watchers_are_rows
             || self.presentities.get(id).is_some_and(|record| !record.watchers.is_empty())
     }
 
     /// Subscriptions are kept in the database only.
     pub fn watchers_are_rows(&self) -> bool {
-        self.watchers_are_rows
+        self.policy.watchers_are_rows
     }
 
     /// Nobody is left who has not been told of the latest state.
@@ -242,16 +325,27 @@ impl<M: Memory> Shard<M> {
     /// Forgets ended publications that all watchers have seen: those up to a
     /// round, or all.
     pub fn drop_farewells(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let Some(record) = self.presentities.get_mut(id) else { return };
-        while let Some(first) = record.farewells.front() {
-            let seen = up_to.is_none_or(|round| {
-                self.publications.get(first).is_none_or(|p| !later(p.round, round))
-            });
-            if !seen {
-                break;
-            }
-            record.farewells.unlink(&mut self.publications, first);
-            self.publications.remove(first);
+        let Some(record) = self.presentities.get(id) else { return };
+        let seen: Vec<_> = record
+            .farewells(&self.publications)
+            .take_while(|(_, ended)| up_to.is_none_or(|round| !later(ended.round, round)))
+            .map(|(id, _)| id)
+            .collect();
+        for ended in seen {
+            self.remove_publication(ended);
+        }
+    }
+
+    /// Takes a publication out of its presentity's list, for good.
+    pub fn remove_publication(&mut self, id: Id<Publication<M>>) {
+        self.release_body(id);
+        self.publication_expiry.cancel(&mut self.publications, id);
+        let Some(record) = self.publications.get(id) else { return };
+        if let Some(owner) = self.presentities.get_mut(record.presentity) {
+            owner.publications.unlink(&mut self.publications, id);
+        }
+        if let Some(document) = self.publications.remove(id).and_then(|record| record.document) {
+            self.documents.remove(document);
         }
     }
 
@@ -261,17 +355,20 @@ impl<M: Memory> Shard<M> {
     pub fn end_publication(&mut self, id: Id<Publication<M>>, farewell: bool, sender: &[u8]) {
         let Some(record) = self.publications.get(id) else { return };
         let (owner_id, round) = (record.presentity, record.round);
-        let (is_final, has_body) = (record.facts.is_final, !record.body.is_empty());
-        self.publication_expiry.cancel(&mut self.publications, id);
-        self.release_body(id);
-        let Some(owner) = self.presentities.get_mut(owner_id) else { return };
-        owner.publications.unlink(&mut self.publications, id);
+        let (is_final, has_body) = (record.facts.is_final, !self.body(record).is_empty());
+        let Some(owner) = self.presentities.get(owner_id) else { return };
         let unseen = is_final && later(round, owner.completed);
-        let watched = self.watchers_are_rows || !owner.watchers.is_empty();
+        let watched = self.policy.watchers_are_rows || !owner.watchers.is_empty();
         if (farewell || unseen) && has_body && watched {
-            owner.rows.urgent = true;
+            self.publication_expiry.cancel(&mut self.publications, id);
+            self.release_body(id);
+            if let Some(aside) = self.aside_mut(owner_id) {
+                aside.rows.urgent = true;
+            }
+            let Some(owner) = self.presentities.get_mut(owner_id) else { return };
             let next = owner.round.wrapping_add(1);
-            owner.farewells.push_back(&mut self.publications, id);
+            owner.publications.unlink(&mut self.publications, id);
+            owner.publications.push_back(&mut self.publications, id);
             if let Some(record) = self.publications.get_mut(id) {
                 (record.phase, record.round) = match farewell {
                     true => (PublicationPhase::Closing, next),
@@ -279,7 +376,7 @@ impl<M: Memory> Shard<M> {
                 };
             }
         } else {
-            self.publications.remove(id);
+            self.remove_publication(id);
         }
         self.state_changed(owner_id, sender);
     }

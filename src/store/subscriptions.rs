@@ -7,10 +7,11 @@ use crate::presence::subscription::{
     Current, DialogId, Ending, InDialog, ROOM_FOR_REASON, Snapshot, Status, Text, in_dialog,
     with_text,
 };
+use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::text::has_room;
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
-use crate::store::records::{Claim, Phase, Presentity, PresentityText, Subscription};
+use crate::store::records::{Claim, Phase, Presentity, Seconds, Subscription, Watched};
 use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
 
@@ -93,10 +94,10 @@ impl<M: Memory> Store<M> {
             if let Some(token) = known {
                 return Ok(token);
             }
-            let presentity = records.find_or_create(key, hash)?;
+            let presentity = self.find_or_create(records, key, hash)?;
             let added = add_record(records, presentity, snapshot, now, phase, has_row);
             if has_row
-                && self.policy.watcher_info.contains(&Some(key.package))
+                && self.policy.reports_watchers(key.package)
                 && let Some(id) = added.as_ref().ok()
             {
                 owe_full(records, presentity, *id);
@@ -194,7 +195,7 @@ impl<M: Memory> Store<M> {
                 Phase::Live | Phase::Ending(_) => {}
                 Phase::Gone => return None,
             }
-            let (presentity, expires_at) = (record.presentity, record.expires_at);
+            let (presentity, expires_at) = (record.presentity, record.expires_at.get());
             if begins {
                 records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
                 self.watcher_changed(records, id, WatcherEvent::Subscribe, false, false);
@@ -212,8 +213,8 @@ impl<M: Memory> Store<M> {
     pub fn subscription(&self, token: Token, now: i64) -> Option<Snapshot> {
         self.with(token.shard(), |records| {
             let record = records.subscriptions.get(Self::resolve(records, token)?)?;
-            let package = records.presentities.get(record.presentity)?.package;
-            Some(snapshot(record, package, now))
+            records.presentities.get(record.presentity)?;
+            Some(snapshot(record, records.watched(record.presentity), now))
         })
         .ok()
         .flatten()
@@ -257,7 +258,7 @@ impl<M: Memory> Store<M> {
                     .watchers
                     .iter(&records.subscriptions)
                     .filter(|(_, record)| matches!(record.phase, Phase::Held | Phase::Live))
-                    .map(|(_, record)| snapshot(record, key.package, now))
+                    .map(|(_, record)| snapshot(record, owner.watched(&records.words), now))
                     .collect()
             })
         })
@@ -279,7 +280,7 @@ impl<M: Memory> Store<M> {
             ) {
                 let Some(record) = records.subscriptions.get(id) else { continue };
                 let (presentity, phase) = (record.presentity, record.phase);
-                let patience = record.expires_at + REPLY_TIME;
+                let patience = record.expires_at.get() + REPLY_TIME;
                 if phase == Phase::Held && now <= patience {
                     let wheel = &mut records.subscription_expiry;
                     wheel.schedule(&mut records.subscriptions, id, patience);
@@ -324,11 +325,10 @@ impl<M: Memory> Store<M> {
 
     /// Where the index has a subscription.
     pub(super) fn places(&self, records: &Shard<M>, record: &Subscription<M>) -> Places {
-        let owner = records.presentities.get(record.presentity);
-        let call = owner.filter(|_| self.policy.replaces_same_call).map(|owner| {
-            let identity = owner.text(PresentityText::Identity);
-            self.call_hash(identity, owner.package, record.text(Text::CallId))
-        });
+        let named = self.policy.replaces_same_call.then_some(record.presentity);
+        let call = named
+            .and_then(|id| records.key_of(id))
+            .map(|key| self.call_hash(&key.identity, key.package, record.text(Text::CallId)));
         Places { dialog: self.dialog_hash(dialog_of_record(record)), call }
     }
 
@@ -390,7 +390,7 @@ fn add_record<M: Memory>(
     let id = new_record(records, presentity, snapshot)?;
     let expires_at = now + i64::from(snapshot.expires);
     if let Some(record) = records.subscriptions.get_mut(id) {
-        record.expires_at = expires_at;
+        record.expires_at = expires_at.into();
         record.phase = phase;
         record.has_row = has_row;
     }
@@ -411,8 +411,8 @@ pub(super) fn new_record<M: Memory>(
         .unwrap_or_default();
     let record = Subscription {
         presentity,
-        text: records.blob(snapshot.block())?,
-        expires_at: 0,
+        text: records.blob(&shrink(snapshot.block(), records.watched(presentity).owner))?,
+        expires_at: Seconds::ZERO,
         remote_cseq: snapshot.remote_cseq,
         local_cseq: snapshot.local_cseq.max(FIRST_CSEQ),
         reserved_cseq: snapshot.local_cseq,
@@ -452,8 +452,9 @@ fn owe_full<M: Memory>(
     else {
         return;
     };
-    owner.wants_full_since(owner.round);
-    record.told = owner.round.wrapping_sub(1);
+    let round = owner.round;
+    record.told = round.wrapping_sub(1);
+    records.wants_full_since(presentity, round);
 }
 
 /// The token is that of a subscription of this dialog which is not over.
@@ -473,10 +474,7 @@ fn is_other_call<M: Memory>(
     let record = Store::resolve(records, token).and_then(|id| records.subscriptions.get(id));
     record.is_some_and(|record| {
         let owner = records.presentities.get(record.presentity);
-        record.text(Text::CallId) != call_id
-            || owner.is_some_and(|owner| {
-                owner.package != key.package || owner.text(PresentityText::Identity) != key.identity
-            })
+        record.text(Text::CallId) != call_id || owner.is_some_and(|owner| !records.is(owner, key))
     })
 }
 
@@ -505,6 +503,7 @@ fn refresh<M: Memory>(
     renewal: &Renewal<'_>,
 ) -> Result<(), Fault> {
     let Some(record) = records.subscriptions.get(id) else { return Ok(()) };
+    let owner = records.watched(record.presentity).owner;
     let mut changed: Option<Vec<u8>> = None;
     for (field, value) in [
         (Text::Contact, renewal.contact),
@@ -512,14 +511,14 @@ fn refresh<M: Memory>(
         (Text::LocalContact, renewal.local_contact),
     ] {
         if record.text(field) != value {
-            let block = changed.as_deref().unwrap_or(&record.text);
-            changed = Some(with_text(block, field, value).map_err(|_| Fault::Host)?);
+            let block = changed.take().unwrap_or_else(|| expand(&record.text, owner));
+            changed = Some(with_text(&block, field, value).map_err(|_| Fault::Host)?);
         }
     }
     if changed.as_ref().is_some_and(|block| !has_room(block, ROOM_FOR_REASON)) {
         return Err(Fault::Host);
     }
-    let text = changed.map(|block| records.blob(&block)).transpose()?;
+    let text = changed.map(|block| records.blob(&shrink(&block, owner))).transpose()?;
     let expires_at = renewal.now + i64::from(renewal.expires);
     if let Some(record) = records.subscriptions.get_mut(id) {
         if let Some(text) = text {
@@ -527,7 +526,7 @@ fn refresh<M: Memory>(
         }
         record.remote_cseq = renewal.cseq.max(record.remote_cseq);
         record.flags = renewal.flags;
-        record.expires_at = expires_at;
+        record.expires_at = expires_at.into();
         if record.phase == Phase::Ending(Ending::Expired) {
             record.phase = Phase::Live;
         }
@@ -549,14 +548,14 @@ pub(super) fn end<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, wh
 /// A copy of a record. `expires` counts from `now`.
 pub(super) fn snapshot<M: Memory>(
     record: &Subscription<M>,
-    package: PackageId,
+    watched: Watched<'_>,
     now: i64,
 ) -> Snapshot {
-    let mut copy = Snapshot::new(package, record.text.to_vec());
+    let mut copy = Snapshot::new(watched.package, expand(&record.text, watched.owner));
     copy.remote_cseq = record.remote_cseq;
     copy.local_cseq = record.local_cseq;
     copy.version = record.version;
-    copy.expires = u32::try_from((record.expires_at - now).max(0)).unwrap_or(u32::MAX);
+    copy.expires = u32::try_from((record.expires_at.get() - now).max(0)).unwrap_or(u32::MAX);
     copy.status = record.status;
     copy.flags = record.flags;
     copy

@@ -7,7 +7,7 @@ use crate::presence::text::{self, Packed, fields};
 use crate::presence::winfo::{WatcherEvent, watcher_id};
 use crate::shm::{Blob, Id, Linked, Links, Memory};
 use crate::store::Store;
-use crate::store::records::{Claim, Presentity, PresentityText, Subscription};
+use crate::store::records::{Claim, Presentity, Subscription};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::subscriptions::dialog_of_record;
@@ -95,17 +95,11 @@ impl<M: Memory> Store<M> {
         whole: bool,
     ) {
         let Some(record) = records.subscriptions.get(watcher) else { return };
-        let Some(owner) = records.presentities.get(record.presentity) else { return };
-        let key = PresentityKey {
-            identity: owner.text(PresentityText::Identity).to_vec(),
-            user: Vec::new(),
-            host: Vec::new(),
-            package: owner.package,
-        };
+        let Some(key) = records.key_of(record.presentity) else { return };
         let status = shown_status(record.status, over);
         let dialog = dialog_of_record(record);
-        let packed =
-            pack(self, dialog, record.text(Text::WatcherUser), record.text(Text::WatcherHost));
+        let user = records.text(record, Text::WatcherUser);
+        let packed = pack(self, dialog, user, records.text(record, Text::WatcherHost));
         let Some(peer) = self.reporting(records, &key) else { return };
         self.note(records, peer, packed, status, event, whole);
     }
@@ -161,57 +155,64 @@ impl<M: Memory> Store<M> {
         whole: bool,
     ) {
         let Some(owner) = records.presentities.get(peer) else { return };
-        let (round, many) = (owner.round.wrapping_add(1), owner.changes.len() >= MOST);
-        let added = records.blob(&packed).ok().filter(|_| !many).and_then(|text| {
+        let round = owner.round.wrapping_add(1);
+        let many = records.aside(owner).is_some_and(|aside| aside.changes.len() >= MOST);
+        let room = records.make_aside(peer).is_ok() && !many;
+        let added = records.blob(&packed).ok().filter(|_| room).and_then(|text| {
             let change = WatcherChange { text, round, status, event, links: Links::new() };
             records.changes.insert(change).ok()
         });
         if many {
             records.drop_changes(peer, None);
         }
-        if let Some(owner) = records.presentities.get_mut(peer) {
-            match added {
-                Some(id) => {
-                    owner.changes.push_back(&mut records.changes, id);
-                }
-                // A full document tells what could not be remembered.
-                None => owner.wants_full_since(round),
+        if let Some(aside) = records.presentities.get(peer).and_then(|owner| owner.aside)
+            && let Some(aside) = records.asides.get_mut(aside)
+        {
+            if let Some(id) = added {
+                aside.changes.push_back(&mut records.changes, id);
             }
             // The notifier processes know of states, not of changes.
-            owner.rows.urgent = true;
-            if whole {
-                owner.wants_full_since(round);
-            }
+            aside.rows.urgent = true;
+        }
+        // A full document tells what could not be remembered.
+        if whole || added.is_none() {
+            records.wants_full_since(peer, round);
         }
         records.state_changed(peer, b"");
         self.queue_lane(records, peer);
     }
 }
 
-impl<M: Memory> Presentity<M> {
-    /// Whoever was last told before this round gets a full document.
-    pub(super) fn wants_full_since(&mut self, round: u32) {
-        self.full_since = round;
-        self.owes_full = true;
-    }
-}
-
 impl<M: Memory> Shard<M> {
+    /// Whoever was last told before this round gets a full document.
+    pub(super) fn wants_full_since(&mut self, id: Id<Presentity<M>>, round: u32) {
+        match self.make_aside(id) {
+            Ok(aside) => (aside.full_since, aside.owes_full) = (round, true),
+            Err(_) => {
+                if let Some(owner) = self.presentities.get_mut(id) {
+                    owner.owes_all = true;
+                }
+            }
+        }
+    }
+
     /// Forgets changes of watchers that everybody was told of: those up to a
     /// round, or all.
     pub(super) fn drop_changes(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let Some(record) = self.presentities.get_mut(id) else { return };
-        if up_to.is_none_or(|round| !later(record.full_since, round)) {
-            record.owes_full = false;
+        let Some(owner) = self.presentities.get_mut(id) else { return };
+        let told_since = |since| up_to.is_none_or(|round| !later(since, round));
+        if told_since(owner.round) {
+            owner.owes_all = false;
         }
-        while let Some(first) = record.changes.front() {
-            let told = up_to.is_none_or(|round| {
-                self.changes.get(first).is_none_or(|change| !later(change.round, round))
-            });
-            if !told {
+        let Some(aside) = owner.aside.and_then(|aside| self.asides.get_mut(aside)) else { return };
+        if told_since(aside.full_since) {
+            aside.owes_full = false;
+        }
+        while let Some(first) = aside.changes.front() {
+            if !self.changes.get(first).is_none_or(|change| told_since(change.round)) {
                 break;
             }
-            record.changes.unlink(&mut self.changes, first);
+            aside.changes.unlink(&mut self.changes, first);
             self.changes.remove(first);
         }
     }
@@ -219,7 +220,9 @@ impl<M: Memory> Shard<M> {
 
 /// A copy of what is known of the watchers' changes.
 pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>) -> WatcherChanges {
-    let list = owner.changes.iter(&records.changes).map(|(_, change)| {
+    let aside = records.aside(owner);
+    let changes = aside.into_iter().flat_map(|aside| aside.changes.iter(&records.changes));
+    let list = changes.map(|(_, change)| {
         let text = Packed::<ChangeText>::new(&change.text);
         ChangedWatcher {
             round: change.round,
@@ -232,8 +235,13 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
     });
     WatcherChanges {
         list: list.collect(),
-        full_since: owner.full_since,
-        wants_full: owner.owes_full
+        full_since: match aside {
+            _ if owner.owes_all => owner.round,
+            Some(aside) => aside.full_since,
+            None => 0,
+        },
+        wants_full: owner.owes_all
+            || aside.is_some_and(|aside| aside.owes_full)
             || owner.due.iter(&records.subscriptions).any(|(_, due)| due.claim != Claim::Walk),
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::error::Fault;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text, with_text};
+use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::Memory;
 use crate::store::records::Phase;
@@ -37,8 +38,9 @@ impl<M: Memory> Store<M> {
             let copies = self.with(shard, |records| {
                 let copy = |token: &Token| {
                     let record = records.subscriptions.get(Self::resolve(records, *token)?)?;
+                    let watched = records.watched(record.presentity);
                     matches!(record.phase, Phase::Held | Phase::Live)
-                        .then(|| (*token, snapshot(record, key.package, now)))
+                        .then(|| (*token, snapshot(record, watched, now)))
                 };
                 portion.iter().filter_map(copy).collect::<Vec<_>>()
             });
@@ -62,12 +64,14 @@ impl<M: Memory> Store<M> {
             let (before, held) = (record.status, record.phase == Phase::Held);
             // Allocate first, change after.
             let turned_away = Authorization::turned_away();
-            let (decision, block) = match with_text(&record.text, Text::Reason, &decision.reason) {
+            let owner = records.watched(record.presentity).owner;
+            let block = expand(&record.text, owner);
+            let (decision, block) = match with_text(&block, Text::Reason, &decision.reason) {
                 Ok(block) => (decision, block),
                 // Who leaves no room for a reason is not spared the decision.
-                Err(_) => (&turned_away, record.text.to_vec()),
+                Err(_) => (&turned_away, block),
             };
-            let text = records.blob(&block);
+            let text = records.blob(&shrink(&block, owner));
             let over = decision.status == Status::Terminated;
             // A subscription that is to end ends also without memory for the
             // reason.

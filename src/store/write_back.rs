@@ -158,14 +158,15 @@ fn row_of<M: Memory>(
     }
     let record = records.subscriptions.get_mut(id)?;
     record.is_dirty = false;
-    let package = records.presentities.get(record.presentity).map(|p| p.package);
     let change = match (record.phase, record.has_row) {
         (Phase::Gone | Phase::Ending(_), _) => RowChange::Delete,
         (_, true) => RowChange::Update,
         (_, false) => RowChange::Insert,
     };
     // Without its presentity only the row's key matters.
-    let mut subscription = snapshot(record, package.unwrap_or_default(), now);
+    let owner = records.presentities.get(record.presentity);
+    let watched = owner.map(|owner| owner.watched(&records.words));
+    let mut subscription = snapshot(record, watched.unwrap_or_default(), now);
     subscription.local_cseq = subscription.local_cseq.wrapping_add(reserve);
     subscription.version = subscription.version.wrapping_add(reserve);
     // A row that is being deleted counts as there until it is known to be gone.
@@ -175,7 +176,7 @@ fn row_of<M: Memory>(
         // is under way.
         record.has_row = true;
     }
-    Some(Dirty { token, change, subscription, expires_at: record.expires_at })
+    Some(Dirty { token, change, subscription, expires_at: record.expires_at.get() })
 }
 
 fn gone<M: Memory>(records: &Shard<M>, token: Token) -> Option<Id<Subscription<M>>> {

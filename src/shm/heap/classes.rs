@@ -1,6 +1,6 @@
 //! The slot sizes of a heap.
 
-use super::{HEADER_SIZE, PAGE_SIZE};
+use super::{ALIGN, HEADER_SIZE, PAGE_SIZE};
 
 /// Number of classes.
 pub(super) const CLASSES: usize = SIZES.len();
@@ -8,21 +8,21 @@ pub(super) const CLASSES: usize = SIZES.len();
 /// The largest slot; what is larger gets pages of its own.
 pub(super) const LARGEST: usize = SIZES[CLASSES - 1] as usize;
 
-/// Slot sizes: steps of 16 up to 256, then the largest multiples of 16 of which
-/// 14, 12, 10, 9, ... 2 fit in a page after its header, so that little is
-/// wasted at a page's end.
-const SIZES: [u16; 27] = [
-    16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, //
-    288, 336, 400, 448, 496, 576, 672, 800, 1008, 1344, 2016,
+/// Slot sizes: the largest multiples of 8 of which 2, 3, 4 ... fit in a page
+/// after its header, so that little is wasted at a page's end.
+const SIZES: [u16; 41] = [
+    16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 136, 144, 152, 160, 168, 176,
+    192, 200, 208, 224, 232, 248, 264, 288, 304, 336, 360, 400, 448, 504, 576, 672, 800, 1008,
+    1344, 2016,
 ];
 
-/// The class for each size, in steps of 16 bytes.
-const BY_SIZE: [u8; LARGEST / 16] = {
-    let mut table = [0; LARGEST / 16];
+/// The class for each size, in steps of 8 bytes.
+const BY_SIZE: [u8; LARGEST / ALIGN] = {
+    let mut table = [0; LARGEST / ALIGN];
     let mut class = 0;
     let mut step = 0;
     while step < table.len() {
-        if (step + 1) * 16 > SIZES[class] as usize {
+        if (step + 1) * ALIGN > SIZES[class] as usize {
             class += 1;
         }
         table[step] = class as u8;
@@ -33,7 +33,7 @@ const BY_SIZE: [u8; LARGEST / 16] = {
 
 /// The class of the smallest slots that hold `size` bytes, if any do.
 pub(super) fn class_of(size: usize) -> Option<usize> {
-    BY_SIZE.get(size.saturating_sub(1) / 16).map(|&class| class.into())
+    BY_SIZE.get(size.saturating_sub(1) / ALIGN).map(|&class| class.into())
 }
 
 /// The bytes in a slot of `class`.
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn slots_are_aligned_and_waste_little() {
         for class in 0..CLASSES {
-            assert_eq!(slot_size(class) % 16, 0);
+            assert_eq!(slot_size(class) % ALIGN, 0);
             let used = slots_per_page(class) * slot_size(class);
             assert!(PAGE_SIZE - HEADER_SIZE - used < 224, "class {class} wastes too much");
         }

@@ -120,7 +120,7 @@ impl<M: Memory> Page<M> {
     /// holds the heap's lock.
     pub(super) unsafe fn give(page: NonNull<Self>, slot: NonNull<u8>) -> (bool, bool) {
         // SAFETY: the page is live and the lock makes us the only user of the
-        // fields used here; the slot is ours again, 16-byte aligned and at
+        // fields used here; the slot is ours again, 8-byte aligned and at
         // least 16 bytes long.
         unsafe {
             let this = page.as_ptr();

@@ -18,7 +18,7 @@ unsafe impl Send for Live {}
 impl Live {
     fn new(heap: &'static Heap<TestMemory>, size: usize, fill: u8) -> Option<Self> {
         let start = heap.allocate(size).ok()?;
-        assert_eq!(start.as_ptr() as usize % 16, 0);
+        assert_eq!(start.as_ptr() as usize % ALIGN, 0);
         // SAFETY: fresh memory of this size.
         unsafe { start.write_bytes(fill, size) };
         Some(Self { start, size, fill })
@@ -76,7 +76,7 @@ fn fills_pages_before_it_takes_new_ones() {
     for at in (0..300).rev() {
         live.swap_remove(at * 2);
     }
-    live.extend((0..300).map(|n| Live::new(rig.heap, 50, n as u8).unwrap()));
+    live.extend((0..300).map(|n| Live::new(rig.heap, 60, n as u8).unwrap()));
     assert_eq!(rig.heap.usage().slot_pages, 10);
     drop(live);
     rig.assert_empty();

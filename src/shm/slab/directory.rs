@@ -6,7 +6,7 @@ use allocator_api2::vec::Vec;
 
 use crate::shm::allocator::HeapAllocator;
 use crate::shm::arena::{Memory, OutOfMemory};
-use crate::shm::heap::Heap;
+use crate::shm::heap::{ALIGN, Heap};
 use crate::shm::id::Id;
 use crate::shm::pages::PAGE_SIZE;
 
@@ -56,7 +56,7 @@ impl<T, M: Memory, G> Directory<T, M, G> {
     const SLOTS: u32 = slots_per_segment(size_of::<Slot<T, G>>(), Heap::<M>::ONE_PAGE);
 
     pub(super) fn new(heap: &'static Heap<M>) -> Self {
-        const { assert!(align_of::<T>() <= 16, "a heap aligns to 16 bytes") };
+        const { assert!(align_of::<T>() <= ALIGN, "more than a heap aligns to") };
         let allocator = HeapAllocator::new(heap);
         Self { segments: Vec::new_in(allocator), chains: [NONE; 2], allocator }
     }

@@ -3,14 +3,14 @@
 
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
-use crate::presence::publication::{Step, Text, leaves_shared_line_alone, unknown_entity_tag};
-use crate::presence::text;
-use crate::shm::{Id, Memory};
+use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
+use crate::presence::publication_block::{self, Parts, packed_tag};
+use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
-use crate::store::records::{Presentity, Publication, PublicationPhase};
+use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::{PresentityKey, Shard};
 
-use super::{Begun, Change, Pending, enter, key_of, stored, unseen_final};
+use super::{Begun, Change, Pending, enter, stored, unseen_final};
 
 impl<M: Memory> Store<M> {
     /// First step: judges the change against what is stored and claims it.
@@ -61,8 +61,7 @@ impl<M: Memory> Store<M> {
             presentity,
             publication,
             step: Step::Create,
-            text: None,
-            body: None,
+            block: None,
             facts: change.facts,
             expires_at: change.expires_at,
             now: change.now,
@@ -71,7 +70,7 @@ impl<M: Memory> Store<M> {
             stored: stored(records, publication),
             replaced_row: replaced.map(|id| stored(records, id)),
             replaced,
-            key: key_of(records, presentity).unwrap_or_else(|| key.clone()),
+            key: records.key_of(presentity).unwrap_or_else(|| key.clone()),
             has_watchers: records.may_be_watched(presentity),
             unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
         }))
@@ -110,7 +109,7 @@ fn put_in_order<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>
     if owner.publications.len() < 2 {
         return;
     }
-    let all = owner.publications.iter(&records.publications);
+    let all = owner.living(&records.publications);
     let mut order: Vec<_> = all.map(|(id, record)| (record.received, id)).collect();
     if order.is_sorted_by_key(|(received, _)| *received) {
         return;
@@ -144,24 +143,28 @@ fn begin_change<M: Memory>(
     if package.is_shared_line()
         && let Some(facts) = change.facts
         && change.step == Step::Modify
-        && leaves_shared_line_alone(record.facts, record.text(Text::Sender), facts, change.sender)
+        && leaves_shared_line_alone(record.facts, record.block().sender(), facts, change.sender)
     {
         return Ok(Begun::Unchanged);
     }
-    let packed = text::pack::<Text>(|n| match Text::ALL[n] {
-        Text::EntityTag => change.entity_tag,
-        Text::Sender => change.sender.unwrap_or(record.text(Text::Sender)),
-        Text::Ruid => record.text(Text::Ruid),
-        Text::DialogId if change.facts.is_some() => change.dialog_id,
-        Text::DialogId => record.text(Text::DialogId),
-    })
-    .map_err(|_| Fault::Host)?;
     // A removal needs no memory: it makes room.
-    let text = match change.step {
+    let block = match change.step {
         Step::Remove => None,
-        _ => Some(records.blob(&packed)?),
+        _ => {
+            let stored = record.block();
+            let parts = Parts {
+                entity_tag: change.entity_tag,
+                sender: change.sender.unwrap_or(stored.sender()),
+                ruid: &stored.ruid(),
+                dialog_id: match change.facts {
+                    Some(_) => change.dialog_id,
+                    None => stored.dialog_id(),
+                },
+                body: change.body.unwrap_or(stored.body()),
+            };
+            Some(pack(records, &parts)?)
+        }
     };
-    let body = change.body.map(|body| records.blob(body)).transpose()?;
     if let Some(record) = records.publications.get_mut(publication) {
         record.phase = PublicationPhase::Changing;
     }
@@ -170,8 +173,7 @@ fn begin_change<M: Memory>(
         presentity,
         publication,
         step: change.step,
-        text,
-        body,
+        block,
         facts: change.facts,
         expires_at: change.expires_at,
         now: change.now,
@@ -180,7 +182,7 @@ fn begin_change<M: Memory>(
         replaced: None,
         stored: stored(records, publication),
         replaced_row: None,
-        key: key_of(records, presentity).ok_or(Fault::Host)?,
+        key: records.key_of(presentity).ok_or(Fault::Host)?,
         has_watchers: records.may_be_watched(presentity),
         unseen_final: unseen_final(records, publication),
     }))
@@ -192,21 +194,20 @@ fn reserve<M: Memory>(
     presentity: Id<Presentity<M>>,
     change: &Change<'_>,
 ) -> Result<Id<Publication<M>>, Fault> {
-    let packed = text::pack::<Text>(|n| match Text::ALL[n] {
-        Text::EntityTag => change.entity_tag,
-        Text::Sender => change.sender.unwrap_or_default(),
-        Text::Ruid => change.ruid,
-        Text::DialogId => change.dialog_id,
-    })
-    .map_err(|_| Fault::Host)?;
-    let body = records.blob(change.body.unwrap_or_default())?;
-    let phase = PublicationPhase::Reserved;
+    let parts = Parts {
+        entity_tag: change.entity_tag,
+        sender: change.sender.unwrap_or_default(),
+        ruid: change.ruid,
+        dialog_id: change.dialog_id,
+        body: change.body.unwrap_or_default(),
+    };
+    let block = pack(records, &parts)?;
     let record = Publication {
-        expires_at: change.expires_at,
-        received: change.now,
+        expires_at: change.expires_at.map(Seconds::from),
+        received: change.now.into(),
         priority: change.priority,
         facts: change.facts.unwrap_or_default(),
-        ..Publication::new(presentity, records.blob(&packed)?, body, phase)
+        ..Publication::new(presentity, block, PublicationPhase::Reserved)
     };
     let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
     if let Some(owner) = records.presentities.get_mut(presentity) {
@@ -215,14 +216,23 @@ fn reserve<M: Memory>(
     Ok(id)
 }
 
+/// A block with these parts.
+pub(in crate::store) fn pack<M: Memory>(
+    records: &Shard<M>,
+    parts: &Parts<'_>,
+) -> Result<Blob<M>, Fault> {
+    records.blob(&publication_block::pack(parts).map_err(|_| Fault::Host)?)
+}
+
 pub(in crate::store) fn with_tag<M: Memory>(
     records: &Shard<M>,
     presentity: Id<Presentity<M>>,
     tag: &[u8],
 ) -> Option<Id<Publication<M>>> {
     let owner = records.presentities.get(presentity)?;
-    let mut all = owner.publications.iter(&records.publications);
-    all.find(|(_, p)| p.text(Text::EntityTag) == tag).map(|(id, _)| id)
+    let tag = packed_tag(tag).ok()?;
+    let mut all = owner.living(&records.publications);
+    all.find(|(_, p)| p.block().has_tag(&tag)).map(|(id, _)| id)
 }
 
 fn same_dialog<M: Memory>(
@@ -235,9 +245,9 @@ fn same_dialog<M: Memory>(
         return None;
     }
     let owner = records.presentities.get(presentity)?;
-    let mut all = owner.publications.iter(&records.publications);
+    let mut all = owner.living(&records.publications);
     all.find(|(id, p)| {
-        *id != new && p.phase == PublicationPhase::Live && p.text(Text::DialogId) == dialog_id
+        *id != new && p.phase == PublicationPhase::Live && p.block().dialog_id() == dialog_id
     })
     .map(|(id, _)| id)
 }

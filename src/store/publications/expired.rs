@@ -6,7 +6,7 @@ use crate::store::Store;
 use crate::store::records::{Publication, PublicationPhase};
 use crate::store::shard::PresentityKey;
 
-use super::{Stored, keep_document, key_of, stored, unseen_final};
+use super::{Stored, keep_document, stored, unseen_final};
 
 /// An expired publication that was claimed for removal.
 pub struct Expired<M: Memory> {
@@ -44,7 +44,7 @@ impl<M: Memory> Store<M> {
                 }
                 record.phase = PublicationPhase::Changing;
                 let presentity = record.presentity;
-                let Some(key) = key_of(records, presentity) else { continue };
+                let Some(key) = records.key_of(presentity) else { continue };
                 claimed.push(Expired {
                     shard,
                     publication,

@@ -155,11 +155,12 @@ impl World {
         let heaps = place_slice(arena, setup.shards, |_| Ok(Heap::new(pool))).unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
         let policy = ShardPolicy {
+            user_case: setup.user_case,
             watchers_are_rows: setup.mode == SubscriptionMode::DbOnly,
             kept_bodies: setup.kept_bodies,
         };
         let shards = place_slice(arena, setup.shards, |n| {
-            Ok(Mutex::new(Shard::new(&heaps[n], now, policy)?))
+            Ok(Mutex::new(Shard::new(&heaps[n], *hash, now, policy)?))
         });
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
