@@ -2,7 +2,7 @@
 //! can be: it is what most memory goes into.
 
 use crate::presence::publication::RUID_PREFIX;
-use crate::presence::text::{TooLong, push_hexadecimal};
+use crate::presence::text::{TooLong, push_decimal, push_hexadecimal};
 
 /// What a block is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,126 +19,174 @@ pub struct Parts<'a> {
     pub body: &'a [u8],
 }
 
-/// A text begins with its length; these say something else.
-const LONG: u8 = 0xFD;
-/// 32 hexadecimal digits, as 16 bytes, then the rest of the text. Our
-/// entity-tags are of this form.
-const DIGITS: u8 = 0xFE;
-/// `RUID_PREFIX` and 32 hexadecimal digits, as 16 bytes: our `ruid`s.
-const RUID: u8 = 0xFF;
+/// The first byte of a block: which of the following there is.
+mod has {
+    /// The entity-tag is one of ours: 16 bytes and a number in place of
+    /// hexadecimal digits, a dot and decimal digits.
+    pub const OUR_TAG: u8 = 1;
+    /// The `ruid` is one of ours: 16 bytes in place of hexadecimal digits.
+    pub const OUR_RUID: u8 = 2;
+    /// A sender.
+    pub const SENDER: u8 = 4;
+    /// A dialog.
+    pub const DIALOG: u8 = 8;
+}
+
+/// A text begins with its length, or with this and its length in two bytes.
+const LONG: u8 = 0xFF;
 
 /// Packs a block.
 pub fn pack(parts: &Parts<'_>) -> Result<Vec<u8>, TooLong> {
-    let texts = [parts.entity_tag, parts.sender, parts.ruid, parts.dialog_id];
-    let length: usize = texts.iter().map(|text| text.len() + 3).sum();
-    let mut block = Vec::with_capacity(length + parts.body.len());
-    push_text(&mut block, parts.entity_tag)?;
-    push_plain(&mut block, parts.sender)?;
-    push_text(&mut block, parts.ruid)?;
-    push_plain(&mut block, parts.dialog_id)?;
+    let mut ruid = Vec::with_capacity(parts.ruid.len() + 2);
+    let ours = push_ruid(&mut ruid, parts.ruid)?;
+    assemble(parts, (&ruid, ours))
+}
+
+/// Packs a block again, with the `ruid` that it has and other parts.
+pub fn repack(block: &Block<'_>, parts: &Parts<'_>) -> Result<Vec<u8>, TooLong> {
+    assemble(parts, (block.packed_ruid, block.flags & has::OUR_RUID))
+}
+
+fn assemble(parts: &Parts<'_>, (ruid, our_ruid): (&[u8], u8)) -> Result<Vec<u8>, TooLong> {
+    let texts = parts.entity_tag.len() + ruid.len() + parts.sender.len() + parts.dialog_id.len();
+    let mut block = Vec::with_capacity(texts + parts.body.len() + 8);
+    let mut flags = our_ruid;
+    block.push(0);
+    flags |= push_tag(&mut block, parts.entity_tag)?;
+    block.extend_from_slice(ruid);
+    for (flag, text) in [(has::SENDER, parts.sender), (has::DIALOG, parts.dialog_id)] {
+        if !text.is_empty() {
+            flags |= flag;
+            push_text(&mut block, text)?;
+        }
+    }
     block.extend_from_slice(parts.body);
+    if let Some(first) = block.first_mut() {
+        *first = flags;
+    }
     Ok(block)
 }
 
-/// An entity-tag as a block has it at its start: no other tag looks the same.
-pub fn packed_tag(entity_tag: &[u8]) -> Result<Vec<u8>, TooLong> {
-    let mut packed = Vec::with_capacity(entity_tag.len() + 3);
-    push_text(&mut packed, entity_tag)?;
-    Ok(packed)
+/// An entity-tag as a block has it: no other tag looks the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedTag {
+    bytes: Vec<u8>,
+    flag: u8,
 }
 
-/// A block that `pack` has made.
-#[derive(Debug, Clone, Copy)]
-pub struct Block<'a>(pub &'a [u8]);
+impl PackedTag {
+    /// Of a tag that a request names.
+    pub fn new(entity_tag: &[u8]) -> Result<PackedTag, TooLong> {
+        let mut bytes = Vec::with_capacity(entity_tag.len() + 2);
+        let flag = push_tag(&mut bytes, entity_tag)?;
+        Ok(PackedTag { bytes, flag })
+    }
+
+    /// The block's tag is this one.
+    pub fn is_of(&self, block: &[u8]) -> bool {
+        block.split_first().is_some_and(|(flags, rest)| {
+            flags & has::OUR_TAG == self.flag && rest.starts_with(&self.bytes)
+        })
+    }
+}
+
+/// A block that `pack` has made, read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Block<'a> {
+    flags: u8,
+    tag: &'a [u8],
+    tag_number: u32,
+    ruid: &'a [u8],
+    packed_ruid: &'a [u8],
+    sender: &'a [u8],
+    dialog_id: &'a [u8],
+    body: &'a [u8],
+}
 
 impl<'a> Block<'a> {
-    /// The block's tag is the one that `packed_tag` was given.
-    pub fn has_tag(self, packed_tag: &[u8]) -> bool {
-        self.0.starts_with(packed_tag)
+    /// Reads a block.
+    pub fn new(block: &'a [u8]) -> Block<'a> {
+        let Some((flags, mut rest)) = block.split_first() else { return Block::default() };
+        let has = |flag| flags & flag != 0;
+        let (tag, tag_number) = match has(has::OUR_TAG) {
+            true => (take(&mut rest, 16), take_number(&mut rest)),
+            false => (take_text(&mut rest), 0),
+        };
+        let before = rest;
+        let ruid = match has(has::OUR_RUID) {
+            true => take(&mut rest, 16),
+            false => take_text(&mut rest),
+        };
+        let packed_ruid = before.get(..before.len() - rest.len()).unwrap_or_default();
+        let sender = if has(has::SENDER) { take_text(&mut rest) } else { b"" };
+        let dialog_id = if has(has::DIALOG) { take_text(&mut rest) } else { b"" };
+        Block { flags: *flags, tag, tag_number, ruid, packed_ruid, sender, dialog_id, body: rest }
     }
 
     /// Its entity-tag.
-    pub fn entity_tag(self) -> Vec<u8> {
-        self.text(0).to_vec()
-    }
-
-    /// Its sender.
-    pub fn sender(self) -> &'a [u8] {
-        self.text(1).plain()
+    pub fn entity_tag(&self) -> Vec<u8> {
+        if self.flags & has::OUR_TAG == 0 {
+            return self.tag.to_vec();
+        }
+        let mut tag = Vec::with_capacity(43);
+        push_hexadecimal(&mut tag, self.tag);
+        tag.push(b'.');
+        push_decimal(&mut tag, self.tag_number);
+        tag
     }
 
     /// Its `ruid`.
-    pub fn ruid(self) -> Vec<u8> {
-        self.text(2).to_vec()
+    pub fn ruid(&self) -> Vec<u8> {
+        if self.flags & has::OUR_RUID == 0 {
+            return self.ruid.to_vec();
+        }
+        let mut ruid = Vec::with_capacity(RUID_PREFIX.len() + 32);
+        ruid.extend_from_slice(RUID_PREFIX);
+        push_hexadecimal(&mut ruid, self.ruid);
+        ruid
+    }
+
+    /// Its sender.
+    pub fn sender(&self) -> &'a [u8] {
+        self.sender
     }
 
     /// Its dialog.
-    pub fn dialog_id(self) -> &'a [u8] {
-        self.text(3).plain()
+    pub fn dialog_id(&self) -> &'a [u8] {
+        self.dialog_id
     }
 
     /// Its document.
-    pub fn body(self) -> &'a [u8] {
-        let mut rest = self.0;
-        for _ in 0..4 {
-            take_text(&mut rest);
-        }
-        rest
-    }
-
-    fn text(self, number: usize) -> Stored<'a> {
-        let mut rest = self.0;
-        for _ in 0..number {
-            take_text(&mut rest);
-        }
-        take_text(&mut rest)
+    pub fn body(&self) -> &'a [u8] {
+        self.body
     }
 }
 
-/// One text of a block.
-#[derive(Debug, Clone, Copy, Default)]
-struct Stored<'a> {
-    prefix: &'static [u8],
-    /// Shown as hexadecimal digits.
-    digits: &'a [u8],
-    rest: &'a [u8],
+/// Appends a tag; gives the flag that tells how.
+fn push_tag(block: &mut Vec<u8>, tag: &[u8]) -> Result<u8, TooLong> {
+    if let Some((bytes, rest)) = from_hexadecimal(tag)
+        && let Some(number) = rest.strip_prefix(b".").and_then(from_decimal)
+    {
+        block.extend_from_slice(&bytes);
+        push_number(block, number);
+        return Ok(has::OUR_TAG);
+    }
+    push_text(block, tag).map(|()| 0)
 }
 
-impl<'a> Stored<'a> {
-    /// Of what is never stored as digits.
-    fn plain(self) -> &'a [u8] {
-        self.rest
+fn push_ruid(block: &mut Vec<u8>, ruid: &[u8]) -> Result<u8, TooLong> {
+    if let Some((bytes, b"")) = ruid.strip_prefix(RUID_PREFIX).and_then(from_hexadecimal) {
+        block.extend_from_slice(&bytes);
+        return Ok(has::OUR_RUID);
     }
-
-    fn to_vec(self) -> Vec<u8> {
-        let mut text =
-            Vec::with_capacity(self.prefix.len() + 2 * self.digits.len() + self.rest.len());
-        text.extend_from_slice(self.prefix);
-        push_hexadecimal(&mut text, self.digits);
-        text.extend_from_slice(self.rest);
-        text
-    }
+    push_text(block, ruid).map(|()| 0)
 }
 
 fn push_text(block: &mut Vec<u8>, text: &[u8]) -> Result<(), TooLong> {
-    if let Some((bytes, rest)) = from_digits(text) {
-        block.push(DIGITS);
-        block.extend_from_slice(&bytes);
-        return push_plain(block, rest);
-    }
-    if let Some((bytes, b"")) = text.strip_prefix(RUID_PREFIX).and_then(from_digits) {
-        block.push(RUID);
-        block.extend_from_slice(&bytes);
-        return Ok(());
-    }
-    push_plain(block, text)
-}
-
-fn push_plain(block: &mut Vec<u8>, text: &[u8]) -> Result<(), TooLong> {
-    match u8::try_from(text.len()) {
+    let length = u16::try_from(text.len()).map_err(|_| TooLong)?;
+    match u8::try_from(length) {
         Ok(short) if short < LONG => block.push(short),
         _ => {
-            let length = u16::try_from(text.len()).map_err(|_| TooLong)?;
             block.push(LONG);
             block.extend_from_slice(&length.to_le_bytes());
         }
@@ -147,37 +195,34 @@ fn push_plain(block: &mut Vec<u8>, text: &[u8]) -> Result<(), TooLong> {
     Ok(())
 }
 
-/// The bytes that the 32 hexadecimal digits at a text's start stand for, and
-/// what follows.
-fn from_digits(text: &[u8]) -> Option<([u8; 16], &[u8])> {
-    let (digits, rest) = text.split_at_checked(32)?;
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+fn take_text<'a>(block: &mut &'a [u8]) -> &'a [u8] {
+    let length = match *take(block, 1) {
+        [LONG] => take(block, 2).try_into().map(u16::from_le_bytes).unwrap_or_default(),
+        [short] => u16::from(short),
+        _ => 0,
     };
-    let mut bytes = [0; 16];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some((bytes, rest))
+    take(block, length.into())
 }
 
-fn take_text<'a>(block: &mut &'a [u8]) -> Stored<'a> {
-    let Some((code, rest)) = block.split_first() else { return Stored::default() };
-    *block = rest;
-    match *code {
-        DIGITS => {
-            let digits = take(block, 16);
-            Stored { digits, ..take_text(block) }
-        }
-        RUID => Stored { prefix: RUID_PREFIX, digits: take(block, 16), rest: b"" },
-        LONG => {
-            let length = take(block, 2).try_into().map(u16::from_le_bytes).unwrap_or_default();
-            Stored { rest: take(block, length.into()), ..Stored::default() }
-        }
-        short => Stored { rest: take(block, short.into()), ..Stored::default() },
+/// Appends a number, seven bits to a byte.
+fn push_number(block: &mut Vec<u8>, mut number: u32) {
+    while number >= 0x80 {
+        block.push(number as u8 | 0x80);
+        number >>= 7;
     }
+    block.push(number as u8);
+}
+
+fn take_number(block: &mut &[u8]) -> u32 {
+    let (mut number, mut shift) = (0u32, 0);
+    while let [byte] = *take(block, 1) {
+        number |= u32::from(byte & 0x7F).checked_shl(shift).unwrap_or_default();
+        shift += 7;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    number
 }
 
 fn take<'a>(block: &mut &'a [u8], count: usize) -> &'a [u8] {
@@ -185,6 +230,45 @@ fn take<'a>(block: &mut &'a [u8], count: usize) -> &'a [u8] {
     *block = rest;
     taken
 }
+
+/// The number that decimal digits stand for, if it is shown by the same digits.
+fn from_decimal(digits: &[u8]) -> Option<u32> {
+    if digits.is_empty() || (digits.len() > 1 && digits.first() == Some(&b'0')) {
+        return None;
+    }
+    digits.iter().try_fold(0u32, |number, digit| {
+        let value = digit.is_ascii_digit().then(|| u32::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(value)
+    })
+}
+
+/// The bytes that the 32 hexadecimal digits at a text's start stand for, and
+/// what follows.
+fn from_hexadecimal(text: &[u8]) -> Option<([u8; 16], &[u8])> {
+    let (digits, rest) = text.split_first_chunk::<32>()?;
+    let mut bytes = [0; 16];
+    let mut wrong = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let (high, low) = (VALUES[usize::from(*high)], VALUES[usize::from(*low)]);
+        wrong |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    (wrong & WRONG == 0).then_some((bytes, rest))
+}
+
+/// What is no lower-case hexadecimal digit.
+const WRONG: u8 = 0x80;
+
+/// For each byte the value of that digit.
+const VALUES: [u8; 256] = {
+    let mut values = [WRONG; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 #[cfg(test)]
 mod tests {
@@ -194,36 +278,45 @@ mod tests {
 
     fn text() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
-            4 => "[0-9a-f]{30,34}(\\.[0-9]{0,3})?".prop_map(String::into_bytes),
-            4 => "pres-[0-9a-f]{31,33}".prop_map(String::into_bytes),
+            4 => "[0-9a-f]{31,33}(\\.[0-9]{0,11})?".prop_map(String::into_bytes),
+            4 => "pres-[0-9a-fA]{31,33}".prop_map(String::into_bytes),
             2 => prop::collection::vec(any::<u8>(), 0..40),
-            1 => prop::collection::vec(any::<u8>(), 250..300),
+            1 => prop::collection::vec(any::<u8>(), 210..800),
         ]
     }
 
     proptest! {
         #[test]
         fn any_parts_come_back(
-            entity_tag in text(), other_tag in text(), ruid in text(),
-            sender: Vec<u8>, dialog_id in "[a-z]{0,300}", body: Vec<u8>,
+            entity_tag in text(), other_tag in text(), ruid in text(), sender in text(),
+            dialog_id in text(), body in text(),
         ) {
-            let dialog_id = dialog_id.as_bytes();
-            let parts = Parts { entity_tag: &entity_tag, sender: &sender, ruid: &ruid, dialog_id, body: &body };
+            let parts = Parts {
+                entity_tag: &entity_tag,
+                sender: &sender,
+                ruid: &ruid,
+                dialog_id: &dialog_id,
+                body: &body,
+            };
             let packed = pack(&parts).unwrap();
-            let block = Block(&packed);
+            let block = Block::new(&packed);
             prop_assert_eq!(block.entity_tag(), entity_tag.clone());
-            prop_assert_eq!(block.sender(), sender);
-            prop_assert_eq!(block.ruid(), ruid);
-            prop_assert_eq!(block.dialog_id(), dialog_id);
-            prop_assert_eq!(block.body(), body);
-            prop_assert!(block.has_tag(&packed_tag(&entity_tag).unwrap()));
-            prop_assert_eq!(block.has_tag(&packed_tag(&other_tag).unwrap()), other_tag == entity_tag);
+            prop_assert_eq!(block.sender(), sender.clone());
+            prop_assert_eq!(block.ruid(), ruid.clone());
+            prop_assert_eq!(block.dialog_id(), dialog_id.clone());
+            prop_assert_eq!(block.body(), body.clone());
+            prop_assert!(PackedTag::new(&entity_tag).unwrap().is_of(&packed));
+            let other = PackedTag::new(&other_tag).unwrap();
+            prop_assert_eq!(other.is_of(&packed), other_tag == entity_tag);
+            let changed = Parts { entity_tag: &other_tag, ..parts };
+            let again = repack(&block, &Parts { ruid: b"", ..changed }).unwrap();
+            prop_assert_eq!(again, pack(&changed).unwrap());
         }
 
         #[test]
         fn strange_blocks_are_read_somehow(bytes: Vec<u8>) {
-            let block = Block(&bytes);
-            let _ = (block.entity_tag(), block.sender(), block.ruid(), block.dialog_id(), block.body());
+            let block = Block::new(&bytes);
+            let _ = (block.entity_tag(), block.ruid(), repack(&block, &Parts::default()));
         }
     }
 
@@ -235,8 +328,8 @@ mod tests {
             body: b"document",
             ..Parts::default()
         };
-        assert_eq!(pack(&parts).map(|block| block.len()), Ok(20 + 1 + 17 + 1 + 8));
-        assert_eq!(pack(&Parts { sender: &[0; 70_000], ..parts }), Err(TooLong));
-        assert_eq!(packed_tag(&[0; 70_000]), Err(TooLong));
+        assert_eq!(pack(&parts).map(|block| block.len()), Ok(1 + 17 + 16 + 8));
+        assert_eq!(pack(&Parts { sender: &[0; 65_536], ..parts }), Err(TooLong));
+        assert_eq!(PackedTag::new(&[0; 65_536]), Err(TooLong));
     }
 }

@@ -13,6 +13,8 @@ pub struct Owner<'a> {
     pub host: &'a [u8],
 }
 
+const COUNT: usize = Text::COUNT;
+
 /// For each field there is a code: up to this the length of its text, which
 /// stands behind the codes, in order.
 const LONGEST: u8 = 0xBF;
@@ -53,8 +55,8 @@ fn stands_alone(field: Text) -> bool {
 /// Makes a packed block of `Text` as small as it is kept.
 pub fn shrink(packed: &[u8], owner: Owner<'_>) -> Vec<u8> {
     let packed = Packed::<Text>::new(packed);
-    let mut block = Vec::with_capacity(packed.block().len() + Text::COUNT);
-    block.resize(Text::COUNT, 0);
+    let mut block = Vec::with_capacity(packed.block().len() + COUNT);
+    block.resize(COUNT, 0);
     for field in Text::ALL {
         let text = packed.get(*field);
         let code = match packed.same(*field) {
@@ -81,75 +83,79 @@ pub fn shrink(packed: &[u8], owner: Owner<'_>) -> Vec<u8> {
 
 /// The packed block that `shrink` was given, with the same owner.
 pub fn expand(block: &[u8], owner: Owner<'_>) -> Vec<u8> {
-    let (codes, mut rest) = block.split_at_checked(Text::COUNT).unwrap_or_default();
+    let (codes, mut rest) = block.split_first_chunk::<COUNT>().unwrap_or((&[0; COUNT], b""));
+    let mut ends = [[0; 2]; COUNT];
     let mut packed =
-        Vec::with_capacity(2 * Text::COUNT + rest.len() + owner.user.len() + owner.host.len());
-    packed.resize(2 * Text::COUNT, 0);
+        Vec::with_capacity(2 * COUNT + rest.len() + owner.user.len() + owner.host.len());
+    packed.resize(2 * COUNT, 0);
     let (mut user, mut host) = (None, None);
     // Texts that follow each other are copied together.
     let (mut run, mut end) = (0, 0);
-    for (number, code) in codes.iter().enumerate() {
-        let shared = match *code {
-            USER => Some((&mut user, owner.user)),
-            HOST => Some((&mut host, owner.host)),
-            _ => None,
+    for (number, (code, place)) in codes.iter().zip(&mut ends).enumerate() {
+        let entry = if *code <= LONGEST {
+            run += usize::from(*code);
+            end += usize::from(*code);
+            end as u16
+        } else if *code >= FIELD {
+            SAME | u16::from(*code - FIELD)
+        } else if *code == LONG {
+            packed.extend_from_slice(take(&mut rest, run));
+            run = long(take(&mut rest, 2));
+            end += run;
+            end as u16
+        } else {
+            let (first, text) = match *code {
+                USER => (&mut user, owner.user),
+                _ => (&mut host, owner.host),
+            };
+            match first {
+                Some(earlier) => *earlier,
+                None => {
+                    packed.extend_from_slice(take(&mut rest, run));
+                    run = 0;
+                    packed.extend_from_slice(text);
+                    *first = Some(SAME | number as u16);
+                    end += text.len();
+                    end as u16
+                }
+            }
         };
-        let entry = match shared {
-            Some((Some(earlier), _)) => SAME | *earlier,
-            Some((first, text)) => {
-                packed.extend_from_slice(take(&mut rest, run));
-                run = 0;
-                packed.extend_from_slice(text);
-                *first = Some(number as u16);
-                end += text.len();
-                end as u16
-            }
-            None if *code >= FIELD => SAME | u16::from(*code - FIELD),
-            None if *code == LONG => {
-                packed.extend_from_slice(take(&mut rest, run));
-                run = long(take(&mut rest, 2));
-                end += run;
-                end as u16
-            }
-            None => {
-                run += usize::from(*code);
-                end += usize::from(*code);
-                end as u16
-            }
-        };
-        packed[2 * number..2 * number + 2].copy_from_slice(&entry.to_le_bytes());
+        *place = entry.to_le_bytes();
     }
     packed.extend_from_slice(take(&mut rest, run));
+    packed[..2 * COUNT].copy_from_slice(ends.as_flattened());
     packed
 }
 
 /// One field of a kept block.
 pub fn get<'a>(block: &'a [u8], field: Text, owner: Owner<'a>) -> &'a [u8] {
-    let (codes, mut rest) = block.split_at_checked(Text::COUNT).unwrap_or_default();
+    let Some((codes, rest)) = block.split_first_chunk::<COUNT>() else { return b"" };
     let mut number = field.index();
     if let Some(earlier) = codes.get(number).and_then(|code| code.checked_sub(FIELD)) {
         number = usize::from(earlier).min(number);
     }
-    for code in codes.iter().take(number) {
-        match *code {
-            LONG => {
-                let length = long(take(&mut rest, 2));
-                take(&mut rest, length);
-            }
-            code if code <= LONGEST => {
-                take(&mut rest, code.into());
-            }
-            _ => {}
+    let (before, code) = match codes.get(number) {
+        // Most have no reason, and that is asked for most.
+        None | Some(0) => return b"",
+        Some(&USER) => return owner.user,
+        Some(&HOST) => return owner.host,
+        Some(code) => (codes.get(..number).unwrap_or_default(), *code),
+    };
+    let mut start = 0;
+    for code in before {
+        if *code <= LONGEST {
+            start += usize::from(*code);
+        } else if *code == LONG {
+            start += 2 + long(rest.get(start..start + 2).unwrap_or_default());
         }
     }
-    match codes.get(number) {
-        Some(&USER) => owner.user,
-        Some(&HOST) => owner.host,
-        Some(&LONG) => {
+    let mut rest = rest.get(start..).unwrap_or_default();
+    match code {
+        LONG => {
             let length = long(take(&mut rest, 2));
             take(&mut rest, length)
         }
-        Some(&length) if length <= LONGEST => take(&mut rest, length.into()),
+        length if length <= LONGEST => take(&mut rest, length.into()),
         _ => b"",
     }
 }

@@ -86,7 +86,9 @@ pub fn identity(user: &[u8], host: &[u8], case: UserCase) -> Vec<u8> {
         UserCase::Insensitive => key.extend(user.to_ascii_lowercase()),
     }
     key.push(b'@');
-    key.extend(host.iter().map(u8::to_ascii_lowercase));
+    let start = key.len();
+    key.extend_from_slice(host);
+    key[start..].make_ascii_lowercase();
     key
 }
 

@@ -14,6 +14,8 @@ pub trait Nodes<T> {
     fn node(&self, id: Id<T>) -> Option<&T>;
     /// The element of this id, to be changed.
     fn node_mut(&mut self, id: Id<T>) -> Option<&mut T>;
+    /// How many elements there are.
+    fn count(&self) -> usize;
 }
 
 impl<T, M: Memory, G: Generation> Nodes<T> for Slab<T, M, G> {
@@ -23,6 +25,10 @@ impl<T, M: Memory, G: Generation> Nodes<T> for Slab<T, M, G> {
 
     fn node_mut(&mut self, id: Id<T>) -> Option<&mut T> {
         self.get_mut(id)
+    }
+
+    fn count(&self) -> usize {
+        self.len()
     }
 }
 
@@ -70,28 +76,73 @@ impl<T> fmt::Debug for Links<T> {
     }
 }
 
-/// A list of kind `L` over the elements of one [`Nodes`]; eight bytes.
+/// How a list counts its elements.
+pub trait Counter: Copy + Default {
+    /// One more.
+    fn more(self) -> Self;
+    /// One less.
+    fn less(self) -> Self;
+    /// The most elements that there can be, of `count` that may be in lists.
+    fn most(self, count: usize) -> usize;
+}
+
+impl Counter for u32 {
+    fn more(self) -> Self {
+        self.saturating_add(1)
+    }
+
+    fn less(self) -> Self {
+        self.saturating_sub(1)
+    }
+
+    fn most(self, _: usize) -> usize {
+        self as usize
+    }
+}
+
+/// The list does not know how many elements it has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Uncounted;
+
+impl Counter for Uncounted {
+    fn more(self) -> Self {
+        self
+    }
+
+    fn less(self) -> Self {
+        self
+    }
+
+    fn most(self, count: usize) -> usize {
+        count
+    }
+}
+
+/// A list of kind `L` over the elements of one [`Nodes`]; eight bytes, or four
+/// if it is [`Uncounted`].
 ///
 /// Every operation takes these nodes; they must be the same each time, and an
 /// element must leave its list before it leaves them. A list that finds an
 /// element gone, or in another list, ends there: the answer is then wrong, but
 /// no operation goes astray.
-pub struct List<T, L> {
+pub struct List<T, L, C = u32> {
     head: Option<Id<T>>,
     /// Bounds every walk.
-    len: u32,
+    len: C,
     kind: PhantomData<fn() -> L>,
 }
 
-impl<T: Linked<L>, L> List<T, L> {
-    /// An empty list.
-    pub const fn new() -> Self {
-        Self { head: None, len: 0, kind: PhantomData }
-    }
-
+impl<T, L> List<T, L> {
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.len as usize
+    }
+}
+
+impl<T: Linked<L>, L, C: Counter> List<T, L, C> {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self { head: None, len: C::default(), kind: PhantomData }
     }
 
     /// Whether there is no element.
@@ -149,7 +200,7 @@ impl<T: Linked<L>, L> List<T, L> {
         if head == id {
             self.head = (!alone).then_some(next);
         }
-        self.len = self.len.saturating_sub(1);
+        self.len = self.len.less();
         true
     }
 
@@ -169,25 +220,26 @@ impl<T: Linked<L>, L> List<T, L> {
     where
         T: 'n,
     {
-        let mut at = self.head;
+        let head = self.head;
+        let mut at = head;
         iter::from_fn(move || {
             let id = at?;
             let element = nodes.node(id)?;
-            at = Some(element.links().next);
+            at = Some(element.links().next).filter(|next| Some(*next) != head);
             Some((id, element))
         })
-        .take(self.len())
+        .take(self.len.most(nodes.count()))
     }
 
     /// Calls `visit` for each element, from first to last. It may change the
     /// element, but not its links.
     pub fn for_each_mut(&self, nodes: &mut impl Nodes<T>, mut visit: impl FnMut(Id<T>, &mut T)) {
         let mut at = self.head;
-        for _ in 0..self.len {
+        for _ in 0..self.len.most(nodes.count()) {
             let Some((id, element)) = at.and_then(|id| Some((id, nodes.node_mut(id)?))) else {
                 return;
             };
-            at = Some(element.links().next);
+            at = Some(element.links().next).filter(|next| Some(*next) != self.head);
             visit(id, element);
         }
     }
@@ -212,7 +264,7 @@ impl<T: Linked<L>, L> List<T, L> {
             set_next::<T, L>(nodes, prev, id);
             set_prev::<T, L>(nodes, next, id);
         }
-        self.len += 1;
+        self.len = self.len.more();
         true
     }
 }
@@ -235,15 +287,15 @@ fn set_prev<T: Linked<L>, L>(nodes: &mut impl Nodes<T>, at: Id<T>, prev: Id<T>) 
     }
 }
 
-impl<T: Linked<L>, L> Default for List<T, L> {
+impl<T: Linked<L>, L, C: Counter> Default for List<T, L, C> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T, L> fmt::Debug for List<T, L> {
+impl<T, L, C: fmt::Debug> fmt::Debug for List<T, L, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "List({:?}, {})", self.head, self.len)
+        write!(f, "List({:?}, {:?})", self.head, self.len)
     }
 }
 

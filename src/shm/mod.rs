@@ -12,7 +12,7 @@
 //! Arena      the host's allocator: slow, 8-byte aligned, asked for big blocks
 //!  PagePool  256 KiB chunks, cut in runs of 4 KiB pages; one for all heaps
 //!   Heap     slots of 41 sizes, 8-byte aligned; one for each lock shard
-//!    Blob, Slab, HashIndex, Wheel, Words (and List, which needs no memory)
+//!    Blob, Slab, HashIndex, Wheel, Words (List and Queue need no memory)
 //! ```
 //!
 //! # Rules
@@ -53,6 +53,7 @@ mod index;
 mod list;
 mod pages;
 mod place;
+mod queue;
 mod seize;
 mod short;
 mod slab;
@@ -72,9 +73,10 @@ pub use heap::{Heap, HeapUsage};
 pub use heap_arena::HeapArena;
 pub use id::{Id, Key};
 pub use index::HashIndex;
-pub use list::{Linked, Links, List, Nodes};
+pub use list::{Counter, Linked, Links, List, Nodes, Uncounted};
 pub use pages::{PAGE_SIZE, PagePool, PoolUsage};
 pub use place::{place, place_slice};
+pub use queue::{Behind, Queue, Queueable};
 pub use seize::seize;
 pub use short::ShortBlob;
 pub use slab::{Generation, Slab, Unkeyed};

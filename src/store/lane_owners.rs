@@ -51,9 +51,9 @@ impl<M: Memory> Store<M> {
             let has_work = records.has_work(lane.presentity);
             let Some(record) = records.presentities.get_mut(lane.presentity) else { return false };
             // What is left is in the hands of others, who will look again.
-            let leave = !has_work || (!served && record.lane.owners > 1);
+            let leave = !has_work || (!served && record.lane.owners() > 1);
             if leave {
-                record.lane.owners = record.lane.owners.saturating_sub(1);
+                record.lane.leave();
                 self.drop_if_idle(records, lane.presentity);
             }
             !leave
@@ -66,7 +66,7 @@ impl<M: Memory> Store<M> {
     pub fn hand_over(&self, lane: LaneRef<M>) {
         let _ = self.with(usize::from(lane.shard), |records| {
             if let Some(record) = records.presentities.get_mut(lane.presentity) {
-                record.lane.owners = record.lane.owners.saturating_sub(1);
+                record.lane.leave();
             }
             self.enqueue(records, lane.presentity);
         });
@@ -76,10 +76,9 @@ impl<M: Memory> Store<M> {
     /// it, up to `most` of them.
     pub fn share(&self, lane: LaneRef<M>, most: u8) {
         let _ = self.with(usize::from(lane.shard), |records| {
-            let worthwhile = records
-                .presentities
-                .get(lane.presentity)
-                .is_some_and(|record| record.unvisited >= SHARED_FROM && record.lane.owners < most);
+            let worthwhile = records.presentities.get(lane.presentity).is_some_and(|record| {
+                record.unvisited >= SHARED_FROM && record.lane.owners() < most
+            });
             if worthwhile {
                 self.enqueue(records, lane.presentity);
             }
@@ -88,9 +87,9 @@ impl<M: Memory> Store<M> {
 
     fn enqueue(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
         if let Some(record) = records.presentities.get_mut(id)
-            && !record.lane.queued
+            && !record.lane.is_queued()
         {
-            record.lane.queued = true;
+            record.lane.set_queued(true);
             records.queued.push_back(&mut records.presentities, id);
             self.shared.wake.store(true, Ordering::Release);
         }
@@ -101,7 +100,8 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| {
             let presentity = records.queued.pop_front(&mut records.presentities)?;
             let lane = &mut records.presentities.get_mut(presentity)?.lane;
-            (lane.owners, lane.queued) = (lane.owners.saturating_add(1), false);
+            lane.set_queued(false);
+            lane.enter();
             Some(LaneRef { shard: shard as u16, presentity })
         })
         .ok()
@@ -114,7 +114,7 @@ impl<M: Memory> Store<M> {
             return;
         }
         match records.presentities.get_mut(id) {
-            Some(record) if record.lane.is_free() => record.lane.queued = true,
+            Some(record) if record.lane.is_free() => record.lane.set_queued(true),
             _ => return,
         }
         records.queued.push_back(&mut records.presentities, id);

@@ -411,7 +411,7 @@ fn start_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>, round: u
         && record.unvisited == 0
         && later(round, record.completed)
     {
-        record.pass = record.pass.wrapping_add(1);
+        record.pass = !record.pass;
         record.unvisited = record.watchers.len() as u32;
         record.pass_round = round;
     }

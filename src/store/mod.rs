@@ -50,6 +50,11 @@ impl Policy {
         matches!(self.mode, SubscriptionMode::WriteThrough | SubscriptionMode::WriteBack)
     }
 
+    /// The package reports on the watchers of another.
+    pub fn reports_watchers(&self, package: PackageId) -> bool {
+        self.watcher_info.contains(&Some(package))
+    }
+
     /// Subscriptions are rows; in memory there are only those that await a
     /// NOTIFY.
     pub fn rows_only(&self) -> bool {
@@ -198,6 +203,17 @@ impl<M: Memory> Store<M> {
 
     fn presentity_hash(&self, identity: &[u8], package: PackageId) -> u64 {
         self.shared.hash.hash_parts(&[&package.0.to_le_bytes(), identity])
+    }
+
+    /// The presentity of this key, made if it is not known.
+    fn find_or_create(
+        &self,
+        records: &mut Shard<M>,
+        key: &PresentityKey,
+        hash: u64,
+    ) -> Result<Id<Presentity<M>>, Fault> {
+        let has_aside = self.policy.rows_only() || self.policy.reports_watchers(key.package);
+        records.find_or_create(key, hash, has_aside)
     }
 
     fn drop_if_idle(&self, shard: &mut Shard<M>, id: Id<Presentity<M>>) {

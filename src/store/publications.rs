@@ -10,7 +10,7 @@ mod expired;
 pub use bodies::Documents;
 pub use expired::Expired;
 
-pub(super) use claim::{pack, with_tag};
+pub(super) use claim::{pack, repack, with_tag};
 
 use crate::error::Rejection;
 use crate::presence::publication::{Facts, Step};
@@ -222,15 +222,15 @@ fn supersede_final<M: Memory>(
         return;
     }
     // Without memory for the copy the watchers see the newer state at once.
-    let (tag, ruid) = (record.block().entity_tag(), record.block().ruid());
+    let stored = record.block();
     let parts = Parts {
-        entity_tag: &tag,
-        sender: record.block().sender(),
-        ruid: &ruid,
-        dialog_id: record.block().dialog_id(),
+        entity_tag: &stored.entity_tag(),
+        sender: stored.sender(),
+        dialog_id: stored.dialog_id(),
         body: document,
+        ..Parts::default()
     };
-    let Ok(block) = pack(records, &parts) else { return };
+    let Ok(block) = repack(records, &stored, &parts) else { return };
     let owner = record.presentity;
     let copy = Publication {
         received: record.received,
@@ -269,9 +269,6 @@ fn keep_document<M: Memory>(
 }
 
 fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Stored {
-    let block = records.publications.get(id).map(Publication::block);
-    Stored {
-        entity_tag: block.map(|block| block.entity_tag()).unwrap_or_default(),
-        sender: block.map(|block| block.sender().to_vec()).unwrap_or_default(),
-    }
+    let block = records.publications.get(id).map(Publication::block).unwrap_or_default();
+    Stored { entity_tag: block.entity_tag(), sender: block.sender().to_vec() }
 }

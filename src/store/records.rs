@@ -7,7 +7,8 @@ use crate::presence::publication_block::Block;
 use crate::presence::subscription::{Ending, Status, Text};
 use crate::presence::subscription_block::{self, Owner};
 use crate::shm::{
-    Blob, Id, Linked, Links, List, Memory, ShortBlob, Slab, Timed, Timer, Unkeyed, Word, Words,
+    Behind, Blob, Id, Linked, Links, List, Memory, Queueable, ShortBlob, Slab, Timed, Timer,
+    Uncounted, Unkeyed, Word, Words,
 };
 use crate::store::watcher_changes::{Changed, WatcherChange};
 use std::num::NonZeroU32;
@@ -52,24 +53,50 @@ pub struct Published;
 /// List membership: documents that are kept beside their rows.
 #[derive(Debug)]
 pub struct Kept;
-/// List membership: presentities whose lane was handed over.
+/// Queue membership: presentities whose lane was handed over.
 #[derive(Debug)]
 pub struct Queued;
 
-/// Who sends a presentity's NOTIFYs at the moment.
+/// Who sends a presentity's NOTIFYs at the moment: the number of owners, and
+/// whether it is queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lane {
-    /// Processes that compose and send: mostly one, more for a walk over very
-    /// many watchers, which they take in portions.
-    pub owners: u8,
-    /// It waits in the queue of the sender processes.
-    pub queued: bool,
-}
+pub struct Lane(u8);
+
+/// The bit of a lane that says that it is queued.
+const QUEUED: u8 = 0x80;
 
 impl Lane {
     /// The next one with work takes it.
     pub fn is_free(self) -> bool {
         self == Lane::default()
+    }
+
+    /// Processes that compose and send: mostly one, more for a walk over very
+    /// many watchers, which they take in portions.
+    pub fn owners(self) -> u8 {
+        self.0 & !QUEUED
+    }
+
+    /// It waits in the queue of the sender processes.
+    pub fn is_queued(self) -> bool {
+        self.0 & QUEUED != 0
+    }
+
+    /// There is one more owner; `false` if there are too many.
+    pub fn enter(&mut self) -> bool {
+        let room = self.owners() < !QUEUED;
+        self.0 += u8::from(room);
+        room
+    }
+
+    /// There is one owner less.
+    pub fn leave(&mut self) {
+        self.0 -= u8::from(self.owners() > 0);
+    }
+
+    /// It waits in the queue, or does not any more.
+    pub fn set_queued(&mut self, queued: bool) {
+        self.0 = self.owners() | if queued { QUEUED } else { 0 };
     }
 }
 
@@ -97,19 +124,16 @@ pub struct Presentity<M: Memory> {
     pub package: PackageId,
     /// Who sends its NOTIFYs.
     pub lane: Lane,
-    /// What it has to remember, and few have, could not be: everybody gets full
-    /// documents.
-    pub owes_all: bool,
-    /// The walk over `watchers` that is under way, if `unvisited` > 0; each
-    /// visits all who were not visited by the one before.
-    pub pass: u8,
+    /// The walk over `watchers` that is under way, if `unvisited` > 0. Before
+    /// the next one begins it has visited all.
+    pub pass: bool,
     /// Its subscriptions; those served longest ago come first.
     pub watchers: List<Subscription<M>, Watching>,
     /// Its subscriptions that await a NOTIFY of their own.
-    pub due: List<Subscription<M>, Due>,
+    pub due: List<Subscription<M>, Due, Uncounted>,
     /// Its publications, oldest first, and among them ended ones, by round, that
     /// some watchers have yet to see.
-    pub publications: List<Publication<M>, Published>,
+    pub publications: List<Publication<M>, Published, Uncounted>,
     /// Counts accepted changes of the state.
     pub round: u32,
     /// All watchers have been told of this round.
@@ -121,7 +145,7 @@ pub struct Presentity<M: Memory> {
     /// What few presentities have.
     pub aside: Option<Id<Aside<M>>>,
     /// Place in the hand-over queue.
-    pub queued: Links<Presentity<M>>,
+    pub queued: Behind<Presentity<M>>,
 }
 
 /// What few presentities have.
@@ -180,8 +204,7 @@ impl<M: Memory> Presentity<M> {
             host,
             package,
             lane: Lane::default(),
-            owes_all: false,
-            pass: 0,
+            pass: false,
             watchers: List::new(),
             due: List::new(),
             publications: List::new(),
@@ -190,7 +213,7 @@ impl<M: Memory> Presentity<M> {
             unvisited: 0,
             pass_round: 0,
             aside: None,
-            queued: Links::new(),
+            queued: Behind::new(),
         }
     }
 
@@ -265,7 +288,7 @@ pub struct Subscription<M: Memory> {
     /// Round of the state it was last told.
     pub told: u32,
     /// The walk that last visited it.
-    pub pass: u8,
+    pub pass: bool,
     /// Its state.
     pub status: Status,
     /// Where it is in its life.
@@ -386,7 +409,7 @@ impl<M: Memory> Publication<M> {
 
     /// Its strings, and its document if it is here.
     pub fn block(&self) -> Block<'_> {
-        Block(&self.block)
+        Block::new(&self.block)
     }
 }
 
@@ -400,7 +423,15 @@ macro_rules! linked {
     };
 }
 
-linked!(Presentity: Queued => queued);
+impl<M: Memory> Queueable<Queued> for Presentity<M> {
+    fn behind(&self) -> &Behind<Self> {
+        &self.queued
+    }
+    fn behind_mut(&mut self) -> &mut Behind<Self> {
+        &mut self.queued
+    }
+}
+
 linked!(Subscription: Watching => watching, Due => due, Dirty => dirty);
 linked!(Publication: Published => published);
 linked!(Document: Kept => kept);

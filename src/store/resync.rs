@@ -134,7 +134,7 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| {
             let Some(presentity) = self.watched(records, key, hash)? else { return Ok(None) };
             records.state_changed(presentity, b"");
-            if self.policy.watcher_info.contains(&Some(key.package))
+            if self.policy.reports_watchers(key.package)
                 && let Some(round) = records.presentities.get(presentity).map(|owner| owner.round)
             {
                 // "Again" means all watchers, not those that have changed.

@@ -81,7 +81,7 @@ impl<M: Memory> Store<M> {
         let dialog = dialog_of(&due.subscription);
         let place = self.dialog_hash(dialog);
         self.with(shard, |records| {
-            let presentity = records.find_or_create(key, hash)?;
+            let presentity = self.find_or_create(records, key, hash)?;
             let known = self.known_row(records, shard, place, dialog);
             let queued = match known {
                 Some(id) => replace(records, id, due),
@@ -274,7 +274,7 @@ impl<M: Memory> Store<M> {
         hash: u64,
     ) -> Result<Option<Id<Presentity<M>>>, Fault> {
         match self.policy.rows_only() {
-            true => records.find_or_create(key, hash).map(Some),
+            true => self.find_or_create(records, key, hash).map(Some),
             false => Ok(records.find(key, hash)),
         }
     }

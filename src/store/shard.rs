@@ -7,8 +7,8 @@ use crate::presence::subscription::Text;
 use crate::presence::subscription_block::{self, Owner};
 use crate::presence::uri::{UserCase, identity};
 use crate::shm::{
-    Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, ShortBlob, Slab, Unkeyed,
-    Wheel, Words,
+    Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob, Slab,
+    Unkeyed, Wheel, Words,
 };
 use crate::store::publications::Documents;
 use crate::store::records::{
@@ -59,7 +59,7 @@ pub struct Shard<M: Memory> {
     /// Subscriptions whose row is to be written or deleted.
     pub dirty: List<Subscription<M>, Dirty>,
     /// Presentities whose lane was handed over.
-    pub queued: List<Presentity<M>, Queued>,
+    pub queued: Queue<Presentity<M>, Queued>,
     /// Documents that the database keeps as well.
     pub documents: Documents<M>,
     policy: ShardPolicy,
@@ -97,7 +97,7 @@ impl<M: Memory> Shard<M> {
             subscription_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             publication_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             dirty: List::new(),
-            queued: List::new(),
+            queued: Queue::new(),
             documents: Documents::new(heap, policy.kept_bodies),
             policy,
         })
@@ -145,11 +145,13 @@ impl<M: Memory> Shard<M> {
         subscription_block::get(&record.text, field, self.watched(record.presentity).owner)
     }
 
-    /// The presentity of this key, made if it is not known.
+    /// The presentity of this key, made if it is not known. `has_aside`: it is one
+    /// of the few.
     pub fn find_or_create(
         &mut self,
         key: &PresentityKey,
         hash: u64,
+        has_aside: bool,
     ) -> Result<Id<Presentity<M>>, Fault> {
         if let Some(id) = self.find(key, hash) {
             return Ok(id);
@@ -163,8 +165,7 @@ impl<M: Memory> Shard<M> {
                 return Err(Fault::SharedMemory);
             }
         };
-        let rows = self.policy.watchers_are_rows;
-        let made = if rows { self.make_aside(id).map(drop) } else { Ok(()) };
+        let made = if has_aside { self.make_aside(id).map(drop) } else { Ok(()) };
         if let Err(fault) = made.and_then(|()| Ok(self.by_identity.insert(hash, id)?)) {
             self.remove_presentity(id);
             return Err(fault);
@@ -394,10 +395,7 @@ impl<M: Memory> Shard<M> {
             return false;
         }
         match self.presentities.get_mut(id) {
-            Some(record) if record.lane.is_free() => {
-                record.lane.owners = 1;
-                true
-            }
+            Some(record) if record.lane.is_free() => record.lane.enter(),
             _ => false,
         }
     }

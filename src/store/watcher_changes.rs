@@ -157,8 +157,7 @@ impl<M: Memory> Store<M> {
         let Some(owner) = records.presentities.get(peer) else { return };
         let round = owner.round.wrapping_add(1);
         let many = records.aside(owner).is_some_and(|aside| aside.changes.len() >= MOST);
-        let room = records.make_aside(peer).is_ok() && !many;
-        let added = records.blob(&packed).ok().filter(|_| room).and_then(|text| {
+        let added = records.blob(&packed).ok().filter(|_| !many).and_then(|text| {
             let change = WatcherChange { text, round, status, event, links: Links::new() };
             records.changes.insert(change).ok()
         });
@@ -186,25 +185,17 @@ impl<M: Memory> Store<M> {
 impl<M: Memory> Shard<M> {
     /// Whoever was last told before this round gets a full document.
     pub(super) fn wants_full_since(&mut self, id: Id<Presentity<M>>, round: u32) {
-        match self.make_aside(id) {
-            Ok(aside) => (aside.full_since, aside.owes_full) = (round, true),
-            Err(_) => {
-                if let Some(owner) = self.presentities.get_mut(id) {
-                    owner.owes_all = true;
-                }
-            }
+        if let Some(aside) = self.aside_mut(id) {
+            (aside.full_since, aside.owes_full) = (round, true);
         }
     }
 
     /// Forgets changes of watchers that everybody was told of: those up to a
     /// round, or all.
     pub(super) fn drop_changes(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let Some(owner) = self.presentities.get_mut(id) else { return };
         let told_since = |since| up_to.is_none_or(|round| !later(since, round));
-        if told_since(owner.round) {
-            owner.owes_all = false;
-        }
-        let Some(aside) = owner.aside.and_then(|aside| self.asides.get_mut(aside)) else { return };
+        let aside = self.presentities.get(id).and_then(|owner| owner.aside);
+        let Some(aside) = aside.and_then(|aside| self.asides.get_mut(aside)) else { return };
         if told_since(aside.full_since) {
             aside.owes_full = false;
         }
@@ -235,13 +226,8 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
     });
     WatcherChanges {
         list: list.collect(),
-        full_since: match aside {
-            _ if owner.owes_all => owner.round,
-            Some(aside) => aside.full_since,
-            None => 0,
-        },
-        wants_full: owner.owes_all
-            || aside.is_some_and(|aside| aside.owes_full)
+        full_since: aside.map_or(0, |aside| aside.full_since),
+        wants_full: aside.is_some_and(|aside| aside.owes_full)
             || owner.due.iter(&records.subscriptions).any(|(_, due)| due.claim != Claim::Walk),
     }
 }

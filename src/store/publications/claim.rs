@@ -4,7 +4,7 @@
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
-use crate::presence::publication_block::{self, Parts, packed_tag};
+use crate::presence::publication_block::{self, Block, PackedTag, Parts};
 use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
@@ -38,7 +38,7 @@ impl<M: Memory> Store<M> {
         hash: u64,
         change: &Change<'_>,
     ) -> Result<Begun<M>, Fault> {
-        let presentity = records.find_or_create(key, hash)?;
+        let presentity = self.find_or_create(records, key, hash)?;
         // A sibling's own tag may be in use: two living publications with one
         // tag could never be told apart again.
         if with_tag(records, presentity, change.entity_tag).is_some() {
@@ -106,9 +106,6 @@ impl<M: Memory> Store<M> {
 /// first. The newest was just added at the end.
 fn put_in_order<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
     let Some(owner) = records.presentities.get(presentity) else { return };
-    if owner.publications.len() < 2 {
-        return;
-    }
     let all = owner.living(&records.publications);
     let mut order: Vec<_> = all.map(|(id, record)| (record.received, id)).collect();
     if order.is_sorted_by_key(|(received, _)| *received) {
@@ -155,14 +152,14 @@ fn begin_change<M: Memory>(
             let parts = Parts {
                 entity_tag: change.entity_tag,
                 sender: change.sender.unwrap_or(stored.sender()),
-                ruid: &stored.ruid(),
                 dialog_id: match change.facts {
                     Some(_) => change.dialog_id,
                     None => stored.dialog_id(),
                 },
                 body: change.body.unwrap_or(stored.body()),
+                ..Parts::default()
             };
-            Some(pack(records, &parts)?)
+            Some(repack(records, &stored, &parts)?)
         }
     };
     if let Some(record) = records.publications.get_mut(publication) {
@@ -224,15 +221,24 @@ pub(in crate::store) fn pack<M: Memory>(
     records.blob(&publication_block::pack(parts).map_err(|_| Fault::Host)?)
 }
 
+/// A block with the `ruid` of another and with these parts.
+pub(in crate::store) fn repack<M: Memory>(
+    records: &Shard<M>,
+    block: &Block<'_>,
+    parts: &Parts<'_>,
+) -> Result<Blob<M>, Fault> {
+    records.blob(&publication_block::repack(block, parts).map_err(|_| Fault::Host)?)
+}
+
 pub(in crate::store) fn with_tag<M: Memory>(
     records: &Shard<M>,
     presentity: Id<Presentity<M>>,
     tag: &[u8],
 ) -> Option<Id<Publication<M>>> {
     let owner = records.presentities.get(presentity)?;
-    let tag = packed_tag(tag).ok()?;
+    let tag = PackedTag::new(tag).ok()?;
     let mut all = owner.living(&records.publications);
-    all.find(|(_, p)| p.block().has_tag(&tag)).map(|(id, _)| id)
+    all.find(|(_, p)| tag.is_of(&p.block)).map(|(id, _)| id)
 }
 
 fn same_dialog<M: Memory>(
