@@ -2,7 +2,7 @@
 //! can be: it is what most memory goes into.
 
 use crate::presence::publication::RUID_PREFIX;
-use crate::presence::text::{TooLong, push_decimal, push_hexadecimal};
+use crate::presence::text::{TooLong, from_digits, push_decimal, push_hexadecimal};
 
 /// What a block is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -247,28 +247,11 @@ fn from_decimal(digits: &[u8]) -> Option<u32> {
 fn from_hexadecimal(text: &[u8]) -> Option<([u8; 16], &[u8])> {
     let (digits, rest) = text.split_first_chunk::<32>()?;
     let mut bytes = [0; 16];
-    let mut wrong = 0;
-    for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-        let (high, low) = (VALUES[usize::from(*high)], VALUES[usize::from(*low)]);
-        wrong |= high | low;
-        *byte = high << 4 | low & 15;
+    for (four, digits) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(digits.as_chunks().0) {
+        *four = from_digits(*digits)?.to_be_bytes();
     }
-    (wrong & WRONG == 0).then_some((bytes, rest))
+    Some((bytes, rest))
 }
-
-/// What is no lower-case hexadecimal digit.
-const WRONG: u8 = 0x80;
-
-/// For each byte the value of that digit.
-const VALUES: [u8; 256] = {
-    let mut values = [WRONG; 256];
-    let mut value = 0;
-    while value < 16 {
-        values[b"0123456789abcdef"[value] as usize] = value as u8;
-        value += 1;
-    }
-    values
-};
 
 #[cfg(test)]
 mod tests {

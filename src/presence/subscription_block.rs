@@ -2,7 +2,7 @@
 //! most of a subscription's users and hosts are those of its presentity.
 
 use crate::presence::subscription::Text;
-use crate::presence::text::{Fields, Packed, SAME, WORTH_SHARING};
+use crate::presence::text::{Fields, Packed, SAME, WORTH_SHARING, pack};
 
 /// User and host of a presentity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,77 +54,92 @@ fn stands_alone(field: Text) -> bool {
 
 /// Makes a packed block of `Text` as small as it is kept.
 pub fn shrink(packed: &[u8], owner: Owner<'_>) -> Vec<u8> {
-    let packed = Packed::<Text>::new(packed);
-    let mut block = Vec::with_capacity(packed.block().len() + COUNT);
-    block.resize(COUNT, 0);
-    for field in Text::ALL {
-        let text = packed.get(*field);
-        let code = match packed.same(*field) {
-            _ if stands_alone(*field) || text.len() < WORTH_SHARING => None,
-            _ if text == owner.user => Some(USER),
-            _ if text == owner.host => Some(HOST),
-            same => same.map(|earlier| FIELD + earlier),
+    let mut block = Vec::with_capacity(packed.len());
+    let mut codes = [0; COUNT];
+    block.extend_from_slice(&codes);
+    let fields = Text::ALL.iter().zip(Packed::<Text>::new(packed).fields());
+    for (number, (field, (text, same))) in fields.enumerate() {
+        let shared = match same.map(usize::from) {
+            _ if stands_alone(*field) => None,
+            Some(earlier) => match codes.get(earlier) {
+                Some(&(USER | HOST)) => codes.get(earlier).copied(),
+                _ => Some(FIELD + earlier as u8),
+            },
+            None if text.len() < WORTH_SHARING => None,
+            None if text == owner.user => Some(USER),
+            None if text == owner.host => Some(HOST),
+            None => None,
         };
-        let code = code.unwrap_or_else(|| match u8::try_from(text.len()) {
-            Ok(length) if length <= LONGEST => length,
-            // A packed block is shorter than that.
-            _ => {
-                block.extend_from_slice(&(text.len() as u16).to_le_bytes());
-                LONG
-            }
-        });
-        if code <= LONG {
+        codes[number] = shared.unwrap_or_else(|| {
+            let code = match u8::try_from(text.len()) {
+                Ok(length) if length <= LONGEST => length,
+                // A packed block is shorter than two bytes can tell.
+                _ => {
+                    block.extend_from_slice(&(text.len() as u16).to_le_bytes());
+                    LONG
+                }
+            };
             block.extend_from_slice(text);
-        }
-        block[field.index()] = code;
+            code
+        });
     }
+    block[..COUNT].copy_from_slice(&codes);
     block
 }
 
 /// The packed block that `shrink` was given, with the same owner.
 pub fn expand(block: &[u8], owner: Owner<'_>) -> Vec<u8> {
-    let (codes, mut rest) = block.split_first_chunk::<COUNT>().unwrap_or((&[0; COUNT], b""));
-    let mut ends = [[0; 2]; COUNT];
-    let mut packed =
-        Vec::with_capacity(2 * COUNT + rest.len() + owner.user.len() + owner.host.len());
-    packed.resize(2 * COUNT, 0);
-    let (mut user, mut host) = (None, None);
-    // Texts that follow each other are copied together.
-    let (mut run, mut end) = (0, 0);
-    for (number, (code, place)) in codes.iter().zip(&mut ends).enumerate() {
-        let entry = if *code <= LONGEST {
-            run += usize::from(*code);
+    let (codes, own) = block.split_first_chunk::<COUNT>().unwrap_or((&[0; COUNT], b""));
+    let mut entries = [[0; 2]; COUNT];
+    // Where user and host come between the texts of its own, and what their
+    // fields' later namesakes say.
+    let (mut user, mut host) = ((usize::MAX, 0), (usize::MAX, 0));
+    let (mut end, mut inserted) = (0, 0);
+    for (number, (code, entry)) in codes.iter().zip(&mut entries).enumerate() {
+        *entry = if *code <= LONGEST {
             end += usize::from(*code);
             end as u16
         } else if *code >= FIELD {
             SAME | u16::from(*code - FIELD)
         } else if *code == LONG {
-            packed.extend_from_slice(take(&mut rest, run));
-            run = long(take(&mut rest, 2));
-            end += run;
-            end as u16
+            return expand_long(block, owner);
         } else {
-            let (first, text) = match *code {
-                USER => (&mut user, owner.user),
-                _ => (&mut host, owner.host),
+            let (place, length) = match *code {
+                USER => (&mut user, owner.user.len()),
+                _ => (&mut host, owner.host.len()),
             };
-            match first {
-                Some(earlier) => *earlier,
-                None => {
-                    packed.extend_from_slice(take(&mut rest, run));
-                    run = 0;
-                    packed.extend_from_slice(text);
-                    *first = Some(SAME | number as u16);
-                    end += text.len();
-                    end as u16
-                }
+            if place.0 == usize::MAX {
+                *place = (end - inserted, SAME | number as u16);
+                (end, inserted) = (end + length, inserted + length);
+                end as u16
+            } else {
+                place.1
             }
-        };
-        *place = entry.to_le_bytes();
+        }
+        .to_le_bytes();
     }
-    packed.extend_from_slice(take(&mut rest, run));
-    packed[..2 * COUNT].copy_from_slice(ends.as_flattened());
+    let mut packed = Vec::with_capacity(2 * COUNT + own.len() + inserted);
+    packed.extend_from_slice(entries.as_flattened());
+    let mut texts = [(user, owner.user), (host, owner.host)];
+    if host.0 < user.0 || (host.0 == user.0 && host.1 < user.1) {
+        texts.swap(0, 1);
+    }
+    let mut from = 0;
+    for ((at, _), text) in texts {
+        if let Some(before) = own.get(from..at) {
+            packed.extend_from_slice(before);
+            packed.extend_from_slice(text);
+            from = at;
+        }
+    }
+    packed.extend_from_slice(own.get(from..).unwrap_or_default());
     packed
+}
+
+/// The same, of a block with long texts.
+fn expand_long(block: &[u8], owner: Owner<'_>) -> Vec<u8> {
+    // What came out of a packed block fits into one.
+    pack::<Text>(|number| get(block, Text::ALL[number], owner)).unwrap_or_default()
 }
 
 /// One field of a kept block.
@@ -174,7 +189,6 @@ fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail loudly")]
     use super::*;
-    use crate::presence::text::pack;
     use proptest::prelude::*;
 
     fn text() -> impl Strategy<Value = Vec<u8>> {

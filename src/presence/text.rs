@@ -70,13 +70,41 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u32) {
     out.extend_from_slice(&digits[start..]);
 }
 
+/// One in each byte.
+const ONES: u64 = u64::MAX / 255;
+
+/// The eight hexadecimal digits of a number, made all at once.
+fn digits_of(number: u32) -> [u8; 8] {
+    let mut nibbles = u64::from(number);
+    nibbles = (nibbles | nibbles << 16) & 0x0000_FFFF_0000_FFFF;
+    nibbles = (nibbles | nibbles << 8) & 0x00FF_00FF_00FF_00FF;
+    nibbles = (nibbles | nibbles << 4) & (15 * ONES);
+    let letters = ((nibbles + 6 * ONES) >> 4) & ONES;
+    (nibbles + u64::from(b'0') * ONES + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
+
+/// The number that eight lower-case hexadecimal digits stand for.
+pub fn from_digits(digits: [u8; 8]) -> Option<u32> {
+    let word = u64::from_be_bytes(digits);
+    let letters = (word >> 6) & ONES;
+    let mut nibbles = (word & (15 * ONES)) + letters * 9;
+    let most = nibbles & !(15 * ONES);
+    nibbles = (nibbles | nibbles >> 4) & 0x00FF_00FF_00FF_00FF;
+    nibbles = (nibbles | nibbles >> 8) & 0x0000_FFFF_0000_FFFF;
+    let number = (nibbles | nibbles >> 16) as u32;
+    // Anything else is read as digits, but not as those that it is made of.
+    (most == 0 && digits_of(number) == digits).then_some(number)
+}
+
 /// Appends bytes in hexadecimal digits.
 pub fn push_hexadecimal(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let start = out.len();
-    out.resize(start + 2 * bytes.len(), 0);
-    for (pair, byte) in out[start..].as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    let (fours, rest) = bytes.as_chunks::<4>();
+    for four in fours {
+        out.extend_from_slice(&digits_of(u32::from_be_bytes(*four)));
+    }
+    for byte in rest {
+        out.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
 }
 
@@ -119,11 +147,24 @@ impl<'a, F: Fields> Packed<'a, F> {
         }
     }
 
-    /// The number of the earlier field that this one is the same as, if that
-    /// is how it was packed.
-    pub fn same(self, field: F) -> Option<u8> {
-        let entry = self.entry(field.index()).filter(|entry| entry & SAME != 0)?;
-        u8::try_from(entry & !SAME).ok()
+    /// All fields in order; with each the number of the earlier one that it is the
+    /// same as, if that is how it was packed.
+    pub(super) fn fields(self) -> impl Iterator<Item = (&'a [u8], Option<u8>)> {
+        let (entries, text) = self.block.split_at_checked(2 * F::COUNT).unwrap_or_default();
+        let mut start = 0;
+        entries.as_chunks::<2>().0.iter().map(move |entry| {
+            let entry = u16::from_le_bytes(*entry);
+            if entry & SAME == 0 {
+                let own = text.get(start..usize::from(entry)).unwrap_or_default();
+                start = usize::from(entry);
+                return (own, None);
+            }
+            let earlier = usize::from(entry & !SAME);
+            let end = |field| self.entry(field).filter(|entry| entry & SAME == 0);
+            let before = (0..earlier.min(F::COUNT)).rev().find_map(end).unwrap_or_default();
+            let shared = end(earlier).and_then(|end| text.get(before.into()..end.into()));
+            (shared.unwrap_or_default(), u8::try_from(earlier).ok())
+        })
     }
 
     fn entry(self, field: usize) -> Option<u16> {
@@ -213,6 +254,17 @@ mod tests {
             for field in Letters::ALL {
                 prop_assert_eq!(Packed::new(&block).get(*field), texts[field.index()].as_bytes());
             }
+        }
+
+        #[test]
+        fn digits_are_read(number: u32, at in 0usize..8, byte: u8) {
+            let mut digits = digits_of(number);
+            prop_assert_eq!(from_digits(digits), Some(number));
+            digits[at] = byte;
+            let text = String::from_utf8_lossy(&digits).into_owned();
+            let canonical = byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            let expected = u32::from_str_radix(&text, 16).ok().filter(|_| canonical);
+            prop_assert_eq!(from_digits(digits), expected);
         }
 
         #[test]

@@ -50,6 +50,11 @@ impl Policy {
         matches!(self.mode, SubscriptionMode::WriteThrough | SubscriptionMode::WriteBack)
     }
 
+    /// The package that reports on the watchers of this one.
+    pub fn reported_by(&self, package: PackageId) -> Option<PackageId> {
+        self.watcher_info.get(usize::from(package.0)).copied().flatten()
+    }
+
     /// The package reports on the watchers of another.
     pub fn reports_watchers(&self, package: PackageId) -> bool {
         self.watcher_info.contains(&Some(package))

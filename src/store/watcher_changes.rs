@@ -95,6 +95,10 @@ impl<M: Memory> Store<M> {
         whole: bool,
     ) {
         let Some(record) = records.subscriptions.get(watcher) else { return };
+        let Some(owner) = records.presentities.get(record.presentity) else { return };
+        if self.policy.reported_by(owner.package).is_none() {
+            return;
+        }
         let Some(key) = records.key_of(record.presentity) else { return };
         let status = shown_status(record.status, over);
         let dialog = dialog_of_record(record);
@@ -138,8 +142,7 @@ impl<M: Memory> Store<M> {
     /// The presentity whose watchers are told of those of `key`. Where these are
     /// rows, whether there are any is seen later.
     fn reporting(&self, records: &mut Shard<M>, key: &PresentityKey) -> Option<Id<Presentity<M>>> {
-        let package =
-            self.policy.watcher_info.get(usize::from(key.package.0)).copied().flatten()?;
+        let package = self.policy.reported_by(key.package)?;
         let hash = self.presentity_hash(&key.identity, package);
         let key = PresentityKey { package, ..key.clone() };
         self.watched(records, &key, hash).ok().flatten()
