@@ -33,7 +33,7 @@ use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::widths::TableWidths;
 use crate::store::{
     Policy, Shared, Store,
-    shard::{Shard, ShardPolicy},
+    shard::{SHARDS_PER_HEAP, Shard, ShardPolicy},
 };
 
 /// Chunks kept for good, so that the first records need no new one.
@@ -149,10 +149,9 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let shards = config.lock_shards as usize;
     let pool = place(arena, PagePool::<Kamailio>::new(arena, RESERVED_CHUNKS)?)?;
     let hash = place(arena, KeyedHash::new(random()))?;
-    let heaps = place_slice(arena, shards, |_| Ok(Heap::new(pool)))?;
+    let heaps = place_slice(arena, shards.div_ceil(SHARDS_PER_HEAP), |_| Ok(Heap::new(pool)))?;
     let index_heap = place(arena, Heap::new(pool))?;
     let now = worker::now();
-    let mut free = heaps.iter();
     let policy = ShardPolicy {
         user_case: config.sip_uri_match,
         watchers_are_rows: config.subs_db_mode == SubscriptionMode::DbOnly,
@@ -161,8 +160,8 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
             PublicationCache::None | PublicationCache::Record => 0,
         },
     };
-    let records = place_slice(arena, shards, |_| {
-        let heap = free.next().ok_or(OutOfMemory)?;
+    let records = place_slice(arena, shards, |number| {
+        let heap = heaps.get(number / SHARDS_PER_HEAP).ok_or(OutOfMemory)?;
         Ok(lock_api::Mutex::new(Shard::new(heap, *hash, now, policy)?))
     })?;
     let _ = SHARDS.set(records);

@@ -2,7 +2,7 @@
 //! can be: it is what most memory goes into.
 
 use crate::presence::publication::RUID_PREFIX;
-use crate::presence::text::{TooLong, from_digits, push_decimal, push_hexadecimal};
+use crate::presence::text::{TooLong, from_digits, push_decimal, push_hexadecimal, take};
 
 /// What a block is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -223,12 +223,6 @@ fn take_number(block: &mut &[u8]) -> u32 {
         }
     }
     number
-}
-
-fn take<'a>(block: &mut &'a [u8], count: usize) -> &'a [u8] {
-    let (taken, rest) = block.split_at_checked(count).unwrap_or((block, b""));
-    *block = rest;
-    taken
 }
 
 /// The number that decimal digits stand for, if it is shown by the same digits.

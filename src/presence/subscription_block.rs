@@ -2,7 +2,7 @@
 //! most of a subscription's users and hosts are those of its presentity.
 
 use crate::presence::subscription::Text;
-use crate::presence::text::{Fields, Packed, SAME, WORTH_SHARING, pack};
+use crate::presence::text::{Fields, Packed, SAME, WORTH_SHARING, pack, take};
 
 /// User and host of a presentity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -177,12 +177,6 @@ pub fn get<'a>(block: &'a [u8], field: Text, owner: Owner<'a>) -> &'a [u8] {
 
 fn long(length: &[u8]) -> usize {
     length.try_into().map(u16::from_le_bytes).unwrap_or_default().into()
-}
-
-fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
-    let (taken, left) = rest.split_at_checked(count).unwrap_or((rest, b""));
-    *rest = left;
-    taken
 }
 
 #[cfg(test)]

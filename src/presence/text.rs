@@ -55,6 +55,13 @@ pub fn has_room(block: &[u8], more: usize) -> bool {
     block.len() + more < usize::from(SAME) / 2
 }
 
+/// Takes so many bytes from the start of `rest`, or all that there are.
+pub(super) fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
+    let (taken, left) = rest.split_at_checked(count).unwrap_or((rest, b""));
+    *rest = left;
+    taken
+}
+
 /// Appends a number in decimal digits: what `format!` costs more for.
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u32) {
     let mut digits = [0u8; 10];

@@ -23,8 +23,8 @@ pub(super) const ALIGN: usize = 8;
 ///
 /// Up to 2016 bytes come from pages of equal slots, more from a run of pages.
 /// A page that becomes unused goes back to the pool. Freeing needs the address
-/// only, and may happen anywhere: the heap has a lock of its own. Give each
-/// lock shard one heap, and that lock is hardly ever contended.
+/// only, and may happen anywhere: the heap has a lock of its own. Give each few
+/// lock shards one heap, and that lock is hardly ever contended.
 ///
 /// Heaps side by side share no cache line.
 #[repr(align(64))]

@@ -98,7 +98,7 @@ impl<M: Memory> Store<M> {
     /// Takes a lane that was handed over, from one shard.
     pub fn take_over(&self, shard: usize) -> Option<LaneRef<M>> {
         self.with(shard, |records| {
-            let presentity = records.queued.pop_front(&mut records.presentities)?;
+            let presentity = records.queued.pop_front(&records.presentities)?;
             let lane = &mut records.presentities.get_mut(presentity)?.lane;
             lane.set_queued(false);
             lane.enter();

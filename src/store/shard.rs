@@ -17,6 +17,11 @@ use crate::store::records::{
 };
 use crate::store::watcher_changes::WatcherChange;
 
+/// So many shards share a heap. Of each size of text a heap has a page that is
+/// not full, which is much where each shard has but some hundred records; the
+/// heap's lock is held for far shorter than a shard's.
+pub const SHARDS_PER_HEAP: usize = 4;
+
 /// Buckets of a shard's expiry wheels: records further away than this many
 /// seconds are looked at once a turn.
 const WHEEL_BUCKETS: usize = 512;

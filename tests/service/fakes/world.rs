@@ -15,7 +15,7 @@ use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
 use presence::store::retransmissions::{Retransmissions, Set};
-use presence::store::shard::{PresentityKey, Shard, ShardPolicy};
+use presence::store::shard::{PresentityKey, SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::{Policy, Shared, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -152,7 +152,9 @@ impl World {
         let arena = HeapArena::new();
         let pool = place(arena, PagePool::new(arena, 0).unwrap()).unwrap();
         let hash = place(arena, KeyedHash::new([7; 16])).unwrap();
-        let heaps = place_slice(arena, setup.shards, |_| Ok(Heap::new(pool))).unwrap();
+        let heaps =
+            place_slice(arena, setup.shards.div_ceil(SHARDS_PER_HEAP), |_| Ok(Heap::new(pool)));
+        let heaps = heaps.unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
         let policy = ShardPolicy {
             user_case: setup.user_case,
@@ -160,7 +162,7 @@ impl World {
             kept_bodies: setup.kept_bodies,
         };
         let shards = place_slice(arena, setup.shards, |n| {
-            Ok(Mutex::new(Shard::new(&heaps[n], *hash, now, policy)?))
+            Ok(Mutex::new(Shard::new(&heaps[n / SHARDS_PER_HEAP], *hash, now, policy)?))
         });
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
