@@ -9,6 +9,7 @@
 pub mod literal;
 pub mod many;
 pub mod packed;
+pub mod prepared;
 
 use crate::ports::Condition;
 

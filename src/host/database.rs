@@ -5,6 +5,7 @@
 //! sent to it as statements.
 
 mod driver;
+mod prepared;
 mod write_turn;
 
 use std::ffi::{CStr, c_int};
@@ -15,6 +16,7 @@ use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
 use crate::ports::{Assignment, Compare, Condition, Database, Extent, RowUpdate, Value, Wanted};
 use crate::sql::many::{self, Step};
+use crate::sql::prepared::{self as statements, Prepared};
 use crate::sql::{Dialect, Names, packed};
 use crate::store::widths::Widths;
 
@@ -41,6 +43,10 @@ pub struct Connection {
     failed: bool,
     /// The turn to write, during a transaction.
     turn: Option<Held>,
+    /// Statements that its session knows, and a number that tells them from
+    /// those of another connection in the same session.
+    prepared: Prepared,
+    number: u32,
 }
 
 /// Marks a transaction: see [`Database::commit`] of [`Connection`].
@@ -192,8 +198,12 @@ impl Connection {
     /// has lost its server writes binary values the way that a server unknown
     /// to it might want them, connects again, and stores what it has written.
     fn try_again(&mut self) -> Result<(), Fault> {
-        if self.failed && self.driver.dialect().is_some() {
-            self.raw(b"SELECT 1")?;
+        if self.failed {
+            match self.driver.dialect() {
+                Some(Dialect::Postgres) => self.ask_session()?,
+                Some(_) => drop(self.raw(b"SELECT 1")?),
+                None => {}
+            }
         }
         self.failed = false;
         Ok(())
@@ -303,6 +313,9 @@ fn condition_values(conditions: &[Condition]) -> Vec<sys::db_val_t> {
 
 impl Database for Connection {
     fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault> {
+        if let Some(done) = self.execute(table, |names| statements::insert(names, row)) {
+            return done;
+        }
         self.use_table(table)?;
         let insert = self.driver.functions.insert.ok_or(Fault::Database)?;
         let _turn = self.driver.write_turn();
@@ -319,6 +332,10 @@ impl Database for Connection {
         conditions: &[Condition],
         set: &[Assignment],
     ) -> Result<(), Fault> {
+        if let Some(done) = self.execute(table, |names| statements::update(names, conditions, set))
+        {
+            return done;
+        }
         self.use_table(table)?;
         let update = self.driver.functions.update.ok_or(Fault::Database)?;
         let _turn = self.driver.write_turn();
@@ -344,6 +361,9 @@ impl Database for Connection {
     }
 
     fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
+        if let Some(done) = self.execute(table, |names| statements::delete(names, conditions)) {
+            return done;
+        }
         self.use_table(table)?;
         let delete = self.driver.functions.delete.ok_or(Fault::Database)?;
         let _turn = self.driver.write_turn();

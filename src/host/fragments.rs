@@ -69,7 +69,8 @@ struct Heap {
 
 /// Prepares the heap of this process; to be called when the process starts.
 pub fn scatter_private() {
-    // SAFETY: reads what the core knows of its allocator.
+    // SAFETY: both read counters of a heap that exists since before modules are
+    // initialised.
     let (walks, available) = unsafe { (sys::kshim_pkg_walks(), sys::kshim_pkg_available()) };
     if walks != 0 && size_of_set(PRIVATE) <= available as usize / SHARE {
         let heap = Heap { allocate: sys::kshim_pkg_malloc, release: sys::kshim_pkg_free };
@@ -80,7 +81,8 @@ pub fn scatter_private() {
 /// Prepares the shared heap; to be called before the fork, when what stays
 /// for good has been allocated.
 pub fn scatter_shared() {
-    // SAFETY: reads what the core knows of its allocator.
+    // SAFETY: both read counters of a heap that exists since before modules are
+    // initialised.
     let (walks, available) = unsafe { (sys::kshim_shm_walks(), sys::kshim_shm_available()) };
     if walks != 0 {
         let sets = available as usize / SHARE / size_of_set(SHARED);

@@ -61,5 +61,5 @@ pub fn random() -> [u8; 16] {
 /// One more connection for this process, besides the one that a caller further
 /// out is using.
 pub fn another_connection() -> Option<Connection> {
-    DRIVER.get()?.as_ref()?.open(false).ok()
+    DRIVER.get()?.as_ref()?.open(false).ok().map(Connection::for_a_while)
 }

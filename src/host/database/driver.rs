@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Fault;
 use crate::host::database::Connection;
@@ -9,6 +10,10 @@ use crate::host::database::write_turn::{Held, WriteTurn};
 use crate::host::log::Shown;
 use crate::host::{sys, text};
 use crate::sql::Dialect;
+use crate::sql::prepared::Prepared;
+
+/// Connections that this process has opened.
+static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
 
 /// How long SQLite waits for another process's transaction.
 const SQLITE_BUSY_TIMEOUT: &[u8] = b"PRAGMA busy_timeout=5000";
@@ -131,6 +136,8 @@ impl Driver {
             session: None,
             failed: false,
             turn: None,
+            prepared: Prepared::default(),
+            number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
         };
         if self.is_sqlite() {
             connection.raw(SQLITE_BUSY_TIMEOUT)?;

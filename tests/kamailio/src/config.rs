@@ -154,6 +154,11 @@ impl Storage {
         matches!(self.driver(), Driver::Postgres | Driver::MariaDb)
     }
 
+    /// Whether the database is PostgreSQL.
+    pub fn is_postgres(self) -> bool {
+        matches!(self.driver(), Driver::Postgres)
+    }
+
     /// Whether a test can use SQL while Kamailio runs.
     pub fn has_readable_tables(self) -> bool {
         !matches!(self.driver(), Driver::None | Driver::DbText)

@@ -1,0 +1,60 @@
+//! Prepared statements of a connection to PostgreSQL.
+
+use crate::error::Fault;
+use crate::host::database::Connection;
+use crate::sql::prepared::{Call, Prepared};
+use crate::sql::{Dialect, Names};
+
+/// Tells PostgreSQL's sessions apart.
+const BACKEND: &[u8] = b"SELECT pg_backend_pid()";
+
+impl Connection {
+    /// Prepares nothing: its session is that of another connection, and goes on
+    /// when this one is closed.
+    pub fn for_a_while(mut self) -> Connection {
+        self.prepared = Prepared::never();
+        self
+    }
+
+    /// Asks which session this is: another one knows nothing of what was prepared.
+    pub(super) fn ask_session(&mut self) -> Result<(), Fault> {
+        let session = self.raw(BACKEND)?;
+        self.prepared.set_session(session);
+        Ok(())
+    }
+
+    /// Carries out a prepared statement, where the server has them. `None` if it
+    /// has to be left to the driver.
+    pub(super) fn execute(
+        &mut self,
+        table: &str,
+        call: impl FnOnce(Names<'_>) -> Option<Call>,
+    ) -> Option<Result<(), Fault>> {
+        if self.driver.dialect() != Some(Dialect::Postgres) || !self.prepared.is_of_use() {
+            return None;
+        }
+        let quote = self.quote();
+        let call = call(Names { table, quote: &quote })?;
+        self.execute_call(call).transpose()
+    }
+
+    fn execute_call(&mut self, call: Call) -> Result<Option<()>, Fault> {
+        self.try_again()?;
+        if self.prepared.lacks_session() {
+            self.ask_session()?;
+        }
+        let Some(statements) = self.prepared.statements(self.number, &call) else {
+            return Ok(None);
+        };
+        let mut done = Ok(None);
+        if let Some(prepare) = &statements.prepare {
+            done = self.raw(prepare);
+            if done.is_ok() {
+                self.prepared.learn(call);
+            }
+        }
+        let done = done.and_then(|_| self.raw(&statements.execute));
+        self.prepared.count(done.is_err());
+        done.map(|_| Some(()))
+    }
+}
