@@ -512,11 +512,16 @@ pub fn claim(
     if let Claim::Turn(turn) = wanted.claim {
         conditions.push(("updated", Compare::Eq, Value::Int(i64::from(turn))));
     }
-    let changes = [
+    let mut changes = vec![
         ("local_cseq", stored_cseq(used.wrapping_add(count))),
         ("version", unsigned(version.wrapping_add(count))),
         ("updated", Value::Int(NOT_FLAGGED)),
     ];
+    if wanted.expired.is_some() {
+        // A refresh that comes after the last NOTIFY is too late (B14).
+        changes.push(("status", Value::Int(Status::Terminated as i64)));
+        changes.push(("reason", Value::text(ENDED)));
+    }
     database.update(table, &conditions, &changes)?;
     Ok(database.affected_rows() != Some(0))
 }

@@ -88,6 +88,22 @@ fn a_refresh_wins_over_the_timer() {
 }
 
 #[test]
+fn a_refresh_after_the_last_notify_is_too_late() {
+    let mut world = World::new(setup());
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.seen();
+    world.pass(11);
+    // The NOTIFY leaves, its row is still there.
+    world.host.database.as_ref().unwrap().fail_if(|statement| statement.verb == "DELETE");
+    world.expire();
+    assert_eq!(world.seen(), ["w 3 terminated;reason=timeout"]);
+    world.host.database.as_ref().unwrap().work_again();
+    assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 481);
+    world.expire();
+    world.assert_empty();
+}
+
+#[test]
 fn the_answer_to_a_notify_ends_the_row() {
     let mut world = World::new(setup());
     world.watch("w", "presence");
