@@ -94,7 +94,7 @@ fn a_refresh_after_the_last_notify_is_too_late() {
     world.seen();
     world.pass(11);
     // The NOTIFY leaves, its row is still there.
-    world.host.database.as_ref().unwrap().fail_if(|statement| statement.verb == "DELETE");
+    world.host.database.as_ref().unwrap().fail_if(|statement| statement.verb == "delete");
     world.expire();
     assert_eq!(world.seen(), ["w 3 terminated;reason=timeout"]);
     world.host.database.as_ref().unwrap().work_again();
