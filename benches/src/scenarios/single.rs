@@ -62,7 +62,7 @@ fn measure(
         Unit::Time => {
             let mut cost = bench.measure(&phase.window(window), operations);
             let count = divisor(&cost.tally);
-            let row = Row::new(name, "µs CPU").goal(Goal::None);
+            let row = Row::new(format!("{name}, CPU"), "µs CPU");
             context.record_cpu(row, &mut cost, count);
         }
         Unit::Instructions => {
