@@ -6,7 +6,6 @@
 
 mod driver;
 mod prepared;
-mod write_turn;
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -21,7 +20,6 @@ use crate::sql::{Dialect, Names, packed};
 use crate::store::widths::Widths;
 
 pub use driver::Driver;
-use write_turn::Held;
 
 /// A table's name where the driver may keep a pointer to it.
 struct Table {
@@ -41,8 +39,6 @@ pub struct Connection {
     session: Option<Value>,
     /// The last statement has failed: see [`Connection::try_again`].
     failed: bool,
-    /// The turn to write, during a transaction.
-    turn: Option<Held>,
     /// Statements that its session knows, and a number that tells them from
     /// those of another connection in the same session.
     prepared: Prepared,
@@ -318,7 +314,6 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let insert = self.driver.functions.insert.ok_or(Fault::Database)?;
-        let _turn = self.driver.write_turn();
         let keys = Keys::new(row.iter().map(|(column, _)| *column));
         let values: Vec<_> = row.iter().map(|(_, given)| value::lend(given)).collect();
         // SAFETY: as many keys as values, all of which outlive the call.
@@ -338,7 +333,6 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let update = self.driver.functions.update.ok_or(Fault::Database)?;
-        let _turn = self.driver.write_turn();
         let where_keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, where_values) = (operators(conditions), condition_values(conditions));
         let keys = Keys::new(set.iter().map(|(column, _)| *column));
@@ -366,7 +360,6 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let delete = self.driver.functions.delete.ok_or(Fault::Database)?;
-        let _turn = self.driver.write_turn();
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
         // SAFETY: three arrays of the length given, which outlive the call.
@@ -518,7 +511,6 @@ impl Database for Connection {
 
     fn begin(&mut self) -> Result<(), Fault> {
         if self.driver.is_sqlite() {
-            self.turn = self.driver.write_turn();
             return self.raw(b"BEGIN IMMEDIATE").map(|_| ());
         }
         let Some(start) = self.driver.functions.start_transaction else { return Ok(()) };
@@ -542,7 +534,6 @@ impl Database for Connection {
             self.raw(MARK_IS_THERE)?;
         }
         self.transaction(b"COMMIT", self.driver.functions.end_transaction)?;
-        self.turn = None;
         if numbered && self.raw(SESSION)? != self.session {
             return Err(Fault::Database);
         }
@@ -550,9 +541,7 @@ impl Database for Connection {
     }
 
     fn rollback(&mut self) -> Result<(), Fault> {
-        let undone = self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction);
-        self.turn = None;
-        undone
+        self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction)
     }
 
     fn affected_rows(&mut self) -> Option<u64> {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Fault;
 use crate::host::database::Connection;
-use crate::host::database::write_turn::{Held, WriteTurn};
 use crate::host::log::Shown;
 use crate::host::{sys, text};
 use crate::sql::Dialect;
@@ -24,7 +23,6 @@ pub struct Driver {
     pub(super) functions: sys::db_func_t,
     url: Vec<u8>,
     pub(super) fetch_rows: c_int,
-    write_turn: Option<&'static WriteTurn>,
 }
 
 impl Driver {
@@ -37,7 +35,6 @@ impl Driver {
             functions: sys::db_func_t::default(),
             url: terminated,
             fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
-            write_turn: None,
         };
         let name = driver.url();
         // SAFETY: reads the URL and fills the structure.
@@ -57,15 +54,7 @@ impl Driver {
                 Shown(scheme(url))
             ));
         }
-        if driver.is_sqlite() {
-            driver.write_turn = WriteTurn::new();
-        }
         Ok(driver)
-    }
-
-    /// Waits until no other process of ours writes, where only one can.
-    pub(super) fn write_turn(&self) -> Option<Held> {
-        self.write_turn.and_then(WriteTurn::take)
     }
 
     /// Whether an update or delete tells how many rows it met.
@@ -135,7 +124,6 @@ impl Driver {
             current: None,
             session: None,
             failed: false,
-            turn: None,
             prepared: Prepared::default(),
             number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
         };
