@@ -468,7 +468,11 @@ impl Database for Connection {
         let select = self.select(table, conditions, columns, (wanted.is_text, "id"));
         let Some((select, packed)) = select else { return Ok(false) };
         self.try_again()?;
-        self.begin()?;
+        if let Err(fault) = self.begin() {
+            // What was begun halfway would swallow later statements.
+            let _ = self.rollback();
+            return Err(fault);
+        }
         let form = (packed, columns.len());
         let scanned = self.scan_cursor(&select, form, wanted.most, each);
         // Ends the transaction, in which nothing was changed, and the cursor.

@@ -17,9 +17,6 @@ static TOO_LONG: Seldom = Seldom::new();
 /// Rows in one transaction.
 const BATCH: usize = 200;
 
-/// Rows that are taken while a shard is locked: requests may wait for it.
-const PIECE: usize = 20;
-
 /// Writes all rows that lag behind. At shutdown (`last`) they reserve nothing
 /// more.
 /// Gives the number of rows that could not be written.
@@ -31,7 +28,9 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
         // changes meanwhile.
         let mut left = server.store.count_dirty(shard);
         while left > 0 {
-            let rows = take(server, shard, BATCH.min(left), host.now(), last);
+            // In one go: no subscription may be twice in a batch, whose deletes,
+            // updates and inserts are sorted.
+            let rows = server.store.take_dirty(shard, BATCH.min(left), host.now(), last);
             if rows.is_empty() {
                 break;
             }
@@ -50,26 +49,6 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
         );
     }
     failed
-}
-
-/// Takes up to `most` rows, a few at a time.
-fn take<M: Memory>(
-    server: &Server<M>,
-    shard: usize,
-    most: usize,
-    now: i64,
-    last: bool,
-) -> Vec<Dirty> {
-    let mut rows = Vec::new();
-    while rows.len() < most {
-        let some = PIECE.min(most - rows.len());
-        let taken = server.store.take_dirty(shard, some, now, last);
-        if taken.is_empty() {
-            break;
-        }
-        rows.extend(taken);
-    }
-    rows
 }
 
 /// A row that lags behind, with what its table has to be told.

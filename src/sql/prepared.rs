@@ -2,6 +2,7 @@
 //! UPDATE costs the server as much as to carry it out.
 
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::ports::{Assignment, Condition, Value};
 use crate::sql::{Names, literal};
@@ -161,8 +162,12 @@ impl Prepared {
         if known.is_none() && self.forms.len() == MOST {
             return None;
         }
+        // A pooler may give us a session in which another process has prepared:
+        // the same name must be the same statement there.
+        let mut hasher = DefaultHasher::new();
+        call.form.hash(&mut hasher);
         let mut name = String::new();
-        let _ = write!(name, "presence_{connection}_{}", known.unwrap_or(self.forms.len()));
+        let _ = write!(name, "presence_{connection}_{:016x}", hasher.finish());
         let prepare =
             known.is_none().then(|| [b"PREPARE ", name.as_bytes(), b" AS ", &call.form].concat());
         let execute = [b"EXECUTE ", name.as_bytes(), &call.values].concat();
@@ -232,14 +237,15 @@ mod tests {
         assert!(prepared.lacks_session());
         prepared.set_session(Some(Value::Int(7)));
         let first = prepared.statements(4, &an_update("a")).unwrap();
-        assert!(first.prepare.is_some_and(|text| text.starts_with(b"PREPARE presence_4_0 AS UPD")));
-        assert!(first.execute.starts_with(b"EXECUTE presence_4_0(decode("));
+        assert!(first.prepare.is_some_and(|text| text.starts_with(b"PREPARE presence_4_")));
+        assert!(first.execute.starts_with(b"EXECUTE presence_4_"));
         prepared.learn(an_update("a"));
         let second = prepared.statements(4, &an_update("b")).unwrap();
         assert_eq!(second.prepare, None);
         assert!(second.execute.ends_with(b",'b',3)"));
         let other = prepared.statements(4, &delete(NAMES, &[]).unwrap()).unwrap();
-        assert_eq!(other.execute, b"EXECUTE presence_4_1");
+        assert!(other.execute.starts_with(b"EXECUTE presence_4_"));
+        assert_ne!(&other.execute[..], &first.execute[..other.execute.len()]);
         prepared.set_session(Some(Value::Int(7)));
         assert_eq!(prepared.statements(4, &an_update("b")).unwrap().prepare, None);
         prepared.set_session(Some(Value::Int(8)));
