@@ -147,12 +147,14 @@ impl Prepared {
     }
 
     /// The session of the connection, asked for at the beginning and after a
-    /// failure. Another one knows nothing of what was prepared.
-    pub fn set_session(&mut self, session: Option<Value>) {
-        if self.session != session {
+    /// failure. Another one knows nothing of what was prepared; true if it is.
+    pub fn set_session(&mut self, session: Option<Value>) -> bool {
+        let is_new = self.session != session;
+        if is_new {
             self.forms.clear();
         }
         self.session = session;
+        is_new
     }
 
     /// How a call is made. `connection` tells this connection's statements from
@@ -235,7 +237,7 @@ mod tests {
     fn a_form_is_prepared_once_in_a_session() {
         let mut prepared = Prepared::default();
         assert!(prepared.lacks_session());
-        prepared.set_session(Some(Value::Int(7)));
+        assert!(prepared.set_session(Some(Value::Int(7))));
         let first = prepared.statements(4, &an_update("a")).unwrap();
         assert!(first.prepare.is_some_and(|text| text.starts_with(b"PREPARE presence_4_")));
         assert!(first.execute.starts_with(b"EXECUTE presence_4_"));
@@ -246,9 +248,9 @@ mod tests {
         let other = prepared.statements(4, &delete(NAMES, &[]).unwrap()).unwrap();
         assert!(other.execute.starts_with(b"EXECUTE presence_4_"));
         assert_ne!(&other.execute[..], &first.execute[..other.execute.len()]);
-        prepared.set_session(Some(Value::Int(7)));
+        assert!(!prepared.set_session(Some(Value::Int(7))));
         assert_eq!(prepared.statements(4, &an_update("b")).unwrap().prepare, None);
-        prepared.set_session(Some(Value::Int(8)));
+        assert!(prepared.set_session(Some(Value::Int(8))));
         assert!(prepared.statements(4, &an_update("b")).unwrap().prepare.is_some());
     }
 

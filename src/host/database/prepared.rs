@@ -8,6 +8,9 @@ use crate::sql::{Dialect, Names};
 /// Tells PostgreSQL's sessions apart.
 const BACKEND: &[u8] = b"SELECT pg_backend_pid()";
 
+/// Otherwise a plan that was made while a table was small is kept when it grows.
+const CUSTOM_PLANS: &[u8] = b"SET plan_cache_mode = force_custom_plan";
+
 impl Connection {
     /// Prepares nothing: its session is that of another connection, and goes on
     /// when this one is closed.
@@ -19,7 +22,10 @@ impl Connection {
     /// Asks which session this is: another one knows nothing of what was prepared.
     pub(super) fn ask_session(&mut self) -> Result<(), Fault> {
         let session = self.raw(BACKEND)?;
-        self.prepared.set_session(session);
+        if self.prepared.set_session(session) {
+            // Servers before PostgreSQL 12 do not know it.
+            let _ = self.raw(CUSTOM_PLANS);
+        }
         Ok(())
     }
 
