@@ -224,7 +224,8 @@ pub struct Wanted {
     pub most: usize,
     /// How much of the table there is to read.
     pub extent: Extent,
-    /// No column is binary. Numbers may then come as text.
+    /// Rows may be asked for as one text each: no column is binary, and numbers
+    /// may come as text.
     pub is_text: bool,
 }
 
@@ -269,7 +270,7 @@ pub trait Database {
         table: &str,
         conditions: &[Condition],
         columns: &[&'static str],
-        page: Wanted,
+        wanted: Wanted,
         each: &mut dyn FnMut(Vec<Value>),
     ) -> Result<(), Fault>;
     /// As `page` for the whole table, where the driver can read it in steps of

@@ -141,8 +141,11 @@ pub fn reserve<M: Memory>(server: &Server<M>, host: &mut dyn Host, tokens: &[Tok
         return;
     }
     let now = host.now();
+    // A watcher's NOTIFYs of one portion lie together, and share one row.
+    let mut tokens = tokens.to_vec();
+    tokens.dedup();
     let rows: Vec<_> =
-        tokens.iter().filter_map(|token| server.store.take_row(*token, now)).collect();
+        tokens.into_iter().filter_map(|token| server.store.take_row(token, now)).collect();
     write(server, host, &rows, false);
 }
 
@@ -167,6 +170,9 @@ fn write_rows<M: Memory>(
     rows: &[Row<'_>],
     last: bool,
 ) -> usize {
+    if rows.is_empty() {
+        return 0;
+    }
     if write_together(server, host, rows).is_ok() {
         // At the end nothing is freed any more: a process may have died with
         // the allocator's lock in hand.

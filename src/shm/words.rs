@@ -62,7 +62,7 @@ impl<M: Memory> Words<M> {
     /// A word is used once less.
     pub fn give_back(&mut self, id: Id<Word<M>>) {
         let Some(word) = self.words.get_mut(id) else { return };
-        word.uses -= 1;
+        word.uses = word.uses.saturating_sub(1);
         if word.uses == 0 {
             let hash = self.hash.hash(&word.text);
             self.by_text.remove(hash, |known| known == id);

@@ -1,7 +1,6 @@
-//! Statements that PostgreSQL has parsed before. To parse and plan a PUBLISH's
-//! UPDATE costs the server as much as to carry it out.
+//! Statements that PostgreSQL parses once in a session: that takes it about as
+//! long as to carry out the UPDATE of a PUBLISH.
 
-use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::ports::{Assignment, Condition, Value};
@@ -13,7 +12,9 @@ const MOST: usize = 32;
 /// A call that fails weighs as much as so many that do not. What pools sessions
 /// between us and the server may give each statement another one.
 const FAILURE: u16 = 1000;
-/// At this weight statements are sent as they are, for good.
+/// At this weight statements of a form are sent as they are, for good. Others
+/// are not touched: it may be a form whose failure is normal, such as an INSERT
+/// that finds a row there.
 const PATIENCE: u16 = 3 * FAILURE;
 
 /// A statement with numbered parameters, and their values.
@@ -114,10 +115,18 @@ fn push_binary(text: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// What a connection has prepared in its session with the server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Prepared {
     session: Option<Value>,
-    forms: Vec<Vec<u8>>,
+    forms: Vec<Form>,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Form {
+    text: Vec<u8>,
+    /// The session knows it.
+    is_known: bool,
     failures: u16,
 }
 
@@ -128,22 +137,24 @@ pub struct Statements {
     pub prepare: Option<Vec<u8>>,
     /// The statement itself.
     pub execute: Vec<u8>,
+    form: usize,
+}
+
+impl Default for Prepared {
+    fn default() -> Prepared {
+        Prepared { session: None, forms: Vec::new(), most: MOST }
+    }
 }
 
 impl Prepared {
     /// Never prepares anything.
     pub fn never() -> Prepared {
-        Prepared { failures: u16::MAX, ..Prepared::default() }
-    }
-
-    /// Whether statements are to be prepared at all.
-    pub fn is_of_use(&self) -> bool {
-        self.failures < PATIENCE
+        Prepared { most: 0, ..Prepared::default() }
     }
 
     /// Whether the server has yet to be asked which session it is.
     pub fn lacks_session(&self) -> bool {
-        self.session.is_none()
+        self.session.is_none() && self.most > 0
     }
 
     /// The session of the connection, asked for at the beginning and after a
@@ -151,42 +162,52 @@ impl Prepared {
     pub fn set_session(&mut self, session: Option<Value>) -> bool {
         let is_new = self.session != session;
         if is_new {
-            self.forms.clear();
+            self.forms.iter_mut().for_each(|form| form.is_known = false);
         }
         self.session = session;
         is_new
     }
 
     /// How a call is made. `connection` tells this connection's statements from
-    /// those of others that share its session. `None` if it has too many.
+    /// those of others that share its session. `None` if it has to be left to
+    /// the driver.
     pub fn statements(&mut self, connection: u32, call: &Call) -> Option<Statements> {
-        let known = self.forms.iter().position(|form| *form == call.form);
-        if known.is_none() && self.forms.len() == MOST {
-            return None;
-        }
+        let form = match self.forms.iter().position(|form| form.text == call.form) {
+            Some(form) => form,
+            None if self.forms.len() < self.most => {
+                let form = Form { text: call.form.clone(), is_known: false, failures: 0 };
+                self.forms.push(form);
+                self.forms.len() - 1
+            }
+            None => return None,
+        };
+        let known = self.forms.get(form).filter(|form| form.failures < PATIENCE)?;
         // A pooler may give us a session in which another process has prepared:
         // the same name must be the same statement there.
         let mut hasher = DefaultHasher::new();
         call.form.hash(&mut hasher);
-        let mut name = String::new();
-        let _ = write!(name, "presence_{connection}_{:016x}", hasher.finish());
+        let name = format!("presence_{connection}_{:016x}", hasher.finish()).into_bytes();
         let prepare =
-            known.is_none().then(|| [b"PREPARE ", name.as_bytes(), b" AS ", &call.form].concat());
-        let execute = [b"EXECUTE ", name.as_bytes(), &call.values].concat();
-        Some(Statements { prepare, execute })
+            (!known.is_known).then(|| [b"PREPARE ", &name[..], b" AS ", &call.form].concat());
+        let execute = [b"EXECUTE ", &name[..], &call.values].concat();
+        Some(Statements { prepare, execute, form })
     }
 
     /// A form has been prepared.
-    pub fn learn(&mut self, call: Call) {
-        self.forms.push(call.form);
+    pub fn learn(&mut self, statements: &Statements) {
+        if let Some(form) = self.forms.get_mut(statements.form) {
+            form.is_known = true;
+        }
     }
 
-    /// Whether the last call has failed.
-    pub fn count(&mut self, has_failed: bool) {
-        self.failures = match has_failed {
-            true => self.failures.saturating_add(FAILURE),
-            false => self.failures.saturating_sub(1),
-        };
+    /// Whether a call has failed.
+    pub fn count(&mut self, statements: &Statements, has_failed: bool) {
+        if let Some(form) = self.forms.get_mut(statements.form) {
+            form.failures = match has_failed {
+                true => form.failures.saturating_add(FAILURE),
+                false => form.failures.saturating_sub(1),
+            };
+        }
     }
 }
 
@@ -239,45 +260,63 @@ mod tests {
         assert!(prepared.lacks_session());
         assert!(prepared.set_session(Some(Value::Int(7))));
         let first = prepared.statements(4, &an_update("a")).unwrap();
-        assert!(first.prepare.is_some_and(|text| text.starts_with(b"PREPARE presence_4_")));
-        assert!(first.execute.starts_with(b"EXECUTE presence_4_"));
-        prepared.learn(an_update("a"));
+        let prepare = first.prepare.clone().unwrap();
+        assert!(prepare.starts_with(b"PREPARE presence_4_"), "{}", text(&prepare));
+        prepared.learn(&first);
         let second = prepared.statements(4, &an_update("b")).unwrap();
         assert_eq!(second.prepare, None);
         assert!(second.execute.ends_with(b",'b',3)"));
-        let other = prepared.statements(4, &delete(NAMES, &[]).unwrap()).unwrap();
-        assert!(other.execute.starts_with(b"EXECUTE presence_4_"));
-        assert_ne!(&other.execute[..], &first.execute[..other.execute.len()]);
         assert!(!prepared.set_session(Some(Value::Int(7))));
         assert_eq!(prepared.statements(4, &an_update("b")).unwrap().prepare, None);
         assert!(prepared.set_session(Some(Value::Int(8))));
-        assert!(prepared.statements(4, &an_update("b")).unwrap().prepare.is_some());
+        assert_eq!(prepared.statements(4, &an_update("b")).unwrap().prepare, Some(prepare));
+    }
+
+    /// Behind a pooler one process may meet what another has prepared.
+    #[test]
+    fn a_name_is_always_the_same_statement() {
+        let name = |prepared: &mut Prepared, call: &Call| {
+            let execute = prepared.statements(4, call).unwrap().execute;
+            text(&execute).split(['(', ' ']).nth(1).unwrap().to_owned()
+        };
+        let delete = delete(NAMES, &[]).unwrap();
+        let (mut one, mut other) = (Prepared::default(), Prepared::default());
+        let update_name = name(&mut one, &an_update("a"));
+        let delete_name = name(&mut other, &delete);
+        assert_ne!(update_name, delete_name);
+        assert_eq!(name(&mut one, &delete), delete_name);
+        assert_eq!(name(&mut other, &an_update("b")), update_name);
     }
 
     #[test]
-    fn it_is_given_up_where_it_does_not_work() {
+    fn a_form_is_given_up_where_it_does_not_work() {
         let mut prepared = Prepared::default();
+        let update = prepared.statements(0, &an_update("a")).unwrap();
         for _ in 0..20 {
-            prepared.count(true);
-            (0..FAILURE).for_each(|_| prepared.count(false));
+            prepared.count(&update, true);
+            (0..FAILURE).for_each(|_| prepared.count(&update, false));
         }
-        assert!(prepared.is_of_use(), "the server was away now and then");
-        for has_failed in [true, false, true] {
-            prepared.count(has_failed);
-        }
-        assert!(prepared.is_of_use());
-        prepared.count(true);
-        prepared.count(true);
-        assert!(!prepared.is_of_use());
+        let insert = insert(NAMES, &[]).unwrap();
+        let inserts = prepared.statements(0, &insert).unwrap();
+        (0..4).for_each(|_| prepared.count(&inserts, true));
+        prepared.set_session(Some(Value::Int(1)));
+        assert_eq!(prepared.statements(0, &insert), None);
+        assert!(prepared.statements(0, &an_update("a")).is_some(), "others go on");
     }
 
     #[test]
     fn their_number_is_bounded() {
         let mut prepared = Prepared::default();
-        for _ in 0..MOST {
-            assert!(prepared.statements(0, &an_update("a")).is_some());
-            prepared.learn(insert(NAMES, &[]).unwrap());
+        let form = |at: usize| {
+            let row: Vec<_> = (0..at).map(|_| ("a", Value::Null)).collect();
+            insert(NAMES, &row).unwrap()
+        };
+        for at in 0..MOST {
+            assert!(prepared.statements(0, &form(at)).is_some());
         }
-        assert_eq!(prepared.statements(0, &an_update("a")), None);
+        assert_eq!(prepared.statements(0, &form(MOST)), None);
+        assert!(prepared.statements(0, &form(0)).is_some());
+        assert_eq!(Prepared::never().statements(0, &form(0)), None);
+        assert!(!Prepared::never().lacks_session());
     }
 }

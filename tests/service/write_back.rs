@@ -135,6 +135,22 @@ fn a_scan_that_fails_goes_on_in_pages() {
 }
 
 #[test]
+fn two_notifies_of_a_dialog_reserve_once() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    flush(&mut world);
+    let dialog = presence::presence::subscription::DialogId {
+        call_id: b"w",
+        from_tag: Subscribe::new("w").from_tag.as_bytes(),
+        to_tag: b"tt-w",
+    };
+    let token = world.server.store.find_dialog(dialog).unwrap().unwrap();
+    let before = world.host.database.as_ref().unwrap().statements();
+    write_back::reserve(&world.server, &mut world.host, &[token, token]);
+    assert_eq!(world.host.database.as_ref().unwrap().statements(), before + 1);
+}
+
+#[test]
 fn a_database_that_is_away_loses_nothing() {
     let mut world = World::new(setup());
     for n in 0..10 {

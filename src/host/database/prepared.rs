@@ -2,11 +2,13 @@
 
 use crate::error::Fault;
 use crate::host::database::Connection;
-use crate::sql::prepared::{Call, Prepared};
+use crate::sql::prepared::{Call, Prepared, Statements};
 use crate::sql::{Dialect, Names};
 
-/// Tells PostgreSQL's sessions apart.
-const BACKEND: &[u8] = b"SELECT pg_backend_pid()";
+/// Tells PostgreSQL's sessions apart. A server that is started again counts its
+/// processes from the beginning, too.
+const SESSION: &[u8] =
+    b"SELECT CAST(pg_backend_pid() || ' ' || pg_postmaster_start_time() AS VARCHAR)";
 
 /// Otherwise a plan that was made while a table was small is kept when it grows.
 const CUSTOM_PLANS: &[u8] = b"SET plan_cache_mode = force_custom_plan";
@@ -21,7 +23,7 @@ impl Connection {
 
     /// Asks which session this is: another one knows nothing of what was prepared.
     pub(super) fn ask_session(&mut self) -> Result<(), Fault> {
-        let session = self.raw(BACKEND)?;
+        let session = self.raw(SESSION)?;
         if self.prepared.set_session(session) {
             // Servers before PostgreSQL 12 do not know it.
             let _ = self.raw(CUSTOM_PLANS);
@@ -36,7 +38,7 @@ impl Connection {
         table: &str,
         call: impl FnOnce(Names<'_>) -> Option<Call>,
     ) -> Option<Result<(), Fault>> {
-        if self.driver.dialect() != Some(Dialect::Postgres) || !self.prepared.is_of_use() {
+        if self.driver.dialect() != Some(Dialect::Postgres) {
             return None;
         }
         let quote = self.quote();
@@ -52,15 +54,16 @@ impl Connection {
         let Some(statements) = self.prepared.statements(self.number, &call) else {
             return Ok(None);
         };
-        let mut done = Ok(None);
+        let done = self.send_prepared(&statements);
+        self.prepared.count(&statements, done.is_err());
+        done.map(Some)
+    }
+
+    fn send_prepared(&mut self, statements: &Statements) -> Result<(), Fault> {
         if let Some(prepare) = &statements.prepare {
-            done = self.raw(prepare);
-            if done.is_ok() {
-                self.prepared.learn(call);
-            }
+            self.raw(prepare)?;
+            self.prepared.learn(statements);
         }
-        let done = done.and_then(|_| self.raw(&statements.execute));
-        self.prepared.count(done.is_err());
-        done.map(|_| Some(()))
+        self.raw(&statements.execute).map(|_| ())
     }
 }

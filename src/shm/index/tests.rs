@@ -58,6 +58,14 @@ proptest! {
 }
 
 #[test]
+fn what_is_not_there_is_not_found_beside_its_hash() {
+    let rig = Rig::new(0);
+    let mut index = Index::new(rig.heap);
+    index.insert(0, 1).unwrap();
+    assert_eq!(index.find(1 << 50, |value| value == 1), None);
+}
+
+#[test]
 fn memory_follows_the_number_of_values() {
     let rig = Rig::new(0);
     let hash = KeyedHash::new(*b"0123456789abcdef");

@@ -262,6 +262,14 @@ impl Database for FakeDatabase {
 
     fn update_rows(&mut self, table: &str, rows: &[RowUpdate<'_>]) -> Result<(), Fault> {
         self.takes_many()?;
+        let key = |conditions: &[Condition]| -> Vec<Value> {
+            let equal = conditions.iter().filter(|(_, compare, _)| *compare == Compare::Eq);
+            equal.map(|(.., value)| value.clone()).collect()
+        };
+        for (at, (row, _)) in rows.iter().enumerate() {
+            let others = &rows[..at];
+            assert!(others.iter().all(|(other, _)| key(other) != key(row)), "a row twice");
+        }
         rows.iter().try_for_each(|(conditions, set)| self.update(table, conditions, set))
     }
 
