@@ -514,11 +514,6 @@ impl Database for Connection {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
-        // A rollback would undo what is set for the session.
-        self.try_again()?;
-        if self.driver.dialect() == Some(Dialect::Postgres) && self.prepared.lacks_session() {
-            self.ask_session()?;
-        }
         if self.driver.is_sqlite() {
             return self.raw(b"BEGIN IMMEDIATE").map(|_| ());
         }

@@ -2,6 +2,7 @@
 //! long as to carry out the UPDATE of a PUBLISH.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
 
 use crate::ports::{Assignment, Condition, Value};
 use crate::sql::{Names, literal};
@@ -16,6 +17,13 @@ const FAILURE: u16 = 1000;
 /// are not touched: it may be a form whose failure is normal, such as an INSERT
 /// that finds a row there.
 const PATIENCE: u16 = 3 * FAILURE;
+
+/// The server keeps the plans of prepared statements. One that was made while a
+/// table was small reads all of it, so plans are forgotten after so many calls
+/// or so long: the table has not grown much since.
+const PLAN_CALLS: u32 = 100;
+const PLAN_AGE: Duration = Duration::from_secs(1);
+const FORGET_PLANS: &[u8] = b"DISCARD PLANS; ";
 
 /// A statement with numbered parameters, and their values.
 #[derive(Debug, PartialEq, Eq)]
@@ -120,6 +128,8 @@ pub struct Prepared {
     session: Option<Value>,
     forms: Vec<Form>,
     most: usize,
+    /// When plans were last forgotten, and calls since then.
+    planned: Option<(Instant, u32)>,
 }
 
 #[derive(Debug)]
@@ -142,7 +152,7 @@ pub struct Statements {
 
 impl Default for Prepared {
     fn default() -> Prepared {
-        Prepared { session: None, forms: Vec::new(), most: MOST }
+        Prepared { session: None, forms: Vec::new(), most: MOST, planned: None }
     }
 }
 
@@ -158,20 +168,18 @@ impl Prepared {
     }
 
     /// The session of the connection, asked for at the beginning and after a
-    /// failure. Another one knows nothing of what was prepared; true if it is.
-    pub fn set_session(&mut self, session: Option<Value>) -> bool {
-        let is_new = self.session != session;
-        if is_new {
+    /// failure. Another one knows nothing of what was prepared.
+    pub fn set_session(&mut self, session: Option<Value>) {
+        if self.session != session {
             self.forms.iter_mut().for_each(|form| form.is_known = false);
         }
         self.session = session;
-        is_new
     }
 
     /// How a call is made. `connection` tells this connection's statements from
     /// those of others that share its session. `None` if it has to be left to
     /// the driver.
-    pub fn statements(&mut self, connection: u32, call: &Call) -> Option<Statements> {
+    pub fn statements(&mut self, connection: u32, call: &Call, now: Instant) -> Option<Statements> {
         let form = match self.forms.iter().position(|form| form.text == call.form) {
             Some(form) => form,
             None if self.forms.len() < self.most => {
@@ -189,8 +197,23 @@ impl Prepared {
         let name = format!("presence_{connection}_{:016x}", hasher.finish()).into_bytes();
         let prepare =
             (!known.is_known).then(|| [b"PREPARE ", &name[..], b" AS ", &call.form].concat());
-        let execute = [b"EXECUTE ", &name[..], &call.values].concat();
+        // In the same text: the server is not asked twice.
+        let forget = if self.plans_are_old(now) { FORGET_PLANS } else { b"" };
+        let execute = [forget, b"EXECUTE ", &name, &call.values].concat();
         Some(Statements { prepare, execute, form })
+    }
+
+    /// Whether the server has to plan anew; counts the call.
+    fn plans_are_old(&mut self, now: Instant) -> bool {
+        match &mut self.planned {
+            Some((since, calls))
+                if *calls < PLAN_CALLS && now.saturating_duration_since(*since) < PLAN_AGE =>
+            {
+                *calls += 1;
+                false
+            }
+            planned => planned.replace((now, 1)).is_some(),
+        }
     }
 
     /// A form has been prepared.
@@ -215,6 +238,7 @@ impl Prepared {
 mod tests {
     use super::*;
     use crate::ports::Compare;
+    use std::sync::LazyLock;
 
     const NAMES: Names<'static> = Names { table: "t", quote: "\"" };
 
@@ -225,6 +249,12 @@ mod tests {
             ("n", Compare::Less, Value::Int(3)),
         ];
         update(NAMES, &conditions, &set).unwrap()
+    }
+
+    static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    fn statements(prepared: &mut Prepared, connection: u32, call: &Call) -> Option<Statements> {
+        prepared.statements(connection, call, *NOW)
     }
 
     fn text(bytes: &[u8]) -> &str {
@@ -258,25 +288,40 @@ mod tests {
     fn a_form_is_prepared_once_in_a_session() {
         let mut prepared = Prepared::default();
         assert!(prepared.lacks_session());
-        assert!(prepared.set_session(Some(Value::Int(7))));
-        let first = prepared.statements(4, &an_update("a")).unwrap();
+        prepared.set_session(Some(Value::Int(7)));
+        let first = statements(&mut prepared, 4, &an_update("a")).unwrap();
         let prepare = first.prepare.clone().unwrap();
         assert!(prepare.starts_with(b"PREPARE presence_4_"), "{}", text(&prepare));
         prepared.learn(&first);
-        let second = prepared.statements(4, &an_update("b")).unwrap();
+        let second = statements(&mut prepared, 4, &an_update("b")).unwrap();
         assert_eq!(second.prepare, None);
         assert!(second.execute.ends_with(b",'b',3)"));
-        assert!(!prepared.set_session(Some(Value::Int(7))));
-        assert_eq!(prepared.statements(4, &an_update("b")).unwrap().prepare, None);
-        assert!(prepared.set_session(Some(Value::Int(8))));
-        assert_eq!(prepared.statements(4, &an_update("b")).unwrap().prepare, Some(prepare));
+        prepared.set_session(Some(Value::Int(7)));
+        assert_eq!(statements(&mut prepared, 4, &an_update("b")).unwrap().prepare, None);
+        prepared.set_session(Some(Value::Int(8)));
+        assert_eq!(statements(&mut prepared, 4, &an_update("b")).unwrap().prepare, Some(prepare));
+    }
+
+    #[test]
+    fn plans_are_not_kept_for_long() {
+        let mut prepared = Prepared::default();
+        let mut forgets = |after: Duration| {
+            let call = prepared.statements(0, &an_update("a"), *NOW + after).unwrap();
+            call.execute.starts_with(b"DISCARD PLANS; EXECUTE presence_0_")
+        };
+        assert_eq!((0..=PLAN_CALLS).filter(|_| forgets(Duration::ZERO)).count(), 1);
+        let later = PLAN_AGE - Duration::from_millis(1);
+        assert!(!forgets(later));
+        assert!(forgets(PLAN_AGE));
+        assert!(!forgets(PLAN_AGE + later));
+        assert!(!forgets(Duration::ZERO), "a clock that goes back");
     }
 
     /// Behind a pooler one process may meet what another has prepared.
     #[test]
     fn a_name_is_always_the_same_statement() {
         let name = |prepared: &mut Prepared, call: &Call| {
-            let execute = prepared.statements(4, call).unwrap().execute;
+            let execute = statements(prepared, 4, call).unwrap().execute;
             text(&execute).split(['(', ' ']).nth(1).unwrap().to_owned()
         };
         let delete = delete(NAMES, &[]).unwrap();
@@ -291,17 +336,17 @@ mod tests {
     #[test]
     fn a_form_is_given_up_where_it_does_not_work() {
         let mut prepared = Prepared::default();
-        let update = prepared.statements(0, &an_update("a")).unwrap();
+        let update = statements(&mut prepared, 0, &an_update("a")).unwrap();
         for _ in 0..20 {
             prepared.count(&update, true);
             (0..FAILURE).for_each(|_| prepared.count(&update, false));
         }
         let insert = insert(NAMES, &[]).unwrap();
-        let inserts = prepared.statements(0, &insert).unwrap();
+        let inserts = statements(&mut prepared, 0, &insert).unwrap();
         (0..4).for_each(|_| prepared.count(&inserts, true));
         prepared.set_session(Some(Value::Int(1)));
-        assert_eq!(prepared.statements(0, &insert), None);
-        assert!(prepared.statements(0, &an_update("a")).is_some(), "others go on");
+        assert_eq!(statements(&mut prepared, 0, &insert), None);
+        assert!(statements(&mut prepared, 0, &an_update("a")).is_some(), "others go on");
     }
 
     #[test]
@@ -312,11 +357,11 @@ mod tests {
             insert(NAMES, &row).unwrap()
         };
         for at in 0..MOST {
-            assert!(prepared.statements(0, &form(at)).is_some());
+            assert!(statements(&mut prepared, 0, &form(at)).is_some());
         }
-        assert_eq!(prepared.statements(0, &form(MOST)), None);
-        assert!(prepared.statements(0, &form(0)).is_some());
-        assert_eq!(Prepared::never().statements(0, &form(0)), None);
+        assert_eq!(statements(&mut prepared, 0, &form(MOST)), None);
+        assert!(statements(&mut prepared, 0, &form(0)).is_some());
+        assert_eq!(statements(&mut Prepared::never(), 0, &form(0)), None);
         assert!(!Prepared::never().lacks_session());
     }
 }

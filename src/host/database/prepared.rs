@@ -1,5 +1,7 @@
 //! Prepared statements of a connection to PostgreSQL.
 
+use std::time::Instant;
+
 use crate::error::Fault;
 use crate::host::database::Connection;
 use crate::sql::prepared::{Call, Prepared, Statements};
@@ -9,9 +11,6 @@ use crate::sql::{Dialect, Names};
 /// processes from the beginning, too.
 const SESSION: &[u8] =
     b"SELECT CAST(pg_backend_pid() || ' ' || pg_postmaster_start_time() AS VARCHAR)";
-
-/// Otherwise a plan that was made while a table was small is kept when it grows.
-const CUSTOM_PLANS: &[u8] = b"SET plan_cache_mode = force_custom_plan";
 
 impl Connection {
     /// Prepares nothing: its session is that of another connection, and goes on
@@ -24,10 +23,7 @@ impl Connection {
     /// Asks which session this is: another one knows nothing of what was prepared.
     pub(super) fn ask_session(&mut self) -> Result<(), Fault> {
         let session = self.raw(SESSION)?;
-        if self.prepared.set_session(session) {
-            // Servers before PostgreSQL 12 do not know it.
-            let _ = self.raw(CUSTOM_PLANS);
-        }
+        self.prepared.set_session(session);
         Ok(())
     }
 
@@ -51,7 +47,7 @@ impl Connection {
         if self.prepared.lacks_session() {
             self.ask_session()?;
         }
-        let Some(statements) = self.prepared.statements(self.number, &call) else {
+        let Some(statements) = self.prepared.statements(self.number, &call, Instant::now()) else {
             return Ok(None);
         };
         let done = self.send_prepared(&statements);
