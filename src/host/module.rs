@@ -36,8 +36,8 @@ use crate::store::{
     shard::{SHARDS_PER_HEAP, Shard, ShardPolicy},
 };
 
-/// Chunks kept for good, so that the first records need no new one.
-const RESERVED_CHUNKS: usize = 2;
+/// Chunks kept for good, so that the first records need no new one (512 KiB).
+const RESERVED_CHUNKS: usize = 1;
 /// Sets of answers kept for retransmissions (about 0.5 kB each).
 const ANSWER_SETS: usize = 2048;
 /// Schema versions, as in Kamailio's table `version`.

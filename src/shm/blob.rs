@@ -119,7 +119,8 @@ mod tests {
     fn holds_what_it_was_given() {
         let rig = Rig::new(0);
         let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
-        for len in [0, 1, 15, 16, 17, 2016, 2017, 4032, 4033, 258_047, 258_048, 1_000_000] {
+        for len in [0, 1, 15, 16, 17, 2016, 2017, 4032, 4033, 524_223, 524_224, 524_225, 1_000_000]
+        {
             let blob = Blob::new(rig.heap, &bytes[..len]).unwrap();
             assert_eq!(*blob, bytes[..len]);
             let halves = bytes[..len].split_at(len / 2);

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! Arena      the host's allocator: slow, 8-byte aligned, asked for big blocks
-//!  PagePool  256 KiB chunks, cut in runs of 4 KiB pages; one for all heaps
+//!  PagePool  512 KiB chunks, cut in runs of 4 KiB pages; one for all heaps
 //!   Heap     slots of 41 sizes, 8-byte aligned; one for some lock shards
 //!    Blob, Slab, HashIndex, Wheel, Words (List and Queue need no memory)
 //! ```

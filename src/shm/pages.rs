@@ -1,7 +1,7 @@
 //! Runs of 4 KiB pages, cut from few large blocks of the arena.
 //!
 //! The host's allocator suffers when long-lived small records lie between its
-//! own short-lived ones, so it is asked for [chunks](chunk) of 256 KiB only
+//! own short-lived ones, so it is asked for [chunks](chunk) of 512 KiB only
 //! and for single blocks that no chunk could hold.
 
 mod bitmap;
@@ -34,7 +34,7 @@ enum Origin {
 /// What a pool has taken from the arena, and how much of it is in use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolUsage {
-    /// Chunks of 256 KiB held, the reserve included.
+    /// Chunks of 512 KiB held, the reserve included.
     pub chunks: usize,
     /// Pages of those chunks that are in use.
     pub pages: usize,
@@ -108,7 +108,7 @@ impl<M: Memory> PagePool<M> {
             }
         };
         state.usage.pages += count as usize;
-        // Both are at most 64.
+        // Both are at most 128.
         let origin = Origin::Chunk { chunk, first: first as u8, count: count as u8 };
         // SAFETY: a chunk with a page in use is live; `first` is a page of it.
         let run = unsafe { Chunk::page(chunk, first) };

@@ -224,7 +224,7 @@ fn a_storm_leaves_no_trace() {
     for n in 0..50_000u32 {
         shard.put(rig.heap, &n.to_be_bytes(), &[1; 120], (n % 300).into()).unwrap();
     }
-    assert!(rig.pool.usage().chunks > 20);
+    assert!(rig.pool.usage().chunks > 10);
     while shard.expire(1000) > 0 {}
     assert_eq!((rig.pool.usage(), rig.arena.live_bytes()), (usage, bytes));
     assert!(shard.find(b"before").is_some());

@@ -99,7 +99,7 @@ fn exhaustion_is_an_error_and_passes() {
     while let Some(one) = Live::new(rig.heap, 1000, live.len() as u8) {
         live.push(one);
     }
-    assert_eq!(live.len(), 64 * 4);
+    assert_eq!(live.len(), 128 * 4);
     live.pop();
     live.push(Live::new(rig.heap, 1000, 1).unwrap());
     assert!(Live::new(rig.heap, 1000, 1).is_none());

@@ -1,7 +1,7 @@
 //! Which pages of a chunk are free.
 
 /// Pages in a chunk.
-pub(super) const PAGES_PER_CHUNK: u32 = 64;
+pub(super) const PAGES_PER_CHUNK: u32 = 128;
 
 /// The longest run a chunk can give.
 pub(super) const MAX_RUN: u32 = PAGES_PER_CHUNK;
@@ -19,9 +19,11 @@ pub(super) fn bin_that_may_fit(count: u32) -> usize {
     count.checked_ilog2().unwrap_or(0) as usize
 }
 
-/// One bit for each page of a chunk, set while the page is free.
+/// One bit for each page of a chunk, set while the page is free. Aligned to
+/// eight bytes, as all in the arena is.
+#[repr(Rust, packed(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FreePages(u64);
+pub(super) struct FreePages(u128);
 
 impl FreePages {
     /// All pages.
@@ -66,7 +68,7 @@ impl FreePages {
 }
 
 /// The bits at which a run of `count` set bits begins.
-fn starts(bits: u64, count: u32) -> Option<u64> {
+fn starts(bits: u128, count: u32) -> Option<u128> {
     if count == 0 || count > MAX_RUN {
         return None;
     }
@@ -80,8 +82,8 @@ fn starts(bits: u64, count: u32) -> Option<u64> {
     Some(starts)
 }
 
-/// `count` bits (1 to 64) from `first` on.
-fn mask(first: u32, count: u32) -> u64 {
+/// `count` bits (1 to 128) from `first` on.
+fn mask(first: u32, count: u32) -> u128 {
     (!0 >> (PAGES_PER_CHUNK - count)) << first
 }
 
@@ -91,19 +93,19 @@ mod tests {
 
     use super::*;
 
-    fn naive(bits: u64, count: u32) -> Option<u32> {
-        (0..=64 - count).find(|&first| (first..first + count).all(|bit| bits >> bit & 1 == 1))
+    fn naive(bits: u128, count: u32) -> Option<u32> {
+        (0..=MAX_RUN - count).find(|&first| (first..first + count).all(|bit| bits >> bit & 1 == 1))
     }
 
     proptest! {
         #[test]
         fn takes_the_lowest_run_that_fits(
-            bits in prop_oneof![Just(!0), any::<u64>(), (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a | b)],
-            count in 1u32..=64,
+            bits in prop_oneof![Just(!0), any::<u128>(), (any::<u128>(), any::<u128>()).prop_map(|(a, b)| a | b)],
+            count in 1..=MAX_RUN,
         ) {
             let before = FreePages(bits);
-            let longest = (1..=64).rev().find(|&n| naive(before.0, n).is_some()).unwrap_or(0);
-            let bin = if longest == 64 { Some(EMPTY_BIN) } else { longest.checked_ilog2().map(|bin| bin as usize) };
+            let longest = (1..=MAX_RUN).rev().find(|&n| naive(before.0, n).is_some()).unwrap_or(0);
+            let bin = if longest == MAX_RUN { Some(EMPTY_BIN) } else { longest.checked_ilog2().map(|bin| bin as usize) };
             prop_assert_eq!(before.bin(), bin);
             prop_assert!(bin.is_none_or(|bin| bin < bin_that_fits(count)) || naive(before.0, count).is_some());
             let mut pages = before;
@@ -121,7 +123,7 @@ mod tests {
         let mut pages = FreePages::ALL;
         assert_eq!(pages.take(MAX_RUN), Some(0));
         assert_eq!(
-            (pages.bin(), pages.take(1), pages.take(0), pages.take(65)),
+            (pages.bin(), pages.take(1), pages.take(0), pages.take(MAX_RUN + 1)),
             (None, None, None, None)
         );
         pages.give(0, MAX_RUN);

@@ -58,7 +58,7 @@ impl Chunk {
 const PROBES: usize = 4;
 
 /// Chunks with free pages by the length of their longest free run: 1, 2-3, 4-7,
-/// 8-15, 16-31, 32-63 and 64. So a run is found, or known not to exist, without
+/// 8-15, 16-31, 32-63, 64-127 and 128. So a run is found, or known not to exist, without
 /// a walk over the chunks.
 ///
 /// All chunks named here are live and used only under the lock that protects

@@ -41,14 +41,14 @@ proptest! {
     #[test]
     fn runs_never_overlap_and_all_goes_back(
         ops in prop::collection::vec(
-            (any::<bool>(), prop_oneof![4 => 1usize..4, 4 => 1usize..=64, 1 => 65usize..70], any::<prop::sample::Index>()),
+            (any::<bool>(), prop_oneof![4 => 1usize..4, 4 => 1usize..=128, 1 => 129usize..135], any::<prop::sample::Index>()),
             1..200,
         ),
         reserve in 0usize..4,
-        chunks in prop_oneof![Just(usize::MAX >> 20), 3usize..6],
+        chunks in prop_oneof![Just(usize::MAX >> 21), 3usize..6],
     ) {
         let rig = Rig::new(reserve);
-        rig.arena.set_limit(rig.arena.live_bytes() + (chunks << 18));
+        rig.arena.set_limit(rig.arena.live_bytes() + (chunks << 19));
         let mut live: Vec<Run> = Vec::new();
         for (n, (add, pages, which)) in ops.into_iter().enumerate() {
             if add || live.is_empty() {
@@ -56,7 +56,7 @@ proptest! {
             } else {
                 live.swap_remove(which.index(live.len()));
             }
-            let used = live.iter().map(|run| run.bytes.div_ceil(PAGE_SIZE)).filter(|&n| n <= 64).sum::<usize>();
+            let used = live.iter().map(|run| run.bytes.div_ceil(PAGE_SIZE)).filter(|&n| n <= 128).sum::<usize>();
             let usage = rig.pool.usage();
             prop_assert_eq!(usage.pages, used);
             prop_assert!(usage.chunks >= reserve);
@@ -71,10 +71,10 @@ proptest! {
 #[test]
 fn single_pages_fill_chunks_wholly() {
     let rig = Rig::new(0);
-    let mut live: Vec<_> = (0..64 * 4).map(|n| Run::new(rig.pool, 5000 - n, 1).unwrap()).collect();
+    let mut live: Vec<_> = (0..128 * 4).map(|n| Run::new(rig.pool, 5000 - n, 1).unwrap()).collect();
     live.retain(|run| run.bytes <= PAGE_SIZE);
-    live.extend((0..64 * 4).map(|_| Run::new(rig.pool, PAGE_SIZE, 2).unwrap()));
-    assert!(rig.pool.usage().chunks <= rig.pool.usage().pages.div_ceil(64) + 1);
+    live.extend((0..128 * 4).map(|_| Run::new(rig.pool, PAGE_SIZE, 2).unwrap()));
+    assert!(rig.pool.usage().chunks <= rig.pool.usage().pages.div_ceil(128) + 1);
     drop(live);
     rig.assert_empty();
 }
