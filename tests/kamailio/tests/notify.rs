@@ -74,6 +74,8 @@ both_storages! {
             let list = watcher.notifies();
             assert!(list.len() <= 6, "at most one NOTIFY a change: {}", list.len());
         }
+        // In database-only mode a walk may show a change that has a walk of its own.
+        kamailio.script_results(&phone.call_id, 5);
         // Another presentity and another package are not theirs.
         Publisher::udp(&kamailio, "bob").publish(open("bob"));
         let mut lamp = Publisher::udp(&kamailio, "alice").event("dialog");
