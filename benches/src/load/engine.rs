@@ -34,9 +34,23 @@ impl Load {
         number
     }
 
+    /// Whether a request of the same party is on its way.
+    pub(super) fn is_busy(&mut self, operation: Operation) -> &mut bool {
+        match operation {
+            Operation::Publish(source)
+            | Operation::RefreshPublication(source)
+            | Operation::RemovePublication(source) => &mut self.sources[source as usize].is_busy,
+            Operation::Subscribe(watcher)
+            | Operation::Refresh(watcher)
+            | Operation::Unsubscribe(watcher)
+            | Operation::Unknown(watcher) => &mut self.watchers[watcher as usize].is_busy,
+        }
+    }
+
     /// Sends the request of an operation.
     pub(super) fn start(&mut self, operation: Operation) {
         let number = self.claim(operation);
+        *self.is_busy(operation) = true;
         match operation {
             Operation::Publish(source) => self.write_publish(number, source, true, self.expires),
             Operation::RefreshPublication(source) => {
@@ -280,6 +294,7 @@ impl Load {
     /// Frees a slot.
     pub(super) fn end(&mut self, number: u32) {
         let Some(operation) = self.slots[number as usize].operation.take() else { return };
+        *self.is_busy(operation) = false;
         match operation {
             Operation::Publish(source) => {
                 let presentity = self.sources[source as usize].presentity;

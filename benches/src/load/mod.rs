@@ -41,6 +41,8 @@ struct Watcher {
     state: u32,
     /// The slot of the SUBSCRIBE whose NOTIFY is awaited.
     pending: Option<u32>,
+    /// A request of its is on its way.
+    is_busy: bool,
     alive: bool,
 }
 
@@ -49,6 +51,8 @@ struct Source {
     presentity: u32,
     cseq: u32,
     etag: Box<str>,
+    /// A request of its is on its way.
+    is_busy: bool,
 }
 
 #[derive(Default)]
@@ -153,6 +157,7 @@ impl Load {
                 vias: [0; 2],
                 state: 0,
                 pending: None,
+                is_busy: false,
                 alive: false,
             });
         }
@@ -169,7 +174,7 @@ impl Load {
         for number in 0..count {
             let presentity = presentity(number);
             self.know(presentity);
-            self.sources.push(Source { presentity, cseq: 0, etag: Box::default() });
+            self.sources.push(Source { presentity, cseq: 0, etag: Box::default(), is_busy: false });
         }
         first..first + count
     }

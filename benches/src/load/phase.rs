@@ -126,8 +126,13 @@ impl Load {
                 next = None;
             }
             while let Some(operation) = next.filter(|_| self.is_due(phase.pace, elapsed)) {
-                self.start(operation);
                 next = operations.next();
+                // A party waits for its answer before it sends another request:
+                // one whose turn comes too early is passed over.
+                if *self.is_busy(operation) {
+                    break;
+                }
+                self.start(operation);
                 if self.tally.started.is_multiple_of(8) {
                     self.receive_all();
                 }
