@@ -6,6 +6,7 @@
 
 mod driver;
 mod prepared;
+mod write_turn;
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -20,6 +21,7 @@ use crate::sql::{Dialect, Names, packed};
 use crate::store::widths::Widths;
 
 pub use driver::Driver;
+use write_turn::Held;
 
 /// A table's name where the driver may keep a pointer to it.
 struct Table {
@@ -39,6 +41,9 @@ pub struct Connection {
     session: Option<Value>,
     /// The last statement has failed: see [`Connection::try_again`].
     failed: bool,
+    /// A transaction of ours is open, with the turn to write if it got one.
+    in_transaction: bool,
+    turn: Option<Held>,
     /// Statements that its session knows, and a number that tells them from
     /// those of another connection in the same session.
     prepared: Prepared,
@@ -205,6 +210,18 @@ impl Connection {
         Ok(())
     }
 
+    /// Waits for the turn to write, where there are turns; not within a
+    /// transaction, which has SQLite's lock already.
+    fn write_turn(&self) -> Option<Held> {
+        if self.in_transaction { None } else { self.driver.write_turn() }
+    }
+
+    /// No transaction of ours is open any more: the turn is given back.
+    fn ended(&mut self) {
+        self.in_transaction = false;
+        self.turn = None;
+    }
+
     /// Remembers a failure.
     fn check(&mut self, result: c_int) -> Result<(), Fault> {
         self.failed |= result < 0;
@@ -314,6 +331,7 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let insert = self.driver.functions.insert.ok_or(Fault::Database)?;
+        let _turn = self.write_turn();
         let keys = Keys::new(row.iter().map(|(column, _)| *column));
         let values: Vec<_> = row.iter().map(|(_, given)| value::lend(given)).collect();
         // SAFETY: as many keys as values, all of which outlive the call.
@@ -333,6 +351,7 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let update = self.driver.functions.update.ok_or(Fault::Database)?;
+        let _turn = self.write_turn();
         let where_keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, where_values) = (operators(conditions), condition_values(conditions));
         let keys = Keys::new(set.iter().map(|(column, _)| *column));
@@ -360,6 +379,7 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let delete = self.driver.functions.delete.ok_or(Fault::Database)?;
+        let _turn = self.write_turn();
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
         // SAFETY: three arrays of the length given, which outlive the call.
@@ -515,7 +535,13 @@ impl Database for Connection {
 
     fn begin(&mut self) -> Result<(), Fault> {
         if self.driver.is_sqlite() {
-            return self.raw(b"BEGIN IMMEDIATE").map(|_| ());
+            self.turn = self.write_turn();
+            self.in_transaction = true;
+            let begun = self.raw(b"BEGIN IMMEDIATE");
+            if begun.is_err() {
+                self.ended();
+            }
+            return begun.map(|_| ());
         }
         let Some(start) = self.driver.functions.start_transaction else { return Ok(()) };
         // SAFETY: the connection is open.
@@ -538,6 +564,7 @@ impl Database for Connection {
             self.raw(MARK_IS_THERE)?;
         }
         self.transaction(b"COMMIT", self.driver.functions.end_transaction)?;
+        self.ended();
         if numbered && self.raw(SESSION)? != self.session {
             return Err(Fault::Database);
         }
@@ -545,7 +572,9 @@ impl Database for Connection {
     }
 
     fn rollback(&mut self) -> Result<(), Fault> {
-        self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction)
+        let undone = self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction);
+        self.ended();
+        undone
     }
 
     fn affected_rows(&mut self) -> Option<u64> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Fault;
 use crate::host::database::Connection;
+use crate::host::database::write_turn::{Held, WriteTurn};
 use crate::host::log::Shown;
 use crate::host::{sys, text};
 use crate::sql::Dialect;
@@ -23,6 +24,7 @@ pub struct Driver {
     pub(super) functions: sys::db_func_t,
     url: Vec<u8>,
     pub(super) fetch_rows: c_int,
+    write_turn: Option<&'static WriteTurn>,
 }
 
 impl Driver {
@@ -35,6 +37,7 @@ impl Driver {
             functions: sys::db_func_t::default(),
             url: terminated,
             fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
+            write_turn: None,
         };
         let name = driver.url();
         // SAFETY: reads the URL and fills the structure.
@@ -54,7 +57,16 @@ impl Driver {
                 Shown(scheme(url))
             ));
         }
+        if driver.is_sqlite() {
+            driver.write_turn = WriteTurn::new();
+        }
         Ok(driver)
+    }
+
+    /// Waits until no other process of ours writes, where only one can; not for
+    /// long.
+    pub(super) fn write_turn(&self) -> Option<Held> {
+        self.write_turn.and_then(WriteTurn::take)
     }
 
     /// Whether an update or delete tells how many rows it met.
@@ -124,6 +136,8 @@ impl Driver {
             current: None,
             session: None,
             failed: false,
+            in_transaction: false,
+            turn: None,
             prepared: Prepared::default(),
             number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
         };

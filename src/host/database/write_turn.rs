@@ -1,0 +1,89 @@
+//! Whose turn it is to write to SQLite. The file takes one writer at a time;
+//! the others try again after pauses that grow to a tenth of a second, and
+//! whoever is unlucky waits so long that its request is sent again. Our
+//! processes wait here instead, in short pauses.
+//!
+//! The turn only saves pauses; SQLite's lock still judges who writes. It is
+//! taken before that lock and never while this process has it, for the holder
+//! of the turn may be waiting for it. Other programs, and transactions that a
+//! script has begun, know nothing of turns: so nobody waits long for one.
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+use crate::host::memory::shm_allocate;
+
+/// After so long SQLite's own waiting takes over. Far more than a few commits
+/// take, far less than SQLite waits.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Who waits looks so often. To be woken would be a change of processes for
+/// every row: on a busy machine that takes longer than to write it.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A mutex in shared memory that survives the death of its holder.
+#[repr(transparent)]
+pub struct WriteTurn(UnsafeCell<libc::pthread_mutex_t>);
+
+// SAFETY: the mutex is process-shared, and touched by pthread's functions only.
+unsafe impl Sync for WriteTurn {}
+// SAFETY: as above; it belongs to no thread while nobody holds it.
+unsafe impl Send for WriteTurn {}
+
+impl WriteTurn {
+    /// A new one, for the processes that are forked later; lives as long as the
+    /// server. `None` without memory.
+    pub fn new() -> Option<&'static WriteTurn> {
+        let block = shm_allocate(size_of::<WriteTurn>())?.cast::<WriteTurn>();
+        let mut kind = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+        // SAFETY: `kind` is initialised before it is used. The block has the
+        // mutex's size; shm_malloc aligns to 8 bytes, which is a mutex's
+        // alignment; nobody else has it, and it is never freed.
+        unsafe {
+            const { assert!(align_of::<WriteTurn>() <= 8) };
+            let attributes = kind.as_mut_ptr();
+            let made = libc::pthread_mutexattr_init(attributes) == 0
+                && libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED)
+                    == 0
+                && libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST) == 0
+                // A process that has it gets an error, and does not wait for itself.
+                && libc::pthread_mutexattr_settype(attributes, libc::PTHREAD_MUTEX_ERRORCHECK)
+                    == 0
+                && libc::pthread_mutex_init(block.as_ptr().cast(), attributes) == 0;
+            made.then_some(block.as_ref())
+        }
+    }
+
+    /// Waits for the turn; `None` when it goes without: this process has it
+    /// already, or it took too long.
+    pub fn take(&'static self) -> Option<Held> {
+        let since = Instant::now();
+        loop {
+            // SAFETY: the mutex was initialised by `new`.
+            match unsafe { libc::pthread_mutex_trylock(self.0.get()) } {
+                // `Held` is made only here: dropping one gives the turn back.
+                0 => return Some(Held(self)),
+                // It guards nothing that could be half done: SQLite rolls back
+                // what the dead process had begun.
+                libc::EOWNERDEAD => {
+                    // SAFETY: this process holds the mutex.
+                    unsafe { libc::pthread_mutex_consistent(self.0.get()) };
+                    return Some(Held(self));
+                }
+                libc::EBUSY if since.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// The turn is this process's until this is dropped.
+pub struct Held(&'static WriteTurn);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: made only by `take`, in this process, which holds the mutex.
+        unsafe { libc::pthread_mutex_unlock(self.0.0.get()) };
+    }
+}
