@@ -299,6 +299,61 @@ both_storages! {
 }
 
 /// 40 publishers change their part of one presentity at once; three watchers.
+/// SQLite has one writer: neither a write-back of many rows nor publishers may
+/// wait for what the other one holds.
+#[test]
+fn a6_a_write_back_and_publishers_share_sqlite() {
+    const WATCHERS: usize = 30;
+    if !ours_only("D17 stock answers with 500, database is locked") {
+        return;
+    }
+    let storage = Storage::on(Driver::Sqlite, 2, 1, 0);
+    // tm keeps a transaction for 5 s.
+    let config = Config::new(storage).children(4).shared_memory(1024);
+    let kamailio = Kamailio::start(config.presence("db_update_period", 1));
+    let mut watchers: Vec<Watcher> =
+        (0..WATCHERS).map(|n| Watcher::udp(&kamailio, &format!("line{n}"))).collect();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (address, trace) = (kamailio.address(), kamailio.trace());
+    let slowest = std::thread::scope(|scope| {
+        let publishing = StopOnDrop(&stop);
+        let threads: Vec<_> = (0..4)
+            .map(|index| {
+                let (trace, stop) = (trace.clone(), &stop);
+                scope.spawn(move || {
+                    let mut phone = Publisher::with(address, trace, &format!("phone{index}"));
+                    phone.publish(open("phone"));
+                    let mut slowest = Duration::ZERO;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let begin = Instant::now();
+                        phone.modify(open("phone"));
+                        slowest = slowest.max(begin.elapsed());
+                    }
+                    slowest
+                })
+            })
+            .collect();
+        for watcher in &mut watchers {
+            watcher.subscribe(600);
+        }
+        for watcher in &watchers {
+            kamailio.wait_row_of(watcher, |_| true);
+        }
+        for watcher in &mut watchers {
+            watcher.unsubscribe();
+        }
+        for watcher in &watchers {
+            kamailio.wait_no_row_of(watcher);
+        }
+        drop(publishing);
+        threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
+    });
+    // SQLite gives up after 5 s.
+    assert!(slowest < Duration::from_secs(4), "a PUBLISH took {slowest:?}");
+    assert!(!kamailio.log().contains("database is locked"));
+    kamailio.finish();
+}
+
 fn race_on_one_presentity(storage: Storage) {
     const PUBLISHERS: usize = 40;
     const ROUNDS: u32 = 5;
