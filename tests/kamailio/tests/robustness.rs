@@ -307,7 +307,7 @@ fn a6_a_write_back_and_publishers_share_sqlite() {
     if !ours_only("D17 stock answers with 500, database is locked") {
         return;
     }
-    let storage = Storage::on(Driver::Sqlite, 2, 1, 0);
+    let storage = Storage::sqlite(2, 1);
     // tm keeps a transaction for 5 s.
     let config = Config::new(storage).children(4).shared_memory(1024);
     let kamailio = Kamailio::start(config.presence("db_update_period", 1));
