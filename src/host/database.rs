@@ -41,7 +41,8 @@ pub struct Connection {
     session: Option<Value>,
     /// The last statement has failed: see [`Connection::try_again`].
     failed: bool,
-    /// A transaction of ours is open, with the turn to write if it got one.
+    /// A transaction of ours is open; on SQLite with the turn to write, if it
+    /// got one.
     in_transaction: bool,
     turn: Option<Held>,
     /// Statements that its session knows, and a number that tells them from
@@ -50,6 +51,8 @@ pub struct Connection {
     number: u32,
 }
 
+/// Succeeds wherever there is a server.
+const ANYTHING: &[u8] = b"SELECT 1";
 /// Marks a transaction: see [`Database::commit`] of [`Connection`].
 const MARK: &[u8] = b"SAVEPOINT presence";
 const MARK_IS_THERE: &[u8] = b"RELEASE SAVEPOINT presence";
@@ -201,8 +204,8 @@ impl Connection {
     fn try_again(&mut self) -> Result<(), Fault> {
         if self.failed {
             match self.driver.dialect() {
-                Some(Dialect::Postgres) => self.ask_session()?,
-                Some(_) => drop(self.raw(b"SELECT 1")?),
+                Some(Dialect::Postgres) if self.prepared.is_used() => self.ask_session()?,
+                Some(_) => drop(self.raw(ANYTHING)?),
                 None => {}
             }
         }
@@ -214,6 +217,22 @@ impl Connection {
     /// transaction, which has SQLite's lock already.
     fn write_turn(&self) -> Option<Held> {
         if self.in_transaction { None } else { self.driver.write_turn() }
+    }
+
+    /// Remembers what tells whether the transaction is still the same at its end.
+    fn mark_transaction(&mut self) -> Result<(), Fault> {
+        if self.driver.numbers_sessions() {
+            self.session = self.raw(SESSION)?;
+            return Ok(());
+        }
+        self.raw(MARK).map(|_| ())
+    }
+
+    /// Rolls back a transaction that was left open, by a panic.
+    pub fn leave_transaction(&mut self) {
+        if self.in_transaction {
+            let _ = self.rollback();
+        }
     }
 
     /// No transaction of ours is open any more: the turn is given back.
@@ -488,11 +507,7 @@ impl Database for Connection {
         let select = self.select(table, conditions, columns, (wanted.is_text, "id"));
         let Some((select, packed)) = select else { return Ok(false) };
         self.try_again()?;
-        if let Err(fault) = self.begin() {
-            // What was begun halfway would swallow later statements.
-            let _ = self.rollback();
-            return Err(fault);
-        }
+        self.begin()?;
         let form = (packed, columns.len());
         let scanned = self.scan_cursor(&select, form, wanted.most, each);
         // Ends the transaction, in which nothing was changed, and the cursor.
@@ -547,11 +562,12 @@ impl Database for Connection {
         // SAFETY: the connection is open.
         let started = unsafe { start(self.handle, sys::db_locking_t_DB_LOCKING_NONE) };
         self.check(started)?;
-        if self.driver.numbers_sessions() {
-            self.session = self.raw(SESSION)?;
-            return Ok(());
+        self.in_transaction = true;
+        let marked = self.mark_transaction();
+        if marked.is_err() {
+            let _ = self.rollback();
         }
-        self.raw(MARK).map(|_| ())
+        marked
     }
 
     /// Fails when the transaction is not the one that was begun: drivers connect

@@ -34,7 +34,8 @@ pub struct Worker {
 
 impl Worker {
     fn give_connection_back(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            connection.leave_transaction();
             set_connection(Some(connection));
         }
     }

@@ -15,7 +15,9 @@ pub fn durable(
     mut work: impl FnMut(&mut dyn Database) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     repeated(|_| {
-        let done = database.begin().and_then(|()| work(database)).and_then(|()| database.commit());
+        // What does not begin is not ours to roll back: a script may have begun one.
+        database.begin()?;
+        let done = work(database).and_then(|()| database.commit());
         if done.is_err() {
             let _ = database.rollback();
         }

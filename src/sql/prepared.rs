@@ -162,9 +162,14 @@ impl Prepared {
         Prepared { most: 0, ..Prepared::default() }
     }
 
+    /// Something may be prepared.
+    pub fn is_used(&self) -> bool {
+        self.most > 0
+    }
+
     /// Whether the server has yet to be asked which session it is.
     pub fn lacks_session(&self) -> bool {
-        self.session.is_none() && self.most > 0
+        self.session.is_none() && self.is_used()
     }
 
     /// The session of the connection, asked for at the beginning and after a
@@ -216,7 +221,7 @@ impl Prepared {
         }
     }
 
-    /// A form has been prepared.
+    /// The session knows the form from now on.
     pub fn learn(&mut self, statements: &Statements) {
         if let Some(form) = self.forms.get_mut(statements.form) {
             form.is_known = true;

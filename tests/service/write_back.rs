@@ -8,7 +8,7 @@ use presence::service::{restore, write_back};
 use presence::store::rows;
 use proptest::prelude::*;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 fn setup() -> Setup {
     Setup { cache: PublicationCache::Record, shards: 1, authorizes: false, ..Setup::stored() }
@@ -148,6 +148,20 @@ fn two_notifies_of_a_dialog_reserve_once() {
     let before = world.host.database.as_ref().unwrap().statements();
     write_back::reserve(&world.server, &mut world.host, &[token, token]);
     assert_eq!(world.host.database.as_ref().unwrap().statements(), before + 1);
+}
+
+/// It may be in a transaction of somebody else.
+#[test]
+fn a_transaction_that_does_not_begin_is_not_rolled_back() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    let database = world.host.database.as_ref().unwrap();
+    let (asked, count) = (Arc::new(AtomicUsize::new(0)), 3);
+    let fails = asked.clone();
+    database.fail_if(move |s| s.verb == "begin" && fails.fetch_add(1, SeqCst) < count);
+    flush(&mut world);
+    assert_eq!(asked.load(SeqCst), count + 1);
+    assert_eq!(stored(&world), ["w"]);
 }
 
 #[test]

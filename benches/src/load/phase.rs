@@ -130,6 +130,7 @@ impl Load {
                 // A party waits for its answer before it sends another request:
                 // one whose turn comes too early is passed over.
                 if *self.is_busy(operation) {
+                    self.tally.passed_over += 1;
                     break;
                 }
                 self.start(operation);
@@ -154,7 +155,7 @@ impl Load {
             }
             let mut pause = self.until_next_timer(now).min(Duration::from_millis(100));
             if let (Pace::Rate(rate, _), Some(_)) = (phase.pace, next) {
-                let due = Duration::from_secs_f64(self.tally.started as f64 / rate);
+                let due = Duration::from_secs_f64(self.turns() as f64 / rate);
                 pause = pause.min(due.saturating_sub(elapsed));
             }
             self.socket.wait(pause);
@@ -164,11 +165,16 @@ impl Load {
         std::mem::take(&mut self.tally)
     }
 
+    /// Operations whose turn has come.
+    fn turns(&self) -> u64 {
+        self.tally.started + self.tally.passed_over
+    }
+
     fn is_due(&self, pace: Pace, elapsed: Duration) -> bool {
         match pace {
             Pace::Window(window) => self.active < window,
             Pace::Rate(rate, together) => {
-                let bursts = self.tally.started / u64::from(together);
+                let bursts = self.turns() / u64::from(together);
                 (bursts * u64::from(together)) as f64 <= rate * elapsed.as_secs_f64()
             }
         }

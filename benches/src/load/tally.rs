@@ -45,6 +45,8 @@ impl Latencies {
 pub struct Tally {
     /// Requests started.
     pub started: u64,
+    /// Those that were passed over, as their party still waited for an answer.
+    pub passed_over: u64,
     /// Requests that came to their expected end (reply, and NOTIFYs if awaited).
     pub done: u64,
     /// Final replies by status.
@@ -93,6 +95,7 @@ impl Tally {
         }
         for (sum, count) in [
             (&mut self.started, other.started),
+            (&mut self.passed_over, other.passed_over),
             (&mut self.done, other.done),
             (&mut self.refused, other.refused),
             (&mut self.timeouts, other.timeouts),
@@ -120,6 +123,7 @@ impl Tally {
     pub fn complaints(&self) -> String {
         let named = [
             (self.refused, "refused"),
+            (self.passed_over, "passed over, as a request of the same party was on its way"),
             (self.timeouts, "timed out"),
             (self.lost, "NOTIFYs lost"),
             (self.cseq_reused, "CSeqs reused"),
@@ -154,6 +158,7 @@ impl Tally {
             self.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect();
         json!({
             "started": self.started,
+            "passed_over": self.passed_over,
             "done": self.done,
             "statuses": statuses,
             "refused": self.refused,

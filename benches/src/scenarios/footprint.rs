@@ -36,8 +36,8 @@ pub fn run(mut context: Context<'_>) -> Fallible<()> {
     records(&mut context, Package::Presence, count)
 }
 
-fn per_record(before: SharedMemory, after: SharedMemory, count: u32) -> (f64, f64) {
-    let each = |before: u64, after: u64| (after as f64 - before as f64) / f64::from(count);
+fn per_record(before: SharedMemory, after: SharedMemory, count: u64) -> (f64, f64) {
+    let each = |before: u64, after: u64| (after as f64 - before as f64) / count as f64;
     (each(before.real_used, after.real_used), each(before.used, after.used))
 }
 
@@ -56,26 +56,28 @@ fn records(context: &mut Context<'_>, package: Package, count: u32) -> Fallible<
     load.run(&Phase::new("PUBLISHes"), warm.map(Operation::Publish));
     let empty = settled(&server, &mut load)?;
     let watchers = load.add_watchers(count, |number| 100_000 + number);
-    load.run(&phase, watchers.clone().map(Operation::Subscribe));
+    let made = load.run(&phase, watchers.clone().map(Operation::Subscribe));
     let after = settled(&server, &mut load)?;
-    let (real, used) = per_record(empty, after, count);
+    let (real, used) = per_record(empty, after, made.done);
     let row = Row::new(format!("subscription, {event}"), "B real");
-    context.record(row.goal(Goal::AtMost(450.0)), Some(real), "", json!({ "used": used }));
+    let details = json!({ "used": used });
+    context.record(row.goal(Goal::AtMost(450.0)), Some(real), made.complaints(), details);
 
     let before = after;
     let sources = load.add_sources(count, |number| 300_000 + number);
-    load.run(&Phase::new("PUBLISHes"), sources.clone().map(Operation::Publish));
+    let made = load.run(&Phase::new("PUBLISHes"), sources.clone().map(Operation::Publish));
     let after = settled(&server, &mut load)?;
-    let (real, used) = per_record(before, after, count);
+    let (real, used) = per_record(before, after, made.done);
     let body = f64::from(package.typical_body());
     let row = Row::new(format!("publication, {event}, body of {body} B"), "B real");
-    context.record(row.goal(Goal::AtMost(body + 200.0)), Some(real), "", json!({ "used": used }));
+    let details = json!({ "used": used });
+    context.record(row.goal(Goal::AtMost(body + 200.0)), Some(real), made.complaints(), details);
 
     load.run(&Phase::new("unsubscribe"), watchers.map(Operation::Unsubscribe));
     load.run(&Phase::new("remove"), sources.map(Operation::RemovePublication));
     let left = settled(&server, &mut load)?;
     let row = Row::new(format!("left after removing all, {event}"), "B real per record");
-    context.record(row, Some(per_record(empty, left, 2 * count).0), "", json!(null));
+    context.record(row, Some(per_record(empty, left, 2 * u64::from(count)).0), "", json!(null));
     server.stop(Duration::from_secs(20));
     Ok(())
 }

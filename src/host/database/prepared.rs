@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use crate::error::Fault;
-use crate::host::database::Connection;
+use crate::host::database::{ANYTHING, Connection};
 use crate::sql::prepared::{Call, Prepared, Statements};
 use crate::sql::{Dialect, Names};
 
 /// Tells PostgreSQL's sessions apart. A server that is started again counts its
 /// processes from the beginning, too.
-const SESSION: &[u8] =
-    b"SELECT CAST(pg_backend_pid() || ' ' || pg_postmaster_start_time() AS VARCHAR)";
+const SESSION: &[u8] = b"SELECT CAST(pg_backend_pid() || ' ' || \
+    extract(epoch FROM pg_postmaster_start_time()) AS VARCHAR)";
 
 impl Connection {
     /// Prepares nothing: its session is that of another connection, and goes on
@@ -21,9 +21,19 @@ impl Connection {
     }
 
     /// Asks which session this is: another one knows nothing of what was prepared.
+    /// Where the server cannot say, nothing is prepared any more.
     pub(super) fn ask_session(&mut self) -> Result<(), Fault> {
-        let session = self.raw(SESSION)?;
-        self.prepared.set_session(session);
+        for _ in 0..2 {
+            match self.raw(SESSION) {
+                Ok(session) => {
+                    self.prepared.set_session(session);
+                    return Ok(());
+                }
+                // Was it the connection or the question?
+                Err(_) => self.raw(ANYTHING)?,
+            };
+        }
+        self.prepared = Prepared::never();
         Ok(())
     }
 
@@ -57,8 +67,11 @@ impl Connection {
 
     fn send_prepared(&mut self, statements: &Statements) -> Result<(), Fault> {
         if let Some(prepare) = &statements.prepare {
-            self.raw(prepare)?;
+            let prepared = self.raw(prepare);
+            // It fails where the session, behind a pooler or after the driver has
+            // connected again, knows the name already.
             self.prepared.learn(statements);
+            prepared?;
         }
         self.raw(&statements.execute).map(|_| ())
     }

@@ -4,8 +4,8 @@
 //! processes wait here instead, in short pauses.
 //!
 //! The turn only saves pauses; SQLite's lock still judges who writes. It is
-//! taken before that lock and never while this process has it, for the holder
-//! of the turn may be waiting for it. Other programs, and transactions that a
+//! taken before that lock and never in a transaction of ours, for the holder of
+//! the turn may be waiting for it. Other programs, and transactions that a
 //! script has begun, know nothing of turns: so nobody waits long for one.
 
 use std::cell::UnsafeCell;

@@ -298,9 +298,8 @@ both_storages! {
     }
 }
 
-/// 40 publishers change their part of one presentity at once; three watchers.
-/// SQLite has one writer: neither a write-back of many rows nor publishers may
-/// wait for what the other one holds.
+/// SQLite has one writer: neither a write-back of several rows nor publishers
+/// may wait for what the other one holds.
 #[test]
 fn a6_a_write_back_and_publishers_share_sqlite() {
     const WATCHERS: usize = 30;
@@ -354,6 +353,7 @@ fn a6_a_write_back_and_publishers_share_sqlite() {
     kamailio.finish();
 }
 
+/// 40 publishers change their part of one presentity at once; three watchers.
 fn race_on_one_presentity(storage: Storage) {
     const PUBLISHERS: usize = 40;
     const ROUNDS: u32 = 5;

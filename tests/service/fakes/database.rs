@@ -274,6 +274,10 @@ impl Database for FakeDatabase {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
+        let begin = Statement { verb: "begin", texts: Vec::new() };
+        if self.lock().fails.as_mut().is_some_and(|fails| fails(&begin)) {
+            return Err(Fault::Database);
+        }
         std::mem::forget(Turn::wait(&self.busy));
         self.in_transaction = true;
         self.undo.clear();
@@ -288,6 +292,7 @@ impl Database for FakeDatabase {
     }
 
     fn rollback(&mut self) -> Result<(), Fault> {
+        assert!(self.in_transaction, "there is nothing of ours to roll back");
         let undo: Vec<_> = self.undo.drain(..).rev().collect();
         let mut inner = self.lock();
         for (table, rows) in undo {
