@@ -233,14 +233,15 @@ pub fn find<M: Memory>(
     Ok(rows(server, host, &dialog_conditions(dialog))?.into_iter().next())
 }
 
-/// Adds the row of a new subscription. `updated` flags it.
+/// Adds the row of a new subscription; false if its dialog has one. `updated`
+/// flags it.
 pub fn insert<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     subscription: &Snapshot,
     expires_at: i64,
     updated: i64,
-) -> Result<(), Rejection> {
+) -> Result<bool, Rejection> {
     let table = table(server)?;
     let package = server.registry.get(subscription.package).ok_or(Fault::Package)?;
     let mut row = subscription_row(subscription, &package.name, expires_at, updated);
@@ -248,16 +249,16 @@ pub fn insert<M: Memory>(
     check_widths(&server.widths.subscriptions, &row)?;
     let key = dialog_conditions(dialog_of(subscription));
     let database = host.database().ok_or(Fault::Database)?;
-    single(database, |database, _| match database.insert(table, &row) {
-        Ok(()) => Ok(()),
+    let is_new = single(database, |database, _| match database.insert(table, &row) {
+        Ok(()) => Ok(true),
         // The request has come again, later than answers are kept, or only
         // the answer of the first attempt was lost.
         Err(fault) => match exists(database, table, &key)? {
-            true => Ok(()),
+            true => Ok(false),
             false => Err(fault),
         },
     })?;
-    Ok(())
+    Ok(is_new)
 }
 
 fn exists(database: &mut dyn Database, table: &str, row: &[Condition]) -> Result<bool, Fault> {

@@ -18,7 +18,7 @@ use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::{NOT_FLAGGED, dialog_of};
 use crate::store::shard::PresentityKey;
-use crate::store::subscriptions::Renewal;
+use crate::store::subscriptions::{Inserted, Renewal};
 use crate::store::{LaneRef, Token};
 
 static UNTOLD: Seldom = Seldom::new();
@@ -63,7 +63,12 @@ pub fn insert<M: Memory>(
 ) -> Result<Stored, Rejection> {
     let now = host.now();
     if server.config.subs_db_mode != SubscriptionMode::DbOnly {
-        let token = server.store.insert_subscription(key, subscription, now)?;
+        let Inserted { token, is_new } =
+            server.store.insert_subscription(key, subscription, now)?;
+        if !is_new {
+            let again = renew_again(server, host, subscription, now)?;
+            return Ok(again.unwrap_or(Stored::Record(token)));
+        }
         if server.config.subs_db_mode == SubscriptionMode::WriteThrough
             && let Err(rejection) = write_back::write_through(server, host, token)
         {
@@ -74,7 +79,14 @@ pub fn insert<M: Memory>(
     }
     let expires_at = now + i64::from(subscription.expires);
     let turn = turn_of_dialog(server, dialog_of(subscription));
-    rows::insert(server, host, subscription, expires_at, turn.unwrap_or(NOT_FLAGGED))?;
+    let is_new = rows::insert(server, host, subscription, expires_at, turn.unwrap_or(NOT_FLAGGED))?;
+    if !is_new
+        && rows::find(server, host, dialog_of(subscription))?
+            .is_some_and(|row| same_presentity(&row.subscription, subscription))
+        && let Some(again) = renew_again(server, host, subscription, now)?
+    {
+        return Ok(again);
+    }
     if server.config.delete_same_subs {
         for gone in rows::replace_same_call(server, host, subscription)? {
             let event = WatcherEvent::Timeout;
@@ -94,6 +106,25 @@ pub fn insert<M: Memory>(
         event: Some((WatcherEvent::Subscribe, false)),
         left: turn.is_some(),
     })))
+}
+
+fn same_presentity(one: &Snapshot, other: &Snapshot) -> bool {
+    [Text::PresentityUser, Text::PresentityHost]
+        .into_iter()
+        .all(|field| one.text(field) == other.text(field))
+}
+
+/// The dialog of a new subscription is known. A watcher that has forgotten its To
+/// tag goes on with the subscription it has; `None` if it is the same request
+/// once more, or that subscription has ended.
+fn renew_again<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    subscription: &Snapshot,
+    now: i64,
+) -> Result<Option<Stored>, Rejection> {
+    let renewal = Renewal::again(subscription, now);
+    renew(server, host, dialog_of(subscription), &renewal).map(|(_, stored)| stored)
 }
 
 /// Judges an in-dialog SUBSCRIBE and, if it is in order, applies it.

@@ -38,15 +38,6 @@ impl KeyedHash {
     }
 }
 
-/// The shard, of `shards`, that a hash belongs to.
-///
-/// Uses bits of the hash that a [`HashIndex`](super::HashIndex) inside the
-/// shard does not: by the low bits all of a shard's values would collide there.
-pub fn shard_of(hash: u64, shards: usize) -> usize {
-    let middle = (hash >> 32) & 0xFF_FFFF;
-    ((middle * shards as u64) >> 24) as usize
-}
-
 impl fmt::Debug for KeyedHash {
     /// Keeps the key to itself.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,20 +48,6 @@ impl fmt::Debug for KeyedHash {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shards_are_all_used_and_none_beyond() {
-        let hash = KeyedHash::new([1; 16]);
-        for shards in [1, 2, 64, 100] {
-            let mut filled = vec![0; shards];
-            for n in 0..20_000u32 {
-                filled[shard_of(hash.hash(&n.to_be_bytes()), shards)] += 1;
-            }
-            assert!(filled.iter().all(|&n| n > 10_000 / shards));
-        }
-        assert_eq!(shard_of(u64::MAX, 64), 63);
-        assert_eq!(shard_of(u64::MAX, 0), 0);
-    }
 
     #[test]
     fn key_and_boundaries_matter() {

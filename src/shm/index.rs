@@ -168,11 +168,7 @@ impl<V: Copy, M: Memory> HashIndex<V, M> {
     /// Moves to a table with room for so many values, and as many more as its
     /// memory has room for.
     fn resize(&mut self, values: usize) -> Result<(), OutOfMemory> {
-        let bytes = (values / FULL_EIGHTHS + 1)
-            .checked_mul(8 * size_of::<Slot<V>>())
-            .map(Heap::<M>::filled)
-            .ok_or(OutOfMemory)?;
-        let count = bytes / size_of::<Slot<V>>();
+        let count = Self::slots_for(values).ok_or(OutOfMemory)?;
         let mut slots = Vec::new_in(HeapAllocator::new(self.heap));
         slots.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
         slots.resize(count, Slot { hash: 0, value: None });
@@ -186,12 +182,19 @@ impl<V: Copy, M: Memory> HashIndex<V, M> {
         Ok(())
     }
 
+    fn slots_for(values: usize) -> Option<usize> {
+        let bytes = (values / FULL_EIGHTHS + 1).checked_mul(8 * size_of::<Slot<V>>())?;
+        Some(Heap::<M>::filled(bytes) / size_of::<Slot<V>>())
+    }
+
     /// Moves to a smaller table if this one is nearly empty. Failing to is no
     /// harm.
     fn shrink(&mut self) {
         if self.len == 0 {
             self.clear();
-        } else if self.slots.len() / 4 > self.len + 4 {
+        } else if self.slots.len() / 4 > self.len + 4
+            && Self::slots_for(self.len * 2).is_some_and(|count| count < self.slots.len())
+        {
             let _ = self.resize(self.len * 2);
         }
     }

@@ -36,8 +36,8 @@
 //!   other containers take `&mut self` and belong into a `lock_api::Mutex` of
 //!   their shard. The locks are not robust: closures run under one must not
 //!   panic, block or call out.
-//! * **`unsafe` stays in** `arena`, `place`, `pages`, `heap`, `allocator` and
-//!   `blob`. The slab, the lists, the wheel, the index and the words are safe
+//! * **`unsafe` stays in** `arena`, `place`, `pages`, `heap`, `allocator`,
+//!   `blob` and `seize`. The slab, the lists, the wheel, the index and the words are safe
 //!   code: used wrongly they answer wrongly, and no more.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -68,7 +68,7 @@ mod tests;
 pub use allocator::HeapAllocator;
 pub use arena::{Arena, Memory, OutOfMemory};
 pub use blob::Blob;
-pub use hash::{KeyedHash, shard_of};
+pub use hash::KeyedHash;
 pub use heap::{Heap, HeapUsage};
 pub use heap_arena::HeapArena;
 pub use id::{Id, Key};

@@ -47,20 +47,47 @@ pub struct Renewal<'a> {
     pub flags: u32,
 }
 
+impl<'a> Renewal<'a> {
+    /// What the first SUBSCRIBE of a dialog brings to one that is known already.
+    pub fn again(snapshot: &'a Snapshot, now: i64) -> Renewal<'a> {
+        Renewal {
+            package: snapshot.package,
+            event_id: Some(snapshot.text(Text::EventId)),
+            cseq: snapshot.remote_cseq,
+            cseq_offset: 0,
+            expires: snapshot.expires,
+            now,
+            contact: snapshot.text(Text::Contact),
+            socket: snapshot.text(Text::Socket),
+            local_contact: snapshot.text(Text::LocalContact),
+            flags: snapshot.flags,
+        }
+    }
+}
+
+/// A subscription that was to be stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Inserted {
+    /// Names it.
+    pub token: Token,
+    /// It was not known before.
+    pub is_new: bool,
+}
+
 impl<M: Memory> Store<M> {
     /// Stores a new subscription, held back until `release`: its 2xx has to
-    /// leave before its first NOTIFY.
+    /// leave before its first NOTIFY. One whose dialog is known stays as it is.
     pub fn insert_subscription(
         &self,
         key: &PresentityKey,
         snapshot: &Snapshot,
         now: i64,
-    ) -> Result<Token, Fault> {
-        let token = self.add(key, snapshot, now, Phase::Held, false)?;
-        if self.policy.replaces_same_call {
-            self.replace_same_call(key, snapshot, token);
+    ) -> Result<Inserted, Fault> {
+        let inserted = self.add(key, snapshot, now, Phase::Held, false)?;
+        if self.policy.replaces_same_call && inserted.is_new {
+            self.replace_same_call(key, snapshot, inserted.token);
         }
-        Ok(token)
+        Ok(inserted)
     }
 
     /// Takes over a subscription that the database has kept.
@@ -70,7 +97,7 @@ impl<M: Memory> Store<M> {
         snapshot: &Snapshot,
         now: i64,
     ) -> Result<Token, Fault> {
-        self.add(key, snapshot, now, Phase::Live, true)
+        self.add(key, snapshot, now, Phase::Live, true).map(|inserted| inserted.token)
     }
 
     fn add(
@@ -80,19 +107,22 @@ impl<M: Memory> Store<M> {
         now: i64,
         phase: Phase,
         has_row: bool,
-    ) -> Result<Token, Fault> {
+    ) -> Result<Inserted, Fault> {
         let shard = self.shard_of(&key.identity);
         let hash = self.presentity_hash(&key.identity, key.package);
         let dialog = self.dialog_hash(dialog_of(snapshot));
         let dialogs = self.dialogs(dialog)?;
         self.with(shard, |records| {
-            // The first request has come again, later than answers are kept:
-            // two records of one dialog would use each CSeq twice.
+            // The first request has come again, later than answers are kept, or
+            // the watcher has forgotten the To tag, which tm makes of Call-ID and
+            // Via: two records of one dialog would use each CSeq twice.
             let known = dialogs.lock().find(dialog, |token| {
-                token.shard() == shard && is_dialog(records, token, dialog_of(snapshot))
+                token.shard() == shard
+                    && is_dialog(records, token, dialog_of(snapshot))
+                    && watches(records, token, key)
             });
             if let Some(token) = known {
-                return Ok(token);
+                return Ok(Inserted { token, is_new: false });
             }
             let presentity = self.find_or_create(records, key, hash)?;
             let added = add_record(records, presentity, snapshot, now, phase, has_row);
@@ -126,7 +156,7 @@ impl<M: Memory> Store<M> {
                     {
                         records.mark_dirty(id);
                     }
-                    Ok(token)
+                    Ok(Inserted { token, is_new: true })
                 }
                 Err(fault) => {
                     self.drop_if_idle(records, presentity);
@@ -213,7 +243,10 @@ impl<M: Memory> Store<M> {
     pub fn subscription(&self, token: Token, now: i64) -> Option<Snapshot> {
         self.with(token.shard(), |records| {
             let record = records.subscriptions.get(Self::resolve(records, token)?)?;
-            records.presentities.get(record.presentity)?;
+            if record.phase == Phase::Gone {
+                // Its presentity may be another one by now.
+                return None;
+            }
             Some(snapshot(record, records.watched(record.presentity), now))
         })
         .ok()
@@ -462,6 +495,13 @@ pub(super) fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: Dia
     Store::resolve(records, token)
         .and_then(|id| records.subscriptions.get(id))
         .is_some_and(|record| record.phase != Phase::Gone && dialog_of_record(record) == dialog)
+}
+
+/// The token is that of a subscription to this presentity.
+fn watches<M: Memory>(records: &Shard<M>, token: Token, key: &PresentityKey) -> bool {
+    Store::resolve(records, token)
+        .and_then(|id| records.presentities.get(records.subscriptions.get(id)?.presentity))
+        .is_some_and(|known| records.is(known, key))
 }
 
 /// The token is that of a subscription, but not one of this call.

@@ -44,6 +44,7 @@ fn a_dialog_from_its_beginning_to_its_end() {
     assert_eq!(world.seen(), expected);
     assert_eq!((calls(&world), column(&world, "presentity", "etag")), (vec![], vec![]));
     assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 481);
+    world.send();
     world.assert_empty();
 }
 
@@ -317,6 +318,7 @@ fn a_change_waits_for_its_turn_an_end_does_not() {
     assert_eq!(world.seen(), ["w 3 active b"]);
     world.remove("presence", &tag);
     assert_eq!(world.seen(), ["w 4 active closed(b)"]);
+    world.send();
     world.assert_empty();
 }
 
@@ -341,6 +343,7 @@ fn notifier_processes_send_what_subscribers_get() {
     turns::serve(&world.server, &mut world.host, 0);
     assert_eq!(world.seen(), ["w 3 terminated;reason=timeout a"]);
     assert_eq!(calls(&world), [""; 0]);
+    world.send();
     world.assert_empty();
 }
 

@@ -1,8 +1,9 @@
 //! SUBSCRIBE, and how subscriptions end.
 
 use crate::fakes::{Event, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, World};
+use presence::config::SubscriptionMode;
 use presence::ports::PackageVerdict;
-use presence::service::{Served, notify_reply};
+use presence::service::{Served, notify_reply, write_back};
 use presence::store::Token;
 
 #[test]
@@ -319,6 +320,61 @@ fn a_dialog_is_stored_once_even_if_its_first_request_comes_again_late() {
     assert_eq!(world.seen(), ["w 2 active offline", "w 3 active offline", "w 4 active a"]);
     world.subscribe(Subscribe { cseq: Some(2), ..Subscribe::end("w") });
     assert_eq!(world.watchers("alice", PRESENCE), 0);
+}
+
+/// tm makes the To tag of Call-ID and Via: a watcher that subscribes anew with
+/// the same ones gets the same dialog.
+#[test]
+fn a_watcher_that_has_forgotten_its_to_tag_goes_on() {
+    let stored = |mode| Setup { mode, ..Setup::stored() };
+    for (setup, has_rows) in [
+        (Setup::default(), false),
+        (stored(SubscriptionMode::WriteBack), false),
+        (stored(SubscriptionMode::WriteThrough), true),
+        (stored(SubscriptionMode::DbOnly), true),
+    ] {
+        let mut world = World::new(setup);
+        world.subscribe(Subscribe { cseq: Some(1), ..Subscribe::new("w") });
+        world.notifies();
+        world.pass(500);
+        let again = Subscribe { cseq: Some(5), contact_host: "new", ..Subscribe::new("w") };
+        assert_eq!(world.subscribe(again).code, 200);
+        let sent = world.notifies();
+        assert_eq!(sent.len(), 1);
+        let mode = world.server.config.subs_db_mode;
+        assert_eq!((&*sent[0].contact, sent[0].cseq), ("sip:w@new", 3), "{mode:?}");
+        assert!(sent[0].headers.contains("active;expires=3600"), "{}", sent[0].headers);
+        if has_rows {
+            let database = world.host.database.as_ref().unwrap();
+            assert_eq!(database.column("active_watchers", "contact"), ["sip:w@new"]);
+            assert_eq!(database.column("active_watchers", "remote_cseq"), ["5"]);
+        }
+        // An older one changes nothing.
+        world.subscribe(Subscribe { cseq: Some(4), ..Subscribe::new("w") });
+        assert_eq!(world.notifies()[0].contact, "sip:w@new");
+        world.subscribe(Subscribe { cseq: Some(6), ..Subscribe::end("w") });
+        assert!(world.notifies()[0].state.starts_with("terminated"));
+        world.expire();
+        world.send();
+        write_back::flush(&world.server, &mut world.host, false);
+        world.assert_empty();
+    }
+}
+
+/// The index keeps one entry of the call, however often it comes.
+#[test]
+fn the_call_of_a_subscription_is_indexed_once() {
+    let mut world = World::new(Setup { same_call: true, ..Setup::default() });
+    for cseq in 1..300 {
+        world.subscribe(Subscribe { cseq: Some(cseq), ..Subscribe::new("w") });
+        let other = Subscribe { cseq: Some(cseq), user: "bob", ..Subscribe::new("w") };
+        world.subscribe(other);
+    }
+    for user in ["alice", "bob"] {
+        world.subscribe(Subscribe { cseq: Some(400), user, ..Subscribe::end("w") });
+    }
+    world.expire();
+    world.assert_empty();
 }
 
 #[test]

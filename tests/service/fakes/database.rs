@@ -15,6 +15,12 @@ pub struct Statement<'a> {
     pub texts: Vec<&'a [u8]>,
 }
 
+/// Unique keys of the stock tables.
+const UNIQUE: [(&str, &[&str]); 2] = [
+    ("active_watchers", &["callid", "to_tag", "from_tag"]),
+    ("presentity", &["username", "domain", "event", "etag"]),
+];
+
 type Judge = Box<dyn FnMut(&Statement<'_>) -> bool + Send>;
 
 #[derive(Default)]
@@ -173,8 +179,14 @@ impl Database for FakeDatabase {
             *next_id += 1;
             let mut new: Row = row.iter().cloned().collect();
             new.insert("id", Value::Int(*next_id));
+            let key = UNIQUE.iter().find(|(of, _)| *of == table).map_or(&[][..], |(_, key)| key);
+            let is_there = |old: &Row| key.iter().all(|column| old.get(column) == new.get(column));
+            if !key.is_empty() && rows.iter().any(is_there) {
+                return Err(Fault::Database);
+            }
             rows.push(new);
-        })
+            Ok(())
+        })?
     }
 
     fn update(

@@ -124,6 +124,14 @@ impl Setup {
     }
 }
 
+/// What the shared memory is used for: chunks, and what is in them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct InUse {
+    bytes: usize,
+    slot_bytes: usize,
+    runs: usize,
+}
+
 /// One process of a server.
 pub struct World {
     pub server: Arc<Server<FakeMemory>>,
@@ -132,7 +140,7 @@ pub struct World {
     pub pool: &'static PagePool<FakeMemory>,
     heaps: &'static [Heap<FakeMemory>],
     index_heap: &'static Heap<FakeMemory>,
-    idle_bytes: usize,
+    idle: InUse,
     cseq: u32,
 }
 
@@ -191,8 +199,10 @@ impl World {
             widths: Default::default(),
         });
         let host = FakeHost::new(outside, setup.database);
-        let idle_bytes = arena.live_bytes();
-        World { server, host, arena, pool, heaps, index_heap, idle_bytes, cseq: 0 }
+        let idle = InUse::default();
+        let mut world = World { server, host, arena, pool, heaps, index_heap, idle, cseq: 0 };
+        world.idle = world.in_use();
+        world
     }
 
     /// Another server on the same database, to the same watchers.
@@ -281,10 +291,18 @@ impl World {
         (self.heaps.iter().map(Heap::usage).collect(), self.index_heap.usage())
     }
 
+    fn in_use(&self) -> InUse {
+        let heaps = self.heaps.iter().chain([self.index_heap]).map(Heap::usage);
+        heaps.fold(InUse { bytes: self.arena.live_bytes(), ..InUse::default() }, |sum, heap| {
+            let (slot_bytes, runs) = (sum.slot_bytes + heap.slot_bytes, sum.runs + heap.runs);
+            InUse { slot_bytes, runs, ..sum }
+        })
+    }
+
     /// Nothing is stored any more, and all memory has gone back.
     #[track_caller]
     pub fn assert_empty(&self) {
-        assert_eq!(self.arena.live_bytes(), self.idle_bytes, "{:?}", self.usage());
+        assert_eq!(self.in_use(), self.idle, "{:?}", self.usage());
     }
 
     /// The documents of a presentity's publications.
