@@ -114,8 +114,8 @@ impl<M: Memory> Store<M> {
         let dialogs = self.dialogs(dialog)?;
         self.with(shard, |records| {
             // The first request has come again, later than answers are kept, or
-            // the watcher has forgotten the To tag, which tm makes of Call-ID and
-            // Via: two records of one dialog would use each CSeq twice.
+            // one with the same Call-ID and Via, of which the host makes the To
+            // tag: two records of one dialog would use each CSeq twice.
             let known = dialogs.lock().find(dialog, |token| {
                 token.shard() == shard
                     && is_dialog(records, token, dialog_of(snapshot))

@@ -322,8 +322,8 @@ fn a_dialog_is_stored_once_even_if_its_first_request_comes_again_late() {
     assert_eq!(world.watchers("alice", PRESENCE), 0);
 }
 
-/// tm makes the To tag of Call-ID and Via: a watcher that subscribes anew with
-/// the same ones gets the same dialog.
+/// The host makes the To tag of Call-ID and Via, branch included: a watcher that
+/// always sends the same ones gets the same dialog again.
 #[test]
 fn a_watcher_that_has_forgotten_its_to_tag_goes_on() {
     let stored = |mode| Setup { mode, ..Setup::stored() };
