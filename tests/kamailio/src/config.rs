@@ -174,6 +174,12 @@ impl Storage {
         }
     }
 
+    /// Seconds that a publication has to live so that its watchers see it:
+    /// notifier processes look once a second.
+    pub fn shortest_life(self) -> u32 {
+        if self.notify_delay().is_zero() { 1 } else { 3 }
+    }
+
     /// The CSeq of a dialog's first NOTIFY. Stock counts one less where it has
     /// not been in memory before; a number is only to rise.
     pub fn first_cseq(self) -> u32 {

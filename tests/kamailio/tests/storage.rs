@@ -315,7 +315,7 @@ every_storage! {
         let mut desk = Publisher::udp(&kamailio, "alice");
         desk.publish(bodies::pidf("alice", "desk", "open", ""));
         let mut mobile = Publisher::udp(&kamailio, "alice");
-        mobile.expires = Some(1);
+        mobile.expires = Some(storage.shortest_life());
         mobile.publish(bodies::pidf("alice", "mobile", "open", ""));
         let both = watcher.wait_notify("both", |n| n.body().contains("mobile"));
         let notify = watcher.wait_notify("mobile expired", |n| n.cseq > both.cseq);
@@ -356,7 +356,7 @@ both_storages! {
         let mut watcher = Watcher::udp(&kamailio, "alice");
         watcher.subscribe(600);
         let mut phone = Publisher::udp(&kamailio, "alice");
-        phone.expires = Some(1);
+        phone.expires = Some(storage.shortest_life());
         phone.publish(open("alice"));
         let open = watcher.wait_notify("open", |n| n.body().contains(">open<"));
         let notify = watcher.wait_notify("the expiry", |n| n.cseq > open.cseq);
@@ -385,8 +385,7 @@ every_storage! {
         let mut old = Publisher::udp(&kamailio, "alice").event("message-summary");
         old.publish(bodies::message_summary("alice", 1, 0));
         let mut new = Publisher::udp(&kamailio, "alice").event("message-summary");
-        // Long enough for notifier processes, which look once a second.
-        new.expires = Some(if storage.cell().notifiers > 0 { 3 } else { 1 });
+        new.expires = Some(storage.shortest_life());
         new.publish(bodies::message_summary("alice", 2, 0));
         let notify = watcher.wait_notify("2/0", |n| n.body().contains("2/0"));
         let notify = watcher.wait_notify("the state that remains", |n| n.cseq > notify.cseq);
@@ -403,7 +402,7 @@ both_storages! {
         let mut watcher = Watcher::udp(&kamailio, "alice");
         watcher.subscribe(600);
         let mut phone = Publisher::udp(&kamailio, "alice");
-        phone.expires = Some(1);
+        phone.expires = Some(storage.shortest_life());
         phone.publish(open("alice"));
         watcher.wait_notify("open", |n| n.body().contains(">open<"));
         watcher.skip_notifies();
