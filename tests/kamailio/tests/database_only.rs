@@ -122,7 +122,9 @@ storages! {
         watcher.unsubscribe();
         let last = watcher.next_notify("final");
         assert_eq!(last.reason(), "timeout");
-        watcher.assert_rising_cseq();
+        if storage.notify_delay().is_zero() || ours_only("D6 stock's notifiers use a CSeq twice") {
+            watcher.assert_rising_cseq();
+        }
         kamailio.wait_no_row_of(&watcher);
         kamailio.finish();
     }
