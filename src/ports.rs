@@ -300,7 +300,8 @@ pub trait Database {
         rows.iter().try_for_each(|conditions| self.delete(table, conditions))
     }
     /// Starts a transaction for writing, where the driver has them. Statements
-    /// outside of one are durable by themselves.
+    /// outside of one are durable by themselves. If it fails there is nothing
+    /// to roll back.
     fn begin(&mut self) -> Result<(), Fault>;
     /// Makes the transaction's changes durable.
     fn commit(&mut self) -> Result<(), Fault>;

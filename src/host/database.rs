@@ -6,6 +6,7 @@
 
 mod driver;
 mod prepared;
+mod transaction;
 mod write_turn;
 
 use std::ffi::{CStr, c_int};
@@ -53,12 +54,6 @@ pub struct Connection {
 
 /// Succeeds wherever there is a server.
 const ANYTHING: &[u8] = b"SELECT 1";
-/// Marks a transaction: see [`Database::commit`] of [`Connection`].
-const MARK: &[u8] = b"SAVEPOINT presence";
-const MARK_IS_THERE: &[u8] = b"RELEASE SAVEPOINT presence";
-/// MySQL's driver repeats even a COMMIT on a new connection, where it means
-/// nothing.
-const SESSION: &[u8] = b"SELECT CONNECTION_ID()";
 
 impl Connection {
     /// The driver that made it.
@@ -213,34 +208,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for the turn to write, where there are turns; not within a
-    /// transaction, which has SQLite's lock already.
-    fn write_turn(&self) -> Option<Held> {
-        if self.in_transaction { None } else { self.driver.write_turn() }
-    }
-
-    /// Remembers what tells whether the transaction is still the same at its end.
-    fn mark_transaction(&mut self) -> Result<(), Fault> {
-        if self.driver.numbers_sessions() {
-            self.session = self.raw(SESSION)?;
-            return Ok(());
-        }
-        self.raw(MARK).map(|_| ())
-    }
-
-    /// Rolls back a transaction that was left open, by a panic.
-    pub fn leave_transaction(&mut self) {
-        if self.in_transaction {
-            let _ = self.rollback();
-        }
-    }
-
-    /// No transaction of ours is open any more: the turn is given back.
-    fn ended(&mut self) {
-        self.in_transaction = false;
-        self.turn = None;
-    }
-
     /// Remembers a failure.
     fn check(&mut self, result: c_int) -> Result<(), Fault> {
         self.failed |= result < 0;
@@ -299,25 +266,6 @@ impl Connection {
         if let (false, Some(free)) = (result.is_null(), self.driver.functions.free_result) {
             // SAFETY: the result is this connection's and is not used again.
             unsafe { free(self.handle, result) };
-        }
-    }
-
-    fn transaction(
-        &mut self,
-        statement: &[u8],
-        function: Option<unsafe extern "C" fn(*mut sys::db1_con_t) -> c_int>,
-    ) -> Result<(), Fault> {
-        if self.driver.is_sqlite() {
-            return self.raw(statement).map(|_| ());
-        }
-        match function {
-            Some(function) => {
-                // SAFETY: the connection is open.
-                let result = unsafe { function(self.handle) };
-                self.check(result)
-            }
-            // A driver without transactions makes each statement durable.
-            None => Ok(()),
         }
     }
 }
@@ -549,48 +497,15 @@ impl Database for Connection {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
-        if self.driver.is_sqlite() {
-            self.turn = self.write_turn();
-            self.in_transaction = true;
-            let begun = self.raw(b"BEGIN IMMEDIATE");
-            if begun.is_err() {
-                self.ended();
-            }
-            return begun.map(|_| ());
-        }
-        let Some(start) = self.driver.functions.start_transaction else { return Ok(()) };
-        // SAFETY: the connection is open.
-        let started = unsafe { start(self.handle, sys::db_locking_t_DB_LOCKING_NONE) };
-        self.check(started)?;
-        self.in_transaction = true;
-        let marked = self.mark_transaction();
-        if marked.is_err() {
-            let _ = self.rollback();
-        }
-        marked
+        self.begin_transaction()
     }
 
-    /// Fails when the transaction is not the one that was begun: drivers connect
-    /// again by themselves, and the statements so far are gone with the old
-    /// connection, those since durable.
     fn commit(&mut self) -> Result<(), Fault> {
-        let numbered = self.driver.numbers_sessions();
-        let has_transactions = self.driver.functions.start_transaction.is_some();
-        if !self.driver.is_sqlite() && has_transactions && !numbered {
-            self.raw(MARK_IS_THERE)?;
-        }
-        self.transaction(b"COMMIT", self.driver.functions.end_transaction)?;
-        self.ended();
-        if numbered && self.raw(SESSION)? != self.session {
-            return Err(Fault::Database);
-        }
-        Ok(())
+        self.commit_transaction()
     }
 
     fn rollback(&mut self) -> Result<(), Fault> {
-        let undone = self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction);
-        self.ended();
-        undone
+        self.roll_back()
     }
 
     fn affected_rows(&mut self) -> Option<u64> {

@@ -14,9 +14,9 @@ use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, Stored};
 use crate::service::{Attempt, FirstSight, Served, Server, refuse};
 use crate::shm::Memory;
+use crate::store::renewal::Renewal;
 use crate::store::retransmissions::Answer;
 use crate::store::shard::PresentityKey;
-use crate::store::subscriptions::Renewal;
 
 /// What is to be done once the 2xx has left.
 enum Afterwards {

@@ -15,13 +15,13 @@ use crate::service::paging::{Place, page as page_of};
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::records::Claim;
+use crate::store::renewal::Renewal;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::{
     NOT_FLAGGED, SUBSCRIPTION_COLUMNS, dialog_conditions, dialog_of, presentity_uri,
     read_subscription, subscription_row, unsigned,
 };
 use crate::store::shard::PresentityKey;
-use crate::store::subscriptions::Renewal;
 
 /// How often a change is judged again because somebody else made one first.
 const ATTEMPTS: usize = 8;

@@ -15,10 +15,11 @@ use crate::service::{Server, check_widths, write_back};
 use crate::shm::Memory;
 use crate::store::listing::Listed;
 use crate::store::records::Claim;
+use crate::store::renewal::Renewal;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::{NOT_FLAGGED, dialog_of};
 use crate::store::shard::PresentityKey;
-use crate::store::subscriptions::{Inserted, Renewal};
+use crate::store::subscriptions::Inserted;
 use crate::store::{LaneRef, Token};
 
 static UNTOLD: Seldom = Seldom::new();

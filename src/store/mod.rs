@@ -8,6 +8,7 @@ pub mod lanes;
 pub mod listing;
 pub mod publications;
 pub mod records;
+pub mod renewal;
 pub mod resync;
 pub mod retransmissions;
 pub mod row_lanes;

@@ -35,7 +35,7 @@ impl Load {
     }
 
     /// Whether a request of the same party is on its way.
-    pub(super) fn is_busy(&mut self, operation: Operation) -> &mut bool {
+    pub(super) fn busy(&mut self, operation: Operation) -> &mut bool {
         match operation {
             Operation::Publish(source)
             | Operation::RefreshPublication(source)
@@ -50,7 +50,7 @@ impl Load {
     /// Sends the request of an operation.
     pub(super) fn start(&mut self, operation: Operation) {
         let number = self.claim(operation);
-        *self.is_busy(operation) = true;
+        *self.busy(operation) = true;
         match operation {
             Operation::Publish(source) => self.write_publish(number, source, true, self.expires),
             Operation::RefreshPublication(source) => {
@@ -294,7 +294,7 @@ impl Load {
     /// Frees a slot.
     pub(super) fn end(&mut self, number: u32) {
         let Some(operation) = self.slots[number as usize].operation.take() else { return };
-        *self.is_busy(operation) = false;
+        *self.busy(operation) = false;
         match operation {
             Operation::Publish(source) => {
                 let presentity = self.sources[source as usize].presentity;

@@ -129,7 +129,7 @@ impl Load {
                 next = operations.next();
                 // A party waits for its answer before it sends another request:
                 // one whose turn comes too early is passed over.
-                if *self.is_busy(operation) {
+                if *self.busy(operation) {
                     self.tally.passed_over += 1;
                     break;
                 }
