@@ -2,6 +2,7 @@
 
 use crate::database::Database;
 use crate::kamailio::Kamailio;
+use crate::limit;
 use crate::target::{Target, fault_module_path, module_path, target};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -197,10 +198,12 @@ impl Storage {
 }
 
 /// How often a random test is repeated: as the variable says, else `usual`, or
-/// 20 times with `PRESENCE_MATRIX=full`.
+/// 20 times with `PRESENCE_MATRIX=full`. The test's time limit grows with it.
 pub fn rounds(variable: &str, usual: u32) -> u32 {
     let number = std::env::var(variable).ok().and_then(|number| number.parse().ok());
-    number.unwrap_or(if whole_matrix() { 20 } else { usual })
+    let number = number.unwrap_or(if whole_matrix() { 20 } else { usual });
+    limit::allow(limit::USUAL.saturating_mul(number.max(1)));
+    number
 }
 
 /// True with `PRESENCE_MATRIX=full`.

@@ -1,5 +1,6 @@
 //! A SIP endpoint on UDP or TCP: sends bytes, records what arrives, answers requests.
 
+use crate::limit;
 use crate::sip::{Message, find, unique};
 use crate::trace::Trace;
 use std::collections::HashMap;
@@ -207,6 +208,7 @@ impl Endpoint {
         let end = Instant::now() + timeout;
         let mut state = self.shared.lock();
         loop {
+            limit::check();
             if let Some(found) = look(&state.received) {
                 return Some(found);
             }

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Storage};
 use crate::database::{Database, Row};
+use crate::limit;
 use crate::target::{Target, target};
 use crate::trace::Trace;
 use std::cell::{Cell, RefCell};
@@ -26,6 +27,7 @@ const LOG_TAIL: usize = 80;
 pub fn eventually<T>(timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + timeout;
     loop {
+        limit::check();
         if let Some(value) = condition() {
             return Some(value);
         }
@@ -102,6 +104,10 @@ impl Kamailio {
     /// Starts a Kamailio; gives its log when it ends before it is ready
     /// (a configuration that is refused).
     pub fn try_start(config: Config) -> Result<Self, String> {
+        // With one thread for all tests each begins with its Kamailio.
+        if std::thread::current().name() == Some("main") {
+            limit::begin();
+        }
         let folder = tempfile::Builder::new()
             .prefix("presence-test-")
             .tempdir()

@@ -30,6 +30,8 @@ pub mod config;
 pub mod database;
 pub mod endpoint;
 pub mod kamailio;
+#[path = "../../limit/mod.rs"]
+pub mod limit;
 pub mod rows;
 pub mod server;
 pub mod sip;

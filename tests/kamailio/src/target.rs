@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
 /// Where the distribution keeps Kamailio's modules.
 pub const STOCK_MODULE_DIR: &str = "/usr/lib/x86_64-linux-gnu/kamailio/modules";
@@ -29,10 +31,18 @@ pub fn target() -> Target {
 /// The folder that holds our `presence.so`: `PRESENCE_MODULE_DIR`, or
 /// `target/kamailio` of the repository.
 pub fn our_module_dir() -> PathBuf {
-    std::env::var_os("PRESENCE_MODULE_DIR").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/kamailio"),
-        PathBuf::from,
-    )
+    folder_of("PRESENCE_MODULE_DIR", "kamailio")
+}
+
+/// The folder that the variable names, or that one below `target`.
+fn folder_of(variable: &str, folder: &str) -> PathBuf {
+    let built_here = || repository().join("target").join(folder);
+    std::env::var_os(variable).map_or_else(built_here, PathBuf::from)
+}
+
+/// The repository.
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The value of Kamailio's `mpath` for the target; panics when our module is
@@ -40,33 +50,55 @@ pub fn our_module_dir() -> PathBuf {
 pub fn module_path(target: Target) -> String {
     match target {
         Target::Upstream => STOCK_MODULE_DIR.to_owned(),
-        Target::Ours => first_in_path(
-            &our_module_dir(),
-            "build it, or set PRESENCE_MODULE_DIR, or PRESENCE_UNDER_TEST=upstream",
-        ),
+        Target::Ours => ours_first("PRESENCE_MODULE_DIR", "kamailio", "scripts/build"),
     }
 }
 
 /// As `module_path`, with our module as built with feature `fault-injection`:
 /// that of `PRESENCE_FAULT_MODULE_DIR`, or of `target/kamailio-faults`.
 pub fn fault_module_path() -> String {
-    let folder = std::env::var_os("PRESENCE_FAULT_MODULE_DIR").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/kamailio-faults"),
-        PathBuf::from,
-    );
-    first_in_path(
-        &folder,
-        "build it: scripts/build --features fault-injection --out target/kamailio-faults",
-    )
+    let build = "scripts/build --features fault-injection --out target/kamailio-faults";
+    ours_first("PRESENCE_FAULT_MODULE_DIR", "kamailio-faults", build)
 }
 
-fn first_in_path(folder: &Path, mend: &str) -> String {
-    let module = folder.join("presence.so");
-    let module = module
-        .canonicalize()
-        .unwrap_or_else(|error| panic!("no module at {}: {error}\n{mend}", module.display()));
+/// The folder of a module of ours, then the stock one's. Panics when there is no
+/// module, and when it is older than its sources: otherwise something else would
+/// be tested than what is there to be read.
+fn ours_first(variable: &str, folder: &str, build: &str) -> String {
+    let module = folder_of(variable, folder).join("presence.so");
+    let module = module.canonicalize().unwrap_or_else(|error| {
+        panic!("no module at {}: {error}\nbuild it ({build}), or set {variable}", module.display())
+    });
+    let is_built_here = std::env::var_os(variable).is_none();
+    if is_built_here && let Some(newer) = newer_source(&module) {
+        panic!("{} is older than {}: build it again ({build})", module.display(), newer.display());
+    }
     let folder = module.parent().expect("a file has a parent folder");
     format!("{}:{STOCK_MODULE_DIR}", folder.display())
+}
+
+/// A source that was changed after the module was built.
+fn newer_source(module: &Path) -> Option<PathBuf> {
+    static LATEST: OnceLock<Option<(SystemTime, PathBuf)>> = OnceLock::new();
+    let latest = LATEST.get_or_init(|| {
+        let parts = ["src", "kamailio-shim", "build", "build.rs", "Cargo.toml", "Cargo.lock"];
+        parts.iter().filter_map(|part| latest_in(&repository().join(part))).max()
+    });
+    let (changed, source) = latest.as_ref()?;
+    (changed > &modified(module)?).then(|| source.clone())
+}
+
+/// The file below this one that was changed last.
+fn latest_in(path: &Path) -> Option<(SystemTime, PathBuf)> {
+    if !path.is_dir() {
+        return Some((modified(path)?, path.to_owned()));
+    }
+    let entries = std::fs::read_dir(path).ok()?.flatten();
+    entries.filter_map(|entry| latest_in(&entry.path())).max()
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|data| data.modified()).ok()
 }
 
 /// What the target under test is expected to do where they differ: `decision`

@@ -3,6 +3,8 @@
 
 mod database;
 mod host;
+#[path = "../../limit/mod.rs"]
+mod limit;
 mod world;
 
 pub use host::{Event, Sent};

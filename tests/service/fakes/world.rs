@@ -2,6 +2,7 @@
 
 use super::database::FakeDatabase;
 use super::host::{Event, FakeHost, FakeIncoming, Outside, Sent};
+use super::limit;
 use lock_api::Mutex;
 use presence::config::{Config, Parameters, PublicationCache, SubscriptionMode};
 use presence::ports::{PackageVerdict, Reply};
@@ -152,6 +153,7 @@ impl Default for World {
 
 impl World {
     pub fn new(setup: Setup) -> World {
+        limit::begin();
         let now = 1_800_000_000;
         let (mut config, _) = Parameters::default().validate().unwrap();
         config.publ_cache = setup.cache;
