@@ -296,8 +296,10 @@ pub fn ends_subscription(
 ) -> bool {
     match code {
         404 | 481 => true,
-        408 => timeout_ends,
-        405 | 410 | 416 | 480 | 482..=485 | 489 | 501 | 604 => !has_retry_after && !script_decides,
+        // 430: an edge proxy has lost the watcher's connection (RFC 5626 5.3.1).
+        408 | 430 => timeout_ends,
+        // 482 and 483 tell of the path, not of the watcher.
+        405 | 410 | 416 | 480 | 484 | 485 | 489 | 501 | 604 => !has_retry_after && !script_decides,
         _ => false,
     }
 }
@@ -331,13 +333,14 @@ mod tests {
 
     #[test]
     fn only_some_codes_end_a_subscription() {
-        for code in [404, 405, 408, 410, 416, 480, 481, 482, 483, 484, 485, 489, 501, 604] {
+        for code in [404, 405, 408, 410, 416, 430, 480, 481, 484, 485, 489, 501, 604] {
             assert!(ends_subscription(code, false, true, false), "{code}");
         }
-        for code in [200, 202, 401, 407, 486, 500, 503, 600, 603] {
+        for code in [200, 202, 401, 407, 482, 483, 486, 500, 503, 600, 603] {
             assert!(!ends_subscription(code, false, true, false), "{code}");
         }
         assert!(!ends_subscription(408, false, false, false));
+        assert!(!ends_subscription(430, false, false, false));
         assert!(!ends_subscription(480, true, true, false));
         assert!(!ends_subscription(480, false, true, true));
         assert!(ends_subscription(481, true, false, true));

@@ -105,8 +105,13 @@ both_storages! {
     fn b15_answers_that_end_the_subscription(storage) {
         let kamailio = Kamailio::start(Config::new(storage));
         let new_ones = differs("B15 more final answers end it", false, true);
-        for code in [404, 481, 405, 410, 416, 480, 482, 483, 484, 485, 489, 501, 604] {
-            let ends = code == 404 || code == 481 || new_ones;
+        let gone = differs("B50 the connection behind an edge proxy is gone", false, true);
+        for code in [404, 481, 405, 410, 416, 430, 480, 484, 485, 489, 501, 604] {
+            let ends = match code {
+                404 | 481 => true,
+                430 => gone,
+                _ => new_ones,
+            };
             let mut watcher = Watcher::udp(&kamailio, &format!("user{code}"));
             watcher.answer(Answer::Code(code));
             watcher.subscribe(600);
@@ -121,7 +126,7 @@ both_storages! {
     fn b15_answers_that_keep_the_subscription(storage) {
         let kamailio = Kamailio::start(Config::new(storage));
         let with_retry = Answer::With(480, "Retry-After", "5");
-        let answers = [401, 407, 403, 486, 500, 503, 600, 603].map(Answer::Code);
+        let answers = [401, 407, 403, 482, 483, 486, 500, 503, 600, 603].map(Answer::Code);
         for (index, answer) in answers.into_iter().chain([with_retry]).enumerate() {
             let mut watcher = Watcher::udp(&kamailio, &format!("user{index}"));
             watcher.answer(answer);
