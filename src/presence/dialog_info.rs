@@ -2,11 +2,13 @@
 //! to know of them. Merging them is the package's business.
 
 mod ended;
+mod reopened;
 pub(in crate::presence) mod xml;
 
 pub use ended::ended;
+pub use reopened::without_reopened;
 
-use xml::Node;
+use xml::{Element, Node};
 
 /// What a dialog-info document says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,6 +19,8 @@ pub struct DialogInfo {
     pub first_id: Option<Vec<u8>>,
     /// There is a dialog, and all of them are over.
     pub all_terminated: bool,
+    /// There is a dialog that is over.
+    pub any_terminated: bool,
 }
 
 /// Depths of the elements: `<dialog-info><dialog><state>`.
@@ -24,14 +28,21 @@ const ROOT: usize = 0;
 const DIALOG: usize = 1;
 const STATE: usize = 2;
 
-/// Reads a document. `None` when it is not well formed or no dialog-info.
+/// What the walk over a document's dialogs meets.
+enum Met<'e, 'n> {
+    /// A dialog begins.
+    Dialog(&'e Element<'n>),
+    /// It ends; it is over (`terminated`) or not.
+    End(bool),
+}
+
+/// Visits the dialogs of a document. False when it is not well formed or no
+/// dialog-info: what was visited until then does not count.
 ///
 /// Elements are known by name in any namespace, as the stock module does:
 /// there are phones that forget or misspell the declaration.
-pub fn summary(body: &[u8]) -> Option<DialogInfo> {
-    let mut info = DialogInfo::default();
+fn each_dialog(body: &[u8], mut meet: impl FnMut(Met<'_, '_>)) -> bool {
     let (mut is_dialog_info, mut in_dialog) = (false, false);
-    let mut terminated = 0usize;
     // Text of the current dialog's first <state>: None before, then whether
     // it is still being read.
     let mut state: Option<(Vec<u8>, bool)> = None;
@@ -41,15 +52,14 @@ pub fn summary(body: &[u8]) -> Option<DialogInfo> {
             in_dialog = element.name == b"dialog";
             state = None;
             if in_dialog {
-                if info.dialogs == 0 {
-                    info.first_id = element.attribute(b"id");
-                }
-                info.dialogs += 1;
+                meet(Met::Dialog(&element));
             }
         }
         (DIALOG, Node::Close) => {
             let over = |(text, _): &(Vec<u8>, bool)| text.trim_ascii() == b"terminated";
-            terminated += usize::from(in_dialog && state.as_ref().is_some_and(over));
+            if in_dialog {
+                meet(Met::End(state.as_ref().is_some_and(over)));
+            }
             in_dialog = false;
         }
         (STATE, Node::Open(element)) if element.name == b"state" && state.is_none() => {
@@ -67,8 +77,25 @@ pub fn summary(body: &[u8]) -> Option<DialogInfo> {
         }
         _ => {}
     });
+    well_formed && is_dialog_info
+}
+
+/// Reads a document. `None` when it is not well formed or no dialog-info.
+pub fn summary(body: &[u8]) -> Option<DialogInfo> {
+    let mut info = DialogInfo::default();
+    let mut terminated = 0usize;
+    let read = each_dialog(body, |met| match met {
+        Met::Dialog(element) => {
+            if info.dialogs == 0 {
+                info.first_id = element.attribute(b"id");
+            }
+            info.dialogs += 1;
+        }
+        Met::End(is_over) => terminated += usize::from(is_over),
+    });
     info.all_terminated = info.dialogs > 0 && terminated == info.dialogs;
-    (well_formed && is_dialog_info).then_some(info)
+    info.any_terminated = terminated > 0;
+    read.then_some(info)
 }
 
 /// A document without dialogs for `entity`, a presentity URI. A shared line's
@@ -140,8 +167,12 @@ mod tests {
     fn prefixes_do_not_matter() {
         let body = b"<d:dialog-info xmlns:d='urn:ietf:params:xml:ns:dialog-info'>\
             <d:dialog id='7'><d:state>terminated</d:state></d:dialog></d:dialog-info>";
-        let expected =
-            DialogInfo { dialogs: 1, first_id: Some(b"7".to_vec()), all_terminated: true };
+        let expected = DialogInfo {
+            dialogs: 1,
+            first_id: Some(b"7".to_vec()),
+            all_terminated: true,
+            any_terminated: true,
+        };
         assert_eq!(summary(body), Some(expected));
     }
 

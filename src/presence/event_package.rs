@@ -158,6 +158,12 @@ impl EventPackage {
             && (self.event.parameter(b"sla").is_some() || self.event.parameter(b"ma").is_some())
     }
 
+    /// A dialog that has terminated stays so (B44). Shared lines use what names
+    /// a dialog for the next one, too.
+    pub fn keeps_terminated(&self) -> bool {
+        self.is_dialog() && !self.is_shared_line()
+    }
+
     /// Presence (RFC 3856).
     pub fn is_presence(&self) -> bool {
         eq_ignore_case(&self.event.name, b"presence")

@@ -44,6 +44,8 @@ pub struct Facts {
     /// The document reports a final state: a dialog-info document with
     /// dialogs, all of them terminated.
     pub is_final: bool,
+    /// One of its dialogs, at least, is terminated.
+    pub has_terminated: bool,
 }
 
 impl Facts {
@@ -52,7 +54,14 @@ impl Facts {
         Facts {
             dialogs: u8::try_from(info.dialogs).unwrap_or(u8::MAX),
             is_final: info.dialogs > 0 && info.all_terminated,
+            has_terminated: info.any_terminated,
         }
+    }
+
+    /// A document with these may open a dialog again that the stored one, if it
+    /// has `stored`, has as terminated (B44).
+    pub fn may_reopen(self, stored: Facts) -> bool {
+        self.dialogs > 0 && !self.is_final && stored.has_terminated
     }
 }
 
@@ -87,7 +96,7 @@ mod tests {
 
     #[test]
     fn only_the_owner_clears_a_shared_line() {
-        let (busy, idle) = (Facts { dialogs: 1, is_final: false }, Facts::default());
+        let (busy, idle) = (Facts { dialogs: 1, ..Facts::default() }, Facts::default());
         assert!(leaves_shared_line_alone(busy, b"a", idle, Some(b"b")));
         assert!(!leaves_shared_line_alone(busy, b"a", idle, Some(b"a")));
         assert!(!leaves_shared_line_alone(busy, b"a", idle, None));

@@ -15,6 +15,7 @@ pub mod publication_rows;
 pub mod publish;
 pub mod publishing;
 pub mod refresh;
+mod reopened;
 pub mod restore;
 pub mod resync;
 mod row_notifier;

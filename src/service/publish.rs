@@ -15,7 +15,7 @@ use crate::service::notifier::{self, Budget};
 use crate::service::publishing::Publishing;
 use crate::service::sphere::Watched;
 use crate::service::{Attempt, FirstSight, Served, Server, refuse};
-use crate::service::{publication_rows, unindexed};
+use crate::service::{publication_rows, reopened, unindexed};
 use crate::shm::Memory;
 use crate::store::publications::{Begun, Change, Pending};
 use crate::store::retransmissions::Answer;
@@ -185,18 +185,19 @@ fn publish<M: Memory>(
         expires_at: (!publishing.for_ever).then(|| now + i64::from(publishing.expires)),
         now,
         priority: priority(server, host, now),
+        judged_by: None,
     };
     let told = server.config.expires_policy().told(publishing.expires);
-    let applied = match server.config.publications() {
-        PublicationCache::None => unindexed::apply(server, host, publishing, &change)?,
-        PublicationCache::Hybrid | PublicationCache::Record => {
-            indexed(server, host, publishing, &change)?
-        }
+    let applied = match apply(server, host, publishing, &change)? {
+        Applied::Reopens(stored) => reopened::apply(server, host, publishing, &change, stored)?,
+        applied => applied,
     };
     let old_tag = || publishing.if_match.unwrap_or_default().to_vec();
     let answer = |entity_tag| Answer { code: 200, expires: told, entity_tag };
     Ok(match (applied, publishing.step) {
-        (Applied::Unchanged, _) => Accepted { answer: answer(old_tag()), lane: None, sphere: None },
+        (Applied::Unchanged | Applied::Reopens(_), _) => {
+            Accepted { answer: answer(old_tag()), lane: None, sphere: None }
+        }
         // A removal answers with the tag that has just died, as stock does.
         (Applied::Made(lane), Step::Remove) => Accepted { answer: answer(old_tag()), lane, sphere },
         (Applied::Made(lane), _) => Accepted { answer: answer(tag), lane, sphere },
@@ -210,6 +211,24 @@ pub(super) enum Applied<M: Memory> {
     Made(Option<LaneRef<M>>),
     /// Nothing changes, and the entity-tag stays (shared lines).
     Unchanged,
+    /// Nothing yet: it may open a dialog again that this stored document has
+    /// as terminated.
+    Reopens(Vec<u8>),
+}
+
+/// Judges a change by what is stored, and makes it.
+pub(super) fn apply<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<Applied<M>, Rejection> {
+    match server.config.publications() {
+        PublicationCache::None => unindexed::apply(server, host, publishing, change),
+        PublicationCache::Hybrid | PublicationCache::Record => {
+            indexed(server, host, publishing, change)
+        }
+    }
 }
 
 /// Judges a change by what is in memory, and makes it.
@@ -224,6 +243,9 @@ fn indexed<M: Memory>(
             Begun::Pending(pending) => pending,
             Begun::Refused(rejection) => return Err(rejection),
             Begun::Unchanged => return Ok(Applied::Unchanged),
+            Begun::Reopens(stored, key, body) => {
+                return reopened::stored(server, host, publishing, (stored, key, body));
+            }
         };
     let mut claim = Claim { store: &server.store, pending: Some(pending) };
     let ended = match &claim.pending {

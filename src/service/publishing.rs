@@ -11,7 +11,7 @@ pub fn facts_of(document: &[u8]) -> Facts {
 }
 
 /// A publication to be made or changed, from a request or from a sibling.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Publishing<'a> {
     /// The package's id.
     pub package_id: PackageId,

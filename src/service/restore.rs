@@ -116,6 +116,7 @@ pub fn publications<M: Memory>(
                 expires_at: row.publication.expires_at,
                 now: row.publication.received,
                 priority: row.publication.priority,
+                judged_by: None,
             };
             let kept = store.restore_publication(&key, &change);
             if kept.is_ok() && (key.host != row.host || key.user != row.user) {

@@ -119,6 +119,7 @@ fn follow<M: Memory>(
             expires_at: publication.expires_at,
             now: publication.received,
             priority: publication.priority,
+            judged_by: None,
         };
         let name = name(&key, &publication.entity_tag);
         if server.store.sync_publication(&key, &change, known.contains(&name))?

@@ -5,7 +5,7 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::dialog_info;
-use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
+use crate::presence::publication::{Facts, Step, leaves_shared_line_alone, unknown_entity_tag};
 use crate::service::durable::single;
 use crate::service::paging::{Place, page as page_of};
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
@@ -91,15 +91,23 @@ fn judge<M: Memory>(
     let ended = match publishing.step {
         Step::Create => create(server, host, publishing, change)?,
         Step::Refresh | Step::Modify => {
-            if leaves_alone(server, host, publishing, change)? {
-                return Ok(Applied::Unchanged);
+            let concerns = Concerns::of(server, publishing, change);
+            let old = concerns.read(server, host, publishing)?;
+            if let Some(old) = &old {
+                if concerns.shared_line && leaves_alone(old, change) {
+                    return Ok(Applied::Unchanged);
+                }
+                if concerns.reopening && may_reopen(old, change) {
+                    return Ok(Applied::Reopens(old.body.clone()));
+                }
             }
-            let final_state = unseen_final(server, host, publishing, tag)?;
             update(server, host, publishing, change, tag)?;
             if publishing.step == Step::Refresh {
                 return Ok(Applied::Made(None));
             }
-            final_state
+            let unseen = may_be_unseen(server, host, key);
+            old.filter(|old| concerns.farewell && facts_of(&old.body).is_final && unseen(old))
+                .map(|publication| Ended { publication, closing: false })
         }
         Step::Remove => remove(server, host, publishing, tag)?,
     };
@@ -205,20 +213,60 @@ fn same_dialog(publications: Vec<PublicationCopy>, id: &[u8]) -> Option<Publicat
     })
 }
 
+/// Why the stored publication has to be looked at before it is changed.
+#[derive(Debug, Clone, Copy)]
+struct Concerns {
+    /// It may be the state of somebody else's part of a shared line.
+    shared_line: bool,
+    /// A dialog of it may come back to life (B44).
+    reopening: bool,
+    /// It may be a final state that some have not seen.
+    farewell: bool,
+}
+
+impl Concerns {
+    fn of<M: Memory>(
+        server: &Server<M>,
+        publishing: &Publishing<'_>,
+        change: &Change<'_>,
+    ) -> Concerns {
+        let package = publishing.package;
+        let facts = change.facts.filter(|_| publishing.step == Step::Modify);
+        let any = Facts { has_terminated: true, ..Facts::default() };
+        Concerns {
+            shared_line: package.is_shared_line() && facts.is_some(),
+            reopening: package.keeps_terminated()
+                && change.judged_by.is_none()
+                && facts.is_some_and(|facts| facts.may_reopen(any)),
+            farewell: package.is_dialog()
+                && facts.is_some()
+                && (server.store.policy.rows_only() || server.store.is_behind(&publishing.key)),
+        }
+    }
+
+    /// The stored publication, if there is a reason to look at it.
+    fn read<M: Memory>(
+        self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        publishing: &Publishing<'_>,
+    ) -> Result<Option<PublicationCopy>, Rejection> {
+        match self {
+            Concerns { shared_line: false, reopening: false, farewell: false } => Ok(None),
+            _ => stored(server, host, publishing).map(Some),
+        }
+    }
+}
+
 /// A state of a shared line without dialogs that is not its owner's.
-fn leaves_alone<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
-) -> Result<bool, Rejection> {
-    let (true, Step::Modify, Some(facts)) =
-        (publishing.package.is_shared_line(), publishing.step, change.facts)
-    else {
-        return Ok(false);
-    };
-    let old = stored(server, host, publishing)?;
-    Ok(leaves_shared_line_alone(facts_of(&old.body), &old.sender, facts, change.sender))
+fn leaves_alone(old: &PublicationCopy, change: &Change<'_>) -> bool {
+    change.facts.is_some_and(|facts| {
+        leaves_shared_line_alone(facts_of(&old.body), &old.sender, facts, change.sender)
+    })
+}
+
+fn may_reopen(old: &PublicationCopy, change: &Change<'_>) -> bool {
+    change.facts.is_some_and(|facts| facts.may_reopen(facts_of(&old.body)))
 }
 
 /// The publication that a request refers to.
@@ -230,25 +278,6 @@ fn stored<M: Memory>(
     let (key, event) = (&publishing.key, &publishing.package.name);
     let tag = publishing.if_match.unwrap_or_default();
     rows::one(server, host, key, event, tag)?.ok_or_else(unknown_entity_tag)
-}
-
-/// The publication, if it reports a final state that some have not seen.
-fn unseen_final<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    tag: &[u8],
-) -> Result<Option<Ended>, Rejection> {
-    let (key, package) = (&publishing.key, publishing.package);
-    let concerned = server.store.policy.rows_only() || server.store.is_behind(key);
-    if publishing.step != Step::Modify || !package.is_dialog() || !concerned {
-        return Ok(None);
-    }
-    let unseen = may_be_unseen(server, host, key);
-    let old = rows::one(server, host, key, &package.name, tag)?;
-    Ok(old
-        .filter(|old| facts_of(&old.body).is_final && unseen(old))
-        .map(|publication| Ended { publication, closing: false }))
 }
 
 fn update<M: Memory>(

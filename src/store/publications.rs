@@ -46,6 +46,9 @@ pub struct Change<'a> {
     pub now: i64,
     /// Its order among publications.
     pub priority: i32,
+    /// The stored document by which it was seen that no dialog comes back to
+    /// life; `None` before one was looked at.
+    pub judged_by: Option<&'a [u8]>,
 }
 
 /// A publication as the database knows it.
@@ -58,12 +61,13 @@ pub struct Stored {
 }
 
 /// What `begin` says.
-#[expect(clippy::large_enum_variant, reason = "it is moved once, and the large one is the rule")]
 pub enum Begun<M: Memory> {
     /// Claimed: write the database, then commit or abort.
     Pending(Pending<M>),
     /// Nothing changes; the entity-tag stays (shared lines).
     Unchanged,
+    /// It may open a dialog again that the stored document has as terminated.
+    Reopens(Stored, PresentityKey, Option<Vec<u8>>),
     /// Refused.
     Refused(Rejection),
 }

@@ -67,6 +67,7 @@ impl<M: Memory> Store<M> {
             let same = same_text
                 && record.expires_at == row.expires_at.map(Seconds::from)
                 && record.priority == row.priority
+                && record.facts == row.facts.unwrap_or_default()
                 && record.received == row.now.into();
             if same {
                 return Ok(Some(false));

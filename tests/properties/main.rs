@@ -150,6 +150,7 @@ impl Model {
             expires_at: Some(self.world.now() + i64::from(expires)),
             now: self.world.now(),
             priority: 0,
+            judged_by: None,
         }
     }
 

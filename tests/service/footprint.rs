@@ -82,6 +82,7 @@ fn publish(world: &World, n: u32, length: usize) {
         expires_at: Some(world.now() + 3600),
         now: world.now(),
         priority: 0,
+        judged_by: None,
     };
     let package = world.server.registry.get(package).unwrap();
     let Ok(Begun::Pending(pending)) = store.begin_publication(&key, package, &change) else {

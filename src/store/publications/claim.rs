@@ -97,7 +97,7 @@ impl<M: Memory> Store<M> {
                 put_in_order(records, presentity);
                 Ok(())
             }
-            Begun::Unchanged | Begun::Refused(_) => Err(Fault::Host),
+            Begun::Unchanged | Begun::Reopens(..) | Begun::Refused(_) => Err(Fault::Host),
         })?
     }
 }
@@ -144,6 +144,9 @@ fn begin_change<M: Memory>(
     {
         return Ok(Begun::Unchanged);
     }
+    if let Some(begun) = reopens(records, package, publication, change)? {
+        return Ok(begun);
+    }
     // A removal needs no memory: it makes room.
     let block = match change.step {
         Step::Remove => None,
@@ -183,6 +186,28 @@ fn begin_change<M: Memory>(
         has_watchers: records.may_be_watched(presentity),
         unseen_final: unseen_final(records, publication),
     }))
+}
+
+/// Says so if the change has to be judged by the stored document, and has not
+/// been (B44).
+fn reopens<M: Memory>(
+    records: &Shard<M>,
+    package: &EventPackage,
+    publication: Id<Publication<M>>,
+    change: &Change<'_>,
+) -> Result<Option<Begun<M>>, Fault> {
+    let Some(record) = records.publications.get(publication) else { return Ok(None) };
+    let concerned = change.step == Step::Modify
+        && package.keeps_terminated()
+        && change.facts.is_some_and(|facts| facts.may_reopen(record.facts));
+    let body = records.body(record);
+    let is_judged = change.judged_by.is_some_and(|judged| body.is_empty() || judged == body);
+    if !concerned || is_judged {
+        return Ok(None);
+    }
+    let key = records.key_of(record.presentity).ok_or(Fault::Host)?;
+    let body = (!body.is_empty()).then(|| body.to_vec());
+    Ok(Some(Begun::Reopens(stored(records, publication), key, body)))
 }
 
 /// Puts an invisible new publication at the end of the presentity's list.

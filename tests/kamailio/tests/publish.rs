@@ -3,6 +3,11 @@
 use presence_kamailio_tests::bodies::open;
 use presence_kamailio_tests::prelude::*;
 
+/// `(id, state)` of a dialog.
+fn pair(id: &str, state: &str) -> (String, String) {
+    (id.to_owned(), state.to_owned())
+}
+
 both_storages! {
     fn the_200_carries_expires_then_entity_tag(storage) {
         let kamailio = Kamailio::start(Config::new(storage));
@@ -203,6 +208,32 @@ both_storages! {
         lamp.modify(bodies::dialog_info("alice", 2, &[("d1", "terminated")]));
         let reply = lamp.try_modify(bodies::dialog_info("alice", 3, &[("d1", "terminated")]));
         assert_eq!(reply.status(), Some(differs("B10 tag after `terminated`", 412, 200)));
+        kamailio.finish();
+    }
+
+    fn b44_a_dialog_that_has_terminated_stays_so(storage) {
+        let kamailio = Kamailio::start(Config::new(storage));
+        let mut watcher = Watcher::udp(&kamailio, "alice").event("dialog");
+        watcher.subscribe(600);
+        let mut lamp = Publisher::udp(&kamailio, "alice").event("dialog");
+        lamp.publish(bodies::dialog_info("alice", 0, &[("d1", "confirmed")]));
+        lamp.modify(bodies::dialog_info("alice", 1, &[("d1", "terminated")]));
+        watcher.wait_notify("terminated", |n| n.body().contains(">terminated<"));
+        // What the network has delivered late.
+        lamp.modify(bodies::dialog_info("alice", 2, &[("d1", "confirmed")]));
+        let fetched = Watcher::udp(&kamailio, "alice").event("dialog").fetch();
+        let states = bodies::dialogs(&fetched.body());
+        assert!(states.iter().all(|(_, state)| state == "terminated"), "{states:?}");
+        // One that is over does not keep the other.
+        let both = [("d1", "early"), ("d2", "early")];
+        let reply = lamp.try_modify(bodies::dialog_info("alice", 3, &both));
+        assert_eq!(reply.status(), Some(differs("B10 tag after `terminated`", 412, 200)));
+        let fetched = Watcher::udp(&kamailio, "alice").event("dialog").fetch();
+        let mut states = bodies::dialogs(&fetched.body());
+        states.sort();
+        let list = [pair("d1", "terminated"), pair("d2", "early")];
+        let expected = differs("B44 the other dialog changes", &list[..1], &list[..]);
+        assert_eq!(states, expected);
         kamailio.finish();
     }
 

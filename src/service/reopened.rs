@@ -1,0 +1,63 @@
+//! Updates that may open a dialog again which has terminated (B44). The store
+//! says so before it changes anything, and gives the stored document; here the
+//! update is made one that leaves the dialog as it is.
+
+use crate::error::Rejection;
+use crate::ports::Host;
+use crate::presence::dialog_info;
+use crate::presence::publication::unknown_entity_tag;
+use crate::service::publish::{self, Applied};
+use crate::service::publishing::{Publishing, facts_of};
+use crate::service::{Server, publication_rows};
+use crate::shm::Memory;
+use crate::store::publications::{Change, Stored};
+use crate::store::shard::PresentityKey;
+
+/// Looks at the stored document. Only a sibling that keeps its entity-tag can
+/// change it between two of them.
+const ATTEMPTS: usize = 4;
+
+/// Makes the change, with the dialogs that `stored` has as terminated.
+pub(super) fn apply<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+    mut stored: Vec<u8>,
+) -> Result<Applied<M>, Rejection> {
+    for _ in 0..ATTEMPTS {
+        let kept = dialog_info::without_reopened(&stored, publishing.body);
+        let body = kept.as_deref().unwrap_or(publishing.body);
+        let publishing = Publishing { body, ..publishing.clone() };
+        let change = Change {
+            body: change.body.map(|_| body),
+            facts: Some(facts_of(body)),
+            judged_by: Some(&stored),
+            ..change.clone()
+        };
+        match publish::apply(server, host, &publishing, &change)? {
+            Applied::Reopens(other) => stored = other,
+            applied => return Ok(applied),
+        }
+    }
+    Err(unknown_entity_tag())
+}
+
+/// The document that the index has, or its row.
+pub(super) fn stored<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    (stored, key, body): (Stored, PresentityKey, Option<Vec<u8>>),
+) -> Result<Applied<M>, Rejection> {
+    let body = match body {
+        Some(body) => body,
+        None => {
+            let event = &publishing.package.name;
+            publication_rows::one(server, host, &key, event, &stored.entity_tag)?
+                .ok_or_else(unknown_entity_tag)?
+                .body
+        }
+    };
+    Ok(Applied::Reopens(body))
+}
