@@ -126,9 +126,9 @@ fn renew<M: Memory>(
             }
             Ok(Afterwards::Release(stored))
         }
-        (InDialog::OutOfOrder, _) => Err(Rejection::new(500, "Server Internal Error")),
+        (InDialog::OutOfOrder, _) => Err(subscriptions::out_of_order()),
         (InDialog::Unknown | InDialog::Refresh | InDialog::End, _) => {
-            Err(Rejection::new(481, "Subscription does not exist"))
+            Err(subscriptions::no_such_subscription())
         }
     }
 }
@@ -159,18 +159,20 @@ fn initial<M: Memory>(
     let Authorization { status, reason } = authorize(server, host, package, &subscription)?;
     subscription.status = status;
     subscription.set_text(Text::Reason, &reason).map_err(|_| too_long())?;
+    let is_blocked = status == Status::Terminated;
+    if is_blocked || expires == 0 {
+        let ended = subscriptions::fetch(server, host, &key, &subscription)?;
+        incoming.accepted(&subscription, true);
+        if let Some(ended) = ended {
+            return Ok(Afterwards::Release(ended));
+        }
+        let ending = if is_blocked { Ending::Rejected } else { Ending::Unsubscribed };
+        if is_blocked {
+            server.store.watcher_rejected(&key, &subscription);
+        }
+        return Ok(Afterwards::Once { key, subscription: Box::new(subscription), ending });
+    }
     incoming.accepted(&subscription, true);
-    let once = |subscription, ending| {
-        let subscription = Box::new(subscription);
-        Ok(Afterwards::Once { key: key.clone(), subscription, ending })
-    };
-    if status == Status::Terminated {
-        server.store.watcher_rejected(&key, &subscription);
-        return once(subscription, Ending::Rejected);
-    }
-    if expires == 0 {
-        return once(subscription, Ending::Unsubscribed);
-    }
     Ok(Afterwards::Release(subscriptions::insert(server, host, &key, &subscription)?))
 }
 

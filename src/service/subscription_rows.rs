@@ -438,16 +438,19 @@ pub fn delete<M: Memory>(
 }
 
 /// Other dialogs of the same call with the same presentity are gone: a client
-/// that has restarted has forgotten them (`delete_same_subs`). Gives those.
+/// that has restarted has forgotten them (`delete_same_subs`). Gives those. With
+/// `from_tag` only those of one client.
 pub fn replace_same_call<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     subscription: &Snapshot,
+    from_tag: Option<&[u8]>,
 ) -> Result<Vec<Snapshot>, Fault> {
-    let conditions = [
+    let mut conditions = vec![
         ("presentity_uri", Compare::Eq, Value::Text(presentity_uri(subscription))),
         ("callid", Compare::Eq, Value::text(subscription.text(Text::CallId))),
     ];
+    conditions.extend(from_tag.map(|tag| ("from_tag", Compare::Eq, Value::text(tag))));
     let mut gone = Vec::new();
     for row in rows(server, host, &conditions)? {
         let other = dialog_of(&row.subscription) != dialog_of(subscription)

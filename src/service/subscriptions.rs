@@ -64,12 +64,14 @@ pub fn insert<M: Memory>(
 ) -> Result<Stored, Rejection> {
     let now = host.now();
     if server.config.subs_db_mode != SubscriptionMode::DbOnly {
-        let Inserted { token, is_new } =
-            server.store.insert_subscription(key, subscription, now)?;
-        if !is_new {
-            let again = renew_again(server, host, subscription, now)?;
-            return Ok(again.unwrap_or(Stored::Record(token)));
-        }
+        let token = match server.store.insert_subscription(key, subscription, now)? {
+            Inserted::New(token) => token,
+            Inserted::Known(token) => {
+                let again = renew_again(server, host, subscription, now)?;
+                return Ok(again.unwrap_or(Stored::Record(token)));
+            }
+            Inserted::Taken => return Err(no_such_subscription()),
+        };
         if server.config.subs_db_mode == SubscriptionMode::WriteThrough
             && let Err(rejection) = write_back::write_through(server, host, token)
         {
@@ -81,18 +83,17 @@ pub fn insert<M: Memory>(
     let expires_at = now + i64::from(subscription.expires);
     let turn = turn_of_dialog(server, dialog_of(subscription));
     let is_new = rows::insert(server, host, subscription, expires_at, turn.unwrap_or(NOT_FLAGGED))?;
-    if !is_new
-        && rows::find(server, host, dialog_of(subscription))?
-            .is_some_and(|row| same_presentity(&row.subscription, subscription))
-        && let Some(again) = renew_again(server, host, subscription, now)?
-    {
-        return Ok(again);
+    if !is_new {
+        let row = rows::find(server, host, dialog_of(subscription))?;
+        if !row.is_some_and(|row| is_to(server, &row.subscription, key)) {
+            return Err(no_such_subscription());
+        }
+        if let Some(again) = renew_again(server, host, subscription, now)? {
+            return Ok(again);
+        }
     }
     if server.config.delete_same_subs {
-        for gone in rows::replace_same_call(server, host, subscription)? {
-            let event = WatcherEvent::Timeout;
-            server.store.watcher_row_changed(key, &gone, event, true, false);
-        }
+        remove_rows_of_call(server, host, key, subscription, None)?;
     }
     Ok(Stored::Row(Box::new(StoredRow {
         key: key.clone(),
@@ -109,15 +110,80 @@ pub fn insert<M: Memory>(
     })))
 }
 
-fn same_presentity(one: &Snapshot, other: &Snapshot) -> bool {
-    [Text::PresentityUser, Text::PresentityHost]
-        .into_iter()
-        .all(|field| one.text(field) == other.text(field))
+/// `delete_same_subs`: other rows of a call, or with `from_tag` those of one
+/// client, are gone.
+fn remove_rows_of_call<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    subscription: &Snapshot,
+    from_tag: Option<&[u8]>,
+) -> Result<(), Fault> {
+    for gone in rows::replace_same_call(server, host, subscription, from_tag)? {
+        server.store.watcher_row_changed(key, &gone, WatcherEvent::Timeout, true, false);
+    }
+    Ok(())
+}
+
+/// A SUBSCRIBE outside of a dialog that stores nothing: a fetch, or one of a
+/// watcher who is turned away. If it makes the dialog id of a subscription, a
+/// fetch ends that one; what it gives is to be released. With
+/// `delete_same_subs` a fetch also ends what the same client has in this call.
+pub fn fetch<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    subscription: &Snapshot,
+) -> Result<Option<Stored>, Rejection> {
+    let (dialog, now) = (dialog_of(subscription), host.now());
+    // NOTIFYs of two subscriptions in one dialog would use its CSeqs twice.
+    let is_known = match server.store.policy.rows_only() {
+        true => rows::find(server, host, dialog)?.map(|row| is_to(server, &row.subscription, key)),
+        false => match server.store.find_dialog(dialog)? {
+            Some(token) => Some(server.store.is_watching(token, key)?),
+            None => None,
+        },
+    };
+    let is_blocked = subscription.status == Status::Terminated;
+    let ended = match is_known {
+        Some(true) if !is_blocked => {
+            let again = renew_again(server, host, subscription, now)?;
+            Some(again.ok_or_else(out_of_order)?)
+        }
+        Some(_) => return Err(no_such_subscription()),
+        None => None,
+    };
+    if server.config.delete_same_subs && !is_blocked && ended.is_none() {
+        let (call_id, from_tag) = (dialog.call_id, Some(dialog.from_tag));
+        match server.store.policy.rows_only() {
+            true => remove_rows_of_call(server, host, key, subscription, from_tag)?,
+            false => server.store.remove_same_call(key, call_id, from_tag, None),
+        }
+    }
+    Ok(ended)
+}
+
+/// A subscription is one to this presentity in this package.
+fn is_to<M: Memory>(server: &Server<M>, subscription: &Snapshot, key: &PresentityKey) -> bool {
+    let text = |field| subscription.text(field);
+    let (user, domain) = (text(Text::PresentityUser), text(Text::PresentityHost));
+    subscription.package == key.package
+        && server.store.key(user, domain, key.package).identity == key.identity
+}
+
+/// 481 (RFC 6665 4.2.1.1).
+pub fn no_such_subscription() -> Rejection {
+    Rejection::new(481, "Subscription does not exist")
+}
+
+/// 500 (RFC 3261 12.2.2).
+pub fn out_of_order() -> Rejection {
+    Rejection::new(500, "Server Internal Error")
 }
 
 /// The dialog of a new subscription is known. A watcher that has forgotten its To
 /// tag goes on with the subscription it has; `None` if it is the same request
-/// once more, or that subscription has ended.
+/// once more. One that has ended, or has another `id`, is not there.
 fn renew_again<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -125,7 +191,11 @@ fn renew_again<M: Memory>(
     now: i64,
 ) -> Result<Option<Stored>, Rejection> {
     let renewal = Renewal::again(subscription, now);
-    renew(server, host, dialog_of(subscription), &renewal).map(|(_, stored)| stored)
+    match renew(server, host, dialog_of(subscription), &renewal)? {
+        (InDialog::Unknown, _) => Err(no_such_subscription()),
+        (InDialog::OutOfOrder, _) => Ok(None),
+        (InDialog::Refresh | InDialog::End, stored) => Ok(stored),
+    }
 }
 
 /// Judges an in-dialog SUBSCRIBE and, if it is in order, applies it.

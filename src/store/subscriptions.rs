@@ -21,13 +21,27 @@ pub(super) const REPLY_TIME: i64 = 64;
 /// CSeq of a dialog before its first NOTIFY, as the stock module counts.
 const FIRST_CSEQ: u32 = 1;
 
-/// A subscription that was to be stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Inserted {
-    /// Names it.
-    pub token: Token,
-    /// It was not known before.
-    pub is_new: bool,
+/// What became of a subscription that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Inserted {
+    /// It is stored.
+    New(Token),
+    /// The presentity has a subscription of this dialog, which stays as it is.
+    Known(Token),
+    /// The dialog is that of a subscription to something else: one dialog id is
+    /// one subscription.
+    Taken,
+}
+
+impl Inserted {
+    /// Names the subscription that the presentity has.
+    pub fn token(self) -> Option<Token> {
+        match self {
+            Inserted::New(token) | Inserted::Known(token) => Some(token),
+            Inserted::Taken => None,
+        }
+    }
 }
 
 impl<M: Memory> Store<M> {
@@ -40,8 +54,10 @@ impl<M: Memory> Store<M> {
         now: i64,
     ) -> Result<Inserted, Fault> {
         let inserted = self.add(key, snapshot, now, Phase::Held, false)?;
-        if self.policy.replaces_same_call && inserted.is_new {
-            self.replace_same_call(key, snapshot, inserted.token);
+        if let Inserted::New(token) = inserted
+            && self.policy.replaces_same_call
+        {
+            self.replace_same_call(key, snapshot, token);
         }
         Ok(inserted)
     }
@@ -53,7 +69,7 @@ impl<M: Memory> Store<M> {
         snapshot: &Snapshot,
         now: i64,
     ) -> Result<Token, Fault> {
-        self.add(key, snapshot, now, Phase::Live, true).map(|inserted| inserted.token)
+        self.add(key, snapshot, now, Phase::Live, true)?.token().ok_or(Fault::Host)
     }
 
     fn add(
@@ -64,6 +80,32 @@ impl<M: Memory> Store<M> {
         phase: Phase,
         has_row: bool,
     ) -> Result<Inserted, Fault> {
+        // Half of the hash is kept, so some of those found may be of other dialogs.
+        let mut others = Vec::new();
+        loop {
+            let stranger = match self.try_add(key, snapshot, now, (phase, has_row), &others)? {
+                Added::Done(inserted) => return Ok(inserted),
+                Added::Met(stranger) => stranger,
+            };
+            let is_same = self.with(stranger.shard(), |records| {
+                is_dialog(records, stranger, dialog_of(snapshot))
+            })?;
+            if is_same {
+                return Ok(Inserted::Taken);
+            }
+            others.push(stranger);
+        }
+    }
+
+    /// `others` are known to be of other dialogs.
+    fn try_add(
+        &self,
+        key: &PresentityKey,
+        snapshot: &Snapshot,
+        now: i64,
+        (phase, has_row): (Phase, bool),
+        others: &[Token],
+    ) -> Result<Added, Fault> {
         let shard = self.shard_of(&key.identity);
         let hash = self.presentity_hash(&key.identity, key.package);
         let dialog = self.dialog_hash(dialog_of(snapshot));
@@ -78,7 +120,11 @@ impl<M: Memory> Store<M> {
                     && watches(records, token, key)
             });
             if let Some(token) = known {
-                return Ok(Inserted { token, is_new: false });
+                return Ok(Added::Done(Inserted::Known(token)));
+            }
+            let is_stranger = |token| !others.contains(&token);
+            if let Some(token) = dialogs.lock().find(dialog, is_stranger) {
+                return Ok(Added::Met(token));
             }
             let presentity = self.find_or_create(records, key, hash)?;
             let added = add_record(records, presentity, snapshot, now, phase, has_row);
@@ -88,22 +134,29 @@ impl<M: Memory> Store<M> {
             {
                 owe_full(records, presentity, *id);
             }
-            let token = added.and_then(|id| {
+            let added = added.and_then(|id| {
                 let token = self.token(shard, records, id).ok_or(Fault::Host)?;
-                match dialogs.lock().insert(dialog, token) {
-                    Ok(()) => Ok(token),
-                    Err(full) => {
-                        // A row that it came from stays as it is.
-                        if let Some(record) = records.subscriptions.get_mut(id) {
-                            record.has_row = false;
-                        }
-                        records.retire_subscription(id);
-                        Err(full.into())
+                let mut index = dialogs.lock();
+                // Another shard may have got one of this dialog meanwhile.
+                let entered = match index.find(dialog, is_stranger) {
+                    Some(stranger) => Ok(Added::Met(stranger)),
+                    None => index
+                        .insert(dialog, token)
+                        .map(|()| Added::Done(Inserted::New(token)))
+                        .map_err(Fault::from),
+                };
+                drop(index);
+                if !matches!(entered, Ok(Added::Done(_))) {
+                    // A row that it came from stays as it is.
+                    if let Some(record) = records.subscriptions.get_mut(id) {
+                        record.has_row = false;
                     }
+                    records.retire_subscription(id);
                 }
+                entered
             });
-            match token {
-                Ok(token) => {
+            match added {
+                Ok(Added::Done(Inserted::New(token))) => {
                     // One that has a row needs no other one before its first
                     // NOTIFY; one that is written through is not the timer's.
                     if self.policy.mode == SubscriptionMode::WriteBack
@@ -112,11 +165,11 @@ impl<M: Memory> Store<M> {
                     {
                         records.mark_dirty(id);
                     }
-                    Ok(Inserted { token, is_new: true })
+                    Ok(Added::Done(Inserted::New(token)))
                 }
-                Err(fault) => {
+                other => {
                     self.drop_if_idle(records, presentity);
-                    Err(fault)
+                    other
                 }
             }
         })?
@@ -342,22 +395,51 @@ impl<M: Memory> Store<M> {
     /// in the index.
     fn replace_same_call(&self, key: &PresentityKey, snapshot: &Snapshot, new: Token) {
         let call_id = snapshot.text(Text::CallId);
+        self.remove_same_call(key, call_id, None, Some(new));
+        let hash = self.call_hash(&key.identity, key.package, call_id);
+        let Ok(index) = self.dialogs(hash) else { return };
+        // Without memory it is merely not replaced by the next one.
+        let _ = index.lock().insert(hash, new);
+    }
+
+    /// `delete_same_subs`: the subscriptions of a call go without a NOTIFY: all
+    /// but one, or with `from_tag` those of one client.
+    pub fn remove_same_call(
+        &self,
+        key: &PresentityKey,
+        call_id: &[u8],
+        from_tag: Option<&[u8]>,
+        but: Option<Token>,
+    ) {
         let hash = self.call_hash(&key.identity, key.package, call_id);
         let Ok(index) = self.dialogs(hash) else { return };
         // Others may share the hash: what is to go has to be of this call.
-        let mut kept = vec![new];
+        let mut kept: Vec<Token> = but.into_iter().collect();
         loop {
             let Some(old) = index.lock().find(hash, |token| !kept.contains(&token)) else { break };
-            let other = self.with(old.shard(), |records| is_other_call(records, old, key, call_id));
+            let other = self.with(old.shard(), |records| {
+                is_other_call(records, old, key, call_id)
+                    || from_tag.is_some_and(|tag| is_other_client(records, old, tag))
+            });
             if other.unwrap_or(true) {
                 kept.push(old);
             } else if !self.remove_subscription(old) {
                 index.lock().remove(hash, |token| token == old);
             }
         }
-        // Without memory it is merely not replaced by the next one.
-        let _ = index.lock().insert(hash, new);
     }
+
+    /// The token is that of a subscription to this presentity.
+    pub fn is_watching(&self, token: Token, key: &PresentityKey) -> Result<bool, Fault> {
+        self.with(token.shard(), |records| watches(records, token, key))
+    }
+}
+
+/// What one attempt to store a subscription led to.
+enum Added {
+    Done(Inserted),
+    /// The index has somebody else there, who may be of the same dialog.
+    Met(Token),
 }
 
 /// The hashes under which the index has a subscription.
@@ -472,6 +554,12 @@ fn is_other_call<M: Memory>(
         let owner = records.presentities.get(record.presentity);
         record.text(Text::CallId) != call_id || owner.is_some_and(|owner| !records.is(owner, key))
     })
+}
+
+/// The token is that of a subscription with another From tag.
+fn is_other_client<M: Memory>(records: &Shard<M>, token: Token, from_tag: &[u8]) -> bool {
+    let record = Store::resolve(records, token).and_then(|id| records.subscriptions.get(id));
+    record.is_some_and(|record| record.text(Text::FromTag) != from_tag)
 }
 
 fn current<M: Memory>(

@@ -186,7 +186,8 @@ impl Model {
                 snapshot.set_text(Text::CallId, &call_id(dialog)).unwrap();
                 snapshot.set_text(Text::Contact, b"old").unwrap();
                 (snapshot.expires, snapshot.remote_cseq) = (u32::from(expires), 5);
-                let token = store.insert_subscription(&self.key, &snapshot, now).unwrap().token;
+                let token =
+                    store.insert_subscription(&self.key, &snapshot, now).unwrap().token().unwrap();
                 let new = Dialog {
                     token,
                     ending: None,

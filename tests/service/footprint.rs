@@ -57,7 +57,7 @@ fn subscribe(world: &World, n: u32) {
     let snapshot = Snapshot::new(MWI, block.unwrap());
     let store = &world.server.store;
     let key = store.key(user.as_bytes(), b"bench.test", MWI);
-    let token = store.insert_subscription(&key, &snapshot, world.now()).unwrap().token;
+    let token = store.insert_subscription(&key, &snapshot, world.now()).unwrap().token().unwrap();
     store.release_subscription(token);
 }
 

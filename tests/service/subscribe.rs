@@ -361,17 +361,117 @@ fn a_watcher_that_has_forgotten_its_to_tag_goes_on() {
     }
 }
 
+fn all_modes() -> [Setup; 4] {
+    let stored = |mode| Setup { mode, ..Setup::stored() };
+    [
+        Setup::default(),
+        stored(SubscriptionMode::WriteBack),
+        stored(SubscriptionMode::WriteThrough),
+        stored(SubscriptionMode::DbOnly),
+    ]
+}
+
+/// The host makes To tags of Call-ID and branch, so a client can have two
+/// SUBSCRIBEs with one dialog id. The first one's subscription stays as it is.
+#[test]
+fn a_dialog_id_is_one_subscription() {
+    for setup in all_modes() {
+        let mut world = World::new(setup);
+        let mode = world.server.config.subs_db_mode;
+        world.subscribe(Subscribe { cseq: Some(10), ..Subscribe::new("w") });
+        world.seen();
+        let again = |cseq| Subscribe { cseq: Some(cseq), ..Subscribe::new("w") };
+        let users: Vec<String> = (0..50).map(|n| format!("u{n}")).collect();
+        for (n, user) in (11..).zip(&users) {
+            assert_eq!(world.subscribe(Subscribe { user, ..again(n) }).code, 481, "{mode:?}");
+        }
+        for (n, request) in (100..).zip([
+            Subscribe { event: Some("message-summary"), ..again(0) },
+            Subscribe { event: Some("presence;id=2"), ..again(0) },
+            Subscribe { user: "bob", expires: Some("0"), ..again(0) },
+            Subscribe { user: "bob", watcher: "blocked", ..again(0) },
+        ]) {
+            let answer = world.subscribe(Subscribe { cseq: Some(n), ..request });
+            assert_eq!(answer.code, 481, "{mode:?} {n}");
+        }
+        assert_eq!(world.seen(), [""; 0], "{mode:?}");
+        assert_eq!(
+            world.subscribe(Subscribe { cseq: Some(11), ..Subscribe::refresh("w") }).code,
+            200
+        );
+        assert_eq!(world.seen(), ["w 3 active offline"], "{mode:?}");
+        // The same without its To tag, and no time: it ends what there is.
+        assert_eq!(world.subscribe(Subscribe { expires: Some("0"), ..again(12) }).code, 200);
+        assert_eq!(world.seen(), ["w 4 terminated;reason=timeout offline"], "{mode:?}");
+        world.expire();
+        write_back::flush(&world.server, &mut world.host, false);
+        world.assert_empty();
+    }
+}
+
+/// Presentities lie in many shards: who asks first for a dialog id has it.
+#[test]
+fn racing_requests_share_no_dialog_id() {
+    let world = World::new(Setup { shards: 16, ..Setup::default() });
+    let accepted: usize = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..4)
+            .map(|racer| {
+                let mut world = world.fork();
+                scope.spawn(move || {
+                    let user = format!("u{racer}");
+                    let calls: Vec<String> = (0..200).map(|n| format!("c{n}")).collect();
+                    let mut answers = calls.iter().map(|call| {
+                        let request = Subscribe {
+                            user: &user,
+                            cseq: Some(racer + 1),
+                            ..Subscribe::new(call)
+                        };
+                        world.subscribe(request).code
+                    });
+                    answers.by_ref().filter(|code| *code == 200).count()
+                })
+            })
+            .collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+    });
+    assert_eq!(accepted, 200);
+}
+
+/// `delete_same_subs`: a client that has forgotten its To tag can still end what
+/// it started, and nobody else's.
+#[test]
+fn an_end_without_a_to_tag_ends_what_its_call_started() {
+    for setup in all_modes() {
+        let config = |config: &mut presence::config::Config| config.delete_same_subs = true;
+        let mut world = World::new(Setup { same_call: true, config, ..setup });
+        let mode = world.server.config.subs_db_mode;
+        world.watch("w", "presence");
+        world.watch("other", "presence");
+        world.seen();
+        let end = |user| Subscribe { user, expires: Some("0"), ..Subscribe::new("w") };
+        let other_branch = Some("tt-branch");
+        for (user, from_tag, left) in [("alice", "x", 2), ("bob", "ft", 2), ("alice", "ft", 1)] {
+            let request = Subscribe { from_tag, to_tag: other_branch, ..end(user) };
+            assert_eq!(world.subscribe(request).code, 200, "{mode:?}");
+            assert_eq!(world.seen(), ["w 1 terminated;reason=timeout offline"], "{mode:?}");
+            assert_eq!(world.watchers("alice", PRESENCE), left, "{mode:?}");
+        }
+        assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 481);
+        assert_eq!(world.subscribe(Subscribe::refresh("other")).code, 200);
+    }
+}
+
 /// The index keeps one entry of the call, however often it comes.
 #[test]
 fn the_call_of_a_subscription_is_indexed_once() {
     let mut world = World::new(Setup { same_call: true, ..Setup::default() });
     for cseq in 1..300 {
         world.subscribe(Subscribe { cseq: Some(cseq), ..Subscribe::new("w") });
-        let other = Subscribe { cseq: Some(cseq), user: "bob", ..Subscribe::new("w") };
-        world.subscribe(other);
+        let other = Subscribe { from_tag: "b", user: "bob", ..Subscribe::new("w") };
+        world.subscribe(Subscribe { cseq: Some(cseq), ..other });
     }
-    for user in ["alice", "bob"] {
-        world.subscribe(Subscribe { cseq: Some(400), user, ..Subscribe::end("w") });
+    for (user, from_tag) in [("alice", "ft"), ("bob", "b")] {
+        world.subscribe(Subscribe { cseq: Some(400), user, from_tag, ..Subscribe::end("w") });
     }
     world.expire();
     world.assert_empty();

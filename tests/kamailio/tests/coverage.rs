@@ -99,7 +99,7 @@ const ITEMS: &[Item] = &[
     (Parameter, "sip_uri_match", &[Test("parameters::user_parts_are_compared_as_sip_uri_match_says")]),
     (Parameter, "enable_dmq", &[REFUSED, Later("enable_dmq")]),
     (Parameter, "pres_subs_mode", &[Test("events::subs_is_null_after_an_early_refusal_and_without_pres_subs_mode")]),
-    (Parameter, "delete_same_subs", &[Test("subscribe::delete_same_subs_replaces_the_older")]),
+    (Parameter, "delete_same_subs", &[Test("subscribe::delete_same_subs_replaces_the_older"), Test("limits::delete_same_subs_ends_without_a_to_tag")]),
     (Parameter, "timer_mode", &[Test("parameters::either_timer_process_ends_what_has_expired")]),
     // In the module, not in the manual.
     (Parameter, "subs_respond_200", &[Test("subscribe::b1_subs_respond_200_off")]),

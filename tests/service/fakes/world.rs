@@ -343,7 +343,8 @@ impl World {
 
     pub fn subscribe(&mut self, it: Subscribe<'_>) -> Answered {
         self.cseq += 1;
-        let to_tag = format!("tt-{}", it.call_id);
+        let own_tag = format!("tt-{}", it.call_id);
+        let to_tag = it.to_tag.unwrap_or(&own_tag);
         let uri = |user: &'static str| UriParts { user: user.as_bytes(), host: b"h" };
         let contact = format!("sip:{}@{}", it.call_id, it.contact_host);
         let request = SubscribeRequest {
@@ -459,6 +460,8 @@ pub struct Subscribe<'a> {
     pub event: Option<&'a str>,
     pub expires: Option<&'a str>,
     pub contact_host: &'a str,
+    /// Our tag; by default one made of the Call-ID.
+    pub to_tag: Option<&'a str>,
     pub in_dialog: bool,
     pub cseq: Option<u32>,
     pub verdict: PackageVerdict,
@@ -475,6 +478,7 @@ impl<'a> Subscribe<'a> {
             event: Some("presence"),
             expires: None,
             contact_host: "h",
+            to_tag: None,
             in_dialog: false,
             cseq: None,
             verdict: PackageVerdict::Accepted,
