@@ -146,6 +146,7 @@ const VARIABLES: &[&str] = &[
     "process_no",
     "T_NULL_CELL",
     "T_UNDEFINED",
+    "_ksr_contact_salias",
 ];
 
 /// Writes `bindings.rs` to the output folder.

@@ -337,6 +337,32 @@ unsigned long kshim_shm_available(void)
 	return shm_available();
 }
 
+int kshim_connected(str *host, int port)
+{
+	struct ip_addr *found;
+	struct ip_addr address;
+	struct tcp_connection *connection;
+
+	if(tcp_disable) {
+		return 0;
+	}
+	found = str2ip(host);
+	if(found == NULL) {
+		found = str2ip6(host);
+	}
+	if(found == NULL) {
+		return -1;
+	}
+	/* The parsers return a buffer of their own. */
+	address = *found;
+	connection = tcpconn_get(0, &address, port, NULL, 0);
+	if(connection == NULL) {
+		return 0;
+	}
+	tcpconn_put(connection);
+	return 1;
+}
+
 int kshim_pkg_walks(void)
 {
 	return _pkg_root.mname != NULL && strcmp(_pkg_root.mname, "q_malloc") == 0;

@@ -21,6 +21,10 @@ int kshim_pkg_walks(void);
 int kshim_shm_walks(void);
 void kshim_join_no_more(void);
 
+/* Whether somebody at this address has a TCP, TLS or WebSocket connection to us;
+ * negative when the address is not numeric. */
+int kshim_connected(str *host, int port);
+
 /* Locks. */
 void kshim_lock(gen_lock_t *lock);
 int kshim_try_lock(gen_lock_t *lock);

@@ -78,6 +78,9 @@ pub enum NotifyOutcome {
     Dropped,
     /// It could not be built or routed; no outcome will be reported.
     Failed,
+    /// Its watcher can only be reached over a connection that the watcher has
+    /// opened, and that is gone; no outcome will be reported.
+    Gone,
     /// The host has no memory for it at the moment; no outcome will be
     /// reported.
     NoMemory,

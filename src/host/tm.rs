@@ -93,6 +93,10 @@ impl Transport for TmTransport {
             log_debug!("NOTIFY for {call_id}: the route set cannot be parsed");
             return NotifyOutcome::Failed;
         };
+        let way = dialog.way(subscription);
+        if Dialog::is_gone(way) {
+            return NotifyOutcome::Gone;
+        }
         let mut method = text::lend(b"NOTIFY");
         let mut headers = text::lend(notify.headers);
         let mut body = text::lend(notify.body);
@@ -123,6 +127,10 @@ impl Transport for TmTransport {
             && let Some(kept) = kept
         {
             kept.hand_over();
+        }
+        if result < 0 && Dialog::is_gone(dialog.way(subscription)) {
+            // It was closed meanwhile.
+            return NotifyOutcome::Gone;
         }
         if result == NO_MEMORY {
             return NotifyOutcome::NoMemory;

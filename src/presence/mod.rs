@@ -8,6 +8,7 @@ pub mod entity_tag;
 pub mod event_package;
 pub mod expires;
 pub mod name_addr;
+pub mod next_hop;
 pub mod notify_headers;
 pub mod pidf;
 pub mod publication;

@@ -10,7 +10,7 @@ use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
-use crate::service::{Server, row_notifier, write_back};
+use crate::service::{Server, notify_reply, row_notifier, write_back};
 use crate::shm::Memory;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send, State};
 use crate::store::records::Claim;
@@ -146,10 +146,13 @@ fn round<M: Memory>(
             server.wake_senders(host);
         }
         write_back::reserve(server, host, &taken.unreserved);
-        let full = taken
-            .sends
-            .iter()
-            .position(|send| deliver(host, package, &composition, send) == Delivery::Postponed);
+        let full = taken.sends.iter().position(|send| {
+            let delivery = deliver(host, package, &composition, send);
+            if let (Delivery::Gone, Some(token)) = (delivery, send.token) {
+                notify_reply::gone(server, host, token, &send.subscription);
+            }
+            delivery == Delivery::Postponed
+        });
         drop(in_hand);
         if let Some(first) = full {
             server.store.not_sent(lane, taken.sends.get(first..).unwrap_or_default());
@@ -226,7 +229,7 @@ pub fn send_once<M: Memory>(
         null_reason: false,
     };
     match deliver(host, package, &composition, &send) {
-        Delivery::Done => Ok(()),
+        Delivery::Done | Delivery::Gone => Ok(()),
         Delivery::Postponed => Err(Fault::SharedMemory),
     }
 }
@@ -237,6 +240,8 @@ pub fn send_once<M: Memory>(
 pub(super) enum Delivery {
     /// It was handed over, or cannot be sent at all.
     Done,
+    /// Its watcher's connection is gone for good.
+    Gone,
     /// There is no memory for it now: it is to be sent later.
     Postponed,
 }
@@ -280,6 +285,7 @@ pub(super) fn deliver(
     match host.notify(&notify) {
         NotifyOutcome::Sent | NotifyOutcome::Dropped => {}
         NotifyOutcome::Failed => failed(host, subscription, format_args!("cannot be sent")),
+        NotifyOutcome::Gone => return Delivery::Gone,
         NotifyOutcome::NoMemory => return Delivery::Postponed,
     }
     Delivery::Done

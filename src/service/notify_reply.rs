@@ -1,10 +1,13 @@
 //! The final answer to a NOTIFY, or its timeout.
 
 use crate::ports::{Host, Level};
-use crate::presence::subscription::{Snapshot, ends_subscription};
+use crate::presence::subscription::{Snapshot, Text, ends_subscription};
+use crate::service::seldom::Seldom;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::Token;
+
+static GONE: Seldom = Seldom::new();
 
 /// Ends the subscription if the answer says that its watcher is gone. `code`
 /// is 408 for a timeout. `subscription` is that of the NOTIFY; where
@@ -22,6 +25,31 @@ pub fn handle<M: Memory>(
         return;
     }
     end(server, host, token, subscription, code);
+}
+
+/// A NOTIFY could not be sent because the watcher's connection is gone, and only the
+/// watcher could open another one. As if nobody had answered (B50).
+pub fn gone<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    token: Token,
+    subscription: &Snapshot,
+) {
+    let ends = server.config.timeout_rm_subs;
+    let what = if ends { "the subscription ends" } else { "its NOTIFYs are not sent" };
+    let line = format_args!(
+        "the connection of {} is gone: {what} (Call-ID {})",
+        subscription.text(Text::Contact).escape_ascii(),
+        subscription.text(Text::CallId).escape_ascii()
+    );
+    match ends {
+        true => host.log(Level::Warning, line),
+        // Each change finds it gone.
+        false => GONE.log(host, Level::Warning, line),
+    }
+    if ends {
+        end(server, host, token, Some(subscription), 408);
+    }
 }
 
 /// Ends a subscription whose watcher is gone, or that the script gives up

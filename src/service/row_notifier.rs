@@ -14,15 +14,15 @@ use crate::service::notifier::{Budget, Delivery, PORTION, deliver};
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows::{self as rows, Claimed, Row};
 use crate::service::turns::turn_of;
-use crate::service::{Server, watcher_info};
+use crate::service::{Server, notify_reply, watcher_info};
 use crate::shm::Memory;
-use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
 use crate::store::records::Claim;
 use crate::store::row_lanes::{DueRow, WalkStep};
 use crate::store::rows::dialog_of;
 use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::may_see;
+use crate::store::{LaneRef, Token};
 
 static UNDELETED: Seldom = Seldom::new();
 static UNQUEUED: Seldom = Seldom::new();
@@ -221,10 +221,23 @@ fn portion<M: Memory>(
             return Err(fault);
         }
     };
+    let mut gone = Vec::new();
     let full = ours.iter().position(|group| {
-        let mut sends = group.sends.iter();
-        sends.any(|send| deliver(host, package, &composition, send) == Delivery::Postponed)
+        let failed = group.sends.iter().find_map(|send| {
+            let delivery = deliver(host, package, &composition, send);
+            (delivery != Delivery::Done).then_some((delivery, send))
+        });
+        match failed {
+            Some((Delivery::Gone, send)) if send.ending.is_none() => {
+                gone.push(send.subscription.clone())
+            }
+            _ => {}
+        }
+        failed.is_some_and(|(delivery, _)| delivery == Delivery::Postponed)
     });
+    for subscription in &gone {
+        notify_reply::gone(server, host, Token::ROW, subscription);
+    }
     let mut sent = ours;
     let unsent = full.map(|first| sent.split_off(first)).unwrap_or_default();
     delete_ended(server, host, &sent);

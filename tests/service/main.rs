@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
 
 mod database_only;
+mod delivery;
 mod ended_dialogs;
 mod exhaustion;
 mod fakes;

@@ -1,12 +1,14 @@
 //! A subscription's dialog as `tm` wants it described.
 
 use std::cell::RefCell;
+use std::ffi::c_int;
 use std::ptr;
 
 use crate::host::log::{self, Shown};
 use crate::host::{sys, text};
 use crate::ports::Notify;
 use crate::presence::name_addr::{self, NameAddr};
+use crate::presence::next_hop::{self, Way};
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri::presentity_uri;
 
@@ -83,6 +85,26 @@ impl Dialog {
             return None;
         }
         Some(())
+    }
+
+    /// How the next hop is reached.
+    pub(super) fn way<'a>(&'a self, subscription: &'a Snapshot) -> Way<'a> {
+        // SAFETY: the route set and its strings live as long as the dialog; the name
+        // of the parameter is set when the server starts.
+        let (route, alias) = unsafe {
+            let first = self.raw.route_set.as_ref().map(|first| text::bytes(first.nameaddr.uri));
+            (first, text::bytes(sys::_ksr_contact_salias))
+        };
+        next_hop::way(route, subscription.text(Text::Contact), alias)
+    }
+
+    /// The next hop is at the other end of a connection that is gone.
+    pub(super) fn is_gone(way: Way<'_>) -> bool {
+        let Way::Connection { host, port } = way else { return false };
+        let mut host = text::lend(host);
+        // SAFETY: reads the address and the server's table of connections, under
+        // that table's own lock.
+        unsafe { sys::kshim_connected(&raw mut host, c_int::from(port)) == 0 }
     }
 
     pub(super) fn log(&self, subscription: &Snapshot, notify: &Notify<'_>) {

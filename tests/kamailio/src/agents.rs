@@ -295,6 +295,13 @@ impl Watcher {
         Self::of(kamailio, endpoint, user)
     }
 
+    /// A watcher of `user`'s presence over WebSocket.
+    pub fn websocket(kamailio: &Kamailio, user: &str) -> Self {
+        let endpoint =
+            Endpoint::websocket(kamailio.address(), kamailio.trace(), &format!("web-{user}"));
+        Self::of(kamailio, endpoint, user)
+    }
+
     /// [`Watcher::udp`] for use in another thread, where [`Kamailio`] cannot go.
     pub fn with(server: SocketAddr, trace: Trace, user: &str) -> Self {
         Self::on(Endpoint::udp(server, trace, &format!("watcher-of-{user}")), user)

@@ -403,6 +403,14 @@ impl Config {
         self
     }
 
+    /// Listens on TCP, and takes WebSocket there.
+    pub fn websocket(self) -> Self {
+        self.tcp().global("tcp_accept_no_cl=yes").module("xhttp").module("websocket").route(
+            "event_route[xhttp:request] { ws_handle_handshake(); exit; }
+             event_route[websocket:closed] { xlog(\"L_NOTICE\", \"WEBSOCKET-CLOSED\\n\"); }",
+        )
+    }
+
     /// Loads jsonrpcs with its FIFO transport.
     pub fn jsonrpcs(mut self) -> Self {
         self.jsonrpcs = true;

@@ -1,8 +1,9 @@
-//! A SIP endpoint on UDP or TCP: sends bytes, records what arrives, answers requests.
+//! A SIP endpoint on UDP, TCP or WebSocket: sends bytes, records what arrives, answers requests.
 
 use crate::limit;
 use crate::sip::{Message, find, unique};
 use crate::trace::Trace;
+use crate::websocket;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -78,6 +79,16 @@ struct Shared {
 enum Transport {
     Udp { socket: UdpSocket, server: Mutex<SocketAddr> },
     Tcp { stream: TcpStream },
+    WebSocket { stream: TcpStream },
+}
+
+impl Transport {
+    fn stream(&self) -> Option<&TcpStream> {
+        match self {
+            Transport::Udp { .. } => None,
+            Transport::Tcp { stream } | Transport::WebSocket { stream } => Some(stream),
+        }
+    }
 }
 
 /// A socket with a thread that reads it. Requests are answered by a policy
@@ -113,12 +124,26 @@ impl Endpoint {
 
     /// A TCP connection to `server`.
     pub fn tcp(server: SocketAddr, trace: Trace, name: &str) -> Self {
+        let (stream, local) = Self::connect(server);
+        Self::run(Transport::Tcp { stream }, local, trace, name)
+    }
+
+    /// A WebSocket connection to `server`.
+    pub fn websocket(server: SocketAddr, trace: Trace, name: &str) -> Self {
+        let (mut stream, local) = Self::connect(server);
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(3)));
+        websocket::handshake(&mut stream, server);
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
+        Self::run(Transport::WebSocket { stream }, local, trace, name)
+    }
+
+    fn connect(server: SocketAddr) -> (TcpStream, SocketAddr) {
         let stream = TcpStream::connect_timeout(&server, Duration::from_secs(3))
             .unwrap_or_else(|error| panic!("cannot connect to tcp {server}: {error}"));
         let local = stream.local_addr().unwrap_or_else(|error| panic!("local address: {error}"));
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
-        Self::run(Transport::Tcp { stream }, local, trace, name)
+        (stream, local)
     }
 
     fn run(transport: Transport, local: SocketAddr, trace: Trace, name: &str) -> Self {
@@ -146,11 +171,12 @@ impl Endpoint {
         self.shared.local
     }
 
-    /// `udp` or `tcp`.
+    /// `udp`, `tcp` or `ws`.
     pub fn transport(&self) -> &'static str {
         match self.shared.transport {
             Transport::Udp { .. } => "udp",
             Transport::Tcp { .. } => "tcp",
+            Transport::WebSocket { .. } => "ws",
         }
     }
 
@@ -169,7 +195,21 @@ impl Endpoint {
         match self.shared.transport {
             Transport::Udp { .. } => format!("<sip:{user}@{}>", self.local()),
             Transport::Tcp { .. } => format!("<sip:{user}@{};transport=tcp>", self.local()),
+            // As nathelper's set_contact_alias() leaves it.
+            Transport::WebSocket { .. } => {
+                format!("<sip:{user}@web.invalid;transport=ws;{}>", self.alias())
+            }
         }
+    }
+
+    /// The parameter with our address, as nathelper writes it.
+    pub fn alias(&self) -> String {
+        let number = match self.shared.transport {
+            Transport::Udp { .. } => 1,
+            Transport::Tcp { .. } => 2,
+            Transport::WebSocket { .. } => 5,
+        };
+        format!("alias={}~{}~{number}", self.local().ip(), self.local().port())
     }
 
     /// Speaks to another server from now on (UDP).
@@ -178,7 +218,7 @@ impl Endpoint {
             Transport::Udp { server, .. } => {
                 *server.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = address;
             }
-            Transport::Tcp { .. } => panic!("a TCP connection leads to one server"),
+            _ => panic!("a connection leads to one server"),
         }
     }
 
@@ -315,7 +355,7 @@ impl Drop for Endpoint {
             Transport::Udp { socket, .. } => {
                 let _ = socket.send_to(&[], self.shared.local);
             }
-            Transport::Tcp { stream } => {
+            Transport::Tcp { stream } | Transport::WebSocket { stream } => {
                 let _ = stream.shutdown(std::net::Shutdown::Both);
             }
         }
@@ -338,7 +378,7 @@ impl Shared {
             Transport::Udp { server, .. } => {
                 *server.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
             }
-            Transport::Tcp { .. } => self.local,
+            _ => self.local,
         };
         self.send_to(bytes, server)
     }
@@ -349,6 +389,9 @@ impl Shared {
         match &self.transport {
             Transport::Udp { socket, .. } => socket.send_to(bytes, address).map(|_| ()),
             Transport::Tcp { stream } => (&mut &*stream).write_all(bytes),
+            Transport::WebSocket { stream } => {
+                (&mut &*stream).write_all(&websocket::frame(websocket::TEXT, bytes))
+            }
         }
     }
 
@@ -367,12 +410,12 @@ impl Shared {
             });
             let result = match &self.transport {
                 Transport::Udp { socket, .. } => socket.recv_from(&mut buffer),
-                Transport::Tcp { stream } => (&mut &*stream)
+                Transport::Tcp { stream } | Transport::WebSocket { stream } => (&mut &*stream)
                     .read(&mut buffer)
                     .and_then(|count| Ok((count, stream.peer_addr()?))),
             };
             let (count, from) = match result {
-                Ok((0, _)) if self.is_tcp() => {
+                Ok((0, _)) if self.transport.stream().is_some() => {
                     self.lock().closed = true;
                     self.changed.notify_all();
                     return;
@@ -386,7 +429,19 @@ impl Shared {
                 // An ICMP error on UDP: the server is gone or not there yet.
                 Err(_) => (0, self.local),
             };
-            if count > 0 && self.is_tcp() {
+            if let (Transport::WebSocket { stream }, 1..) = (&self.transport, count) {
+                pending.extend_from_slice(&buffer[..count]);
+                while let Some((opcode, payload)) = websocket::take_frame(&mut pending) {
+                    match opcode {
+                        websocket::PING => {
+                            let pong = websocket::frame(websocket::PONG, &payload);
+                            let _ = (&mut &*stream).write_all(&pong);
+                        }
+                        websocket::CLOSE => self.lock().closed = true,
+                        _ => self.take(&payload, from, &mut delayed),
+                    }
+                }
+            } else if count > 0 && self.transport.stream().is_some() {
                 pending.extend_from_slice(&buffer[..count]);
                 while let Some(length) = framed(&pending) {
                     let bytes: Vec<u8> = pending.drain(..length).collect();
@@ -399,10 +454,6 @@ impl Shared {
                 return;
             }
         }
-    }
-
-    fn is_tcp(&self) -> bool {
-        matches!(self.transport, Transport::Tcp { .. })
     }
 
     fn take(&self, bytes: &[u8], from: SocketAddr, delayed: &mut Delayed) {

@@ -37,6 +37,7 @@ pub mod server;
 pub mod sip;
 pub mod target;
 pub mod trace;
+pub mod websocket;
 
 /// Everything that a test file usually needs.
 pub mod prelude {

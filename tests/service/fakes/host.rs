@@ -10,7 +10,7 @@ use presence::ports::{
 };
 use presence::presence::event_package::PackageId;
 use presence::presence::subscription::{Authorization, Snapshot, Status, Text};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst,
@@ -72,11 +72,20 @@ pub struct FakeHost {
     pub yields: bool,
     /// After so many NOTIFYs there is no memory for more.
     pub room: Option<usize>,
+    /// What becomes of NOTIFYs of these dialogs, by Call-ID.
+    pub outcomes: HashMap<String, NotifyOutcome>,
 }
 
 impl FakeHost {
     pub fn new(outside: Arc<Outside>, database: Option<FakeDatabase>) -> FakeHost {
-        FakeHost { outside, database, during_notify: VecDeque::new(), yields: false, room: None }
+        FakeHost {
+            outside,
+            database,
+            during_notify: VecDeque::new(),
+            yields: false,
+            room: None,
+            outcomes: HashMap::new(),
+        }
     }
 }
 
@@ -89,6 +98,10 @@ impl Transport for FakeHost {
         if let Some(hook) = self.during_notify.pop_front() {
             hook();
         }
+        let of = |field| text(notify.subscription.text(field));
+        if let Some(outcome) = self.outcomes.get(&of(Text::CallId)) {
+            return *outcome;
+        }
         match &mut self.room {
             Some(0) => return NotifyOutcome::NoMemory,
             Some(room) => *room -= 1,
@@ -98,7 +111,6 @@ impl Transport for FakeHost {
         if self.yields && random.is_multiple_of(3) {
             std::thread::yield_now();
         }
-        let of = |field| text(notify.subscription.text(field));
         let headers = text(notify.headers);
         let state = headers.split("Subscription-State: ").nth(1).unwrap_or_default();
         let state = state.lines().next().unwrap_or_default();

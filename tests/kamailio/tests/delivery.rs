@@ -1,0 +1,104 @@
+//! NOTIFYs that cannot be sent: what one watcher lacks stays with it.
+
+use presence_kamailio_tests::bodies::open;
+use presence_kamailio_tests::prelude::*;
+use presence_kamailio_tests::storages;
+
+/// Long enough for the notice of a closed connection to reach the server's table.
+fn closed(kamailio: &Kamailio, watcher: Watcher) {
+    let port = watcher.endpoint.local().port();
+    drop(watcher);
+    // Kamailio answers a new connection after it has read the end of the old one.
+    drop(Endpoint::tcp(kamailio.address(), kamailio.trace(), "after"));
+    std::thread::sleep(Duration::from_millis(300));
+    eprintln!("the connection from port {port} is closed");
+}
+
+/// Watcher information needs a database with the stock module.
+fn has_watcher_information(storage: Storage) -> bool {
+    storage.has_database() || ours_only("D2 no watcher information without a database")
+}
+
+/// One watcher's connection is closed, another one stays. Gives whether those who
+/// watch the watchers are told that the first has ended.
+fn one_goes(kamailio: &Kamailio, mut gone: Watcher) -> bool {
+    let mut stays = Watcher::udp(kamailio, "alice").named("stays");
+    let mut looker = Watcher::udp(kamailio, "alice").named("looker").event("presence.winfo");
+    gone.subscribe(600);
+    gone.next_notify("initial");
+    stays.subscribe(600);
+    stays.next_notify("initial");
+    looker.subscribe(600);
+    looker.wait_notify("both", |n| n.body().contains("gone") && n.body().contains("stays"));
+    closed(kamailio, gone);
+    let mut phone = Publisher::udp(kamailio, "alice");
+    phone.publish(open("alice"));
+    stays.wait_notify("open", |n| n.body().contains(">open<"));
+    for round in ["second", "third"] {
+        phone.modify(bodies::pidf("alice", "phone", "open", round));
+        stays.wait_notify(round, |n| n.body().contains(round));
+    }
+    stays.assert_rising_cseq();
+    let told = looker.find_notify(Duration::from_secs(2), |n| {
+        let body = n.body();
+        body.contains("terminated") && body.contains("gone") && !body.contains("stays")
+    });
+    told.is_some()
+}
+
+storages! {
+    [
+        memory: Storage::Memory;
+        default_mode: Storage::Default;
+        database_only: Storage::sqlite(3, 0);
+        database_only_notifiers: Storage::on(Driver::Postgres, 3, 0, 2);
+    ]
+
+    fn b50_a_dead_websocket_ends_its_subscription_alone(storage) {
+        if !has_watcher_information(storage) {
+            return;
+        }
+        let kamailio = Kamailio::start(Config::new(storage).websocket());
+        let gone = Watcher::websocket(&kamailio, "alice").named("gone");
+        let call_id = gone.call_id.clone();
+        let told = one_goes(&kamailio, gone);
+        let ends = differs("B50 a WebSocket that is gone ends its subscription", false, true);
+        assert_eq!(told, ends, "those who watch the watchers");
+        if ends {
+            let lines = kamailio.log_lines("the subscription ends");
+            assert!(lines.len() == 1 && lines[0].contains(&call_id), "{lines:?}");
+        }
+        if ends && storage.has_subscription_rows() && storage.subs_db_mode() == 3 {
+            let rows = kamailio.rows("active_watchers");
+            assert_eq!(rows.len(), 2, "{rows:?}");
+        }
+        kamailio.finish();
+    }
+
+    fn b50_a_closed_connection_behind_an_alias_ends_its_subscription(storage) {
+        if !has_watcher_information(storage) {
+            return;
+        }
+        let kamailio = Kamailio::start(Config::new(storage).tcp());
+        let mut gone = Watcher::tcp(&kamailio, "alice").named("gone");
+        gone.contact = format!("<sip:x@192.0.2.9;transport=tcp;{}>", gone.endpoint.alias());
+        let told = one_goes(&kamailio, gone);
+        let ends = differs("B50 after the time-out of a transaction", false, true);
+        assert_eq!(told, ends, "those who watch the watchers");
+        kamailio.finish();
+    }
+}
+
+#[test]
+fn b50_with_timeout_rm_subs_0_the_subscription_stays() {
+    let config = Config::new(Storage::Default).websocket().presence("timeout_rm_subs", 0);
+    let kamailio = Kamailio::start(config);
+    assert!(!one_goes(&kamailio, Watcher::websocket(&kamailio, "alice").named("gone")));
+    let mut looker = Watcher::udp(&kamailio, "alice").event("presence.winfo");
+    looker.subscribe(600);
+    looker.wait_notify("it is still there", |n| n.body().contains("gone"));
+    if target() == Target::Ours {
+        assert_eq!(kamailio.log_lines("its NOTIFYs are not sent").len(), 1);
+    }
+    kamailio.finish();
+}
