@@ -8,7 +8,8 @@ use super::parameters::{ConfigError, ParameterValue, Parameters};
 use super::{Config, DmqConfig, LogFacility, PublicationCache, RetrieveOrder};
 use super::{SubscriptionMode, TimerMode, later};
 use crate::presence::expires::MinExpiresAction;
-use crate::presence::uri::UserCase;
+use crate::presence::text::is_token;
+use crate::presence::uri::{self, UserCase};
 
 /// Largest exponent of a table's size: more slots than this have no use.
 const MAX_SIZE_EXPONENT: i64 = 30;
@@ -82,7 +83,11 @@ impl Judge<'_> {
             max_expires,
             min_expires: self.min_expires(max_expires),
             min_expires_action,
-            server_address: self.optional("server_address"),
+            server_address: self.kind(
+                "server_address",
+                "a SIP URI such as sip:10.0.0.1:5060",
+                uri::is_sip,
+            )?,
             subs_db_mode,
             publ_cache,
             subs_slots: self.slots("subs_htable_size", 512),
@@ -95,7 +100,7 @@ impl Judge<'_> {
             local_log_level: i32::try_from(self.int("local_log_level")).unwrap_or(2),
             local_log_facility: self.log_facility()?,
             subs_remove_match: self.int("subs_remove_match") != 0,
-            xavp_cfg: self.optional("xavp_cfg"),
+            xavp_cfg: self.kind("xavp_cfg", "the name of an XAVP such as pres", is_name)?,
             retrieve_order: self.retrieve_order()?,
             sip_uri_match: match self.int("sip_uri_match") {
                 1 => UserCase::Insensitive,
@@ -109,7 +114,7 @@ impl Judge<'_> {
                 _ => TimerMode::Secondary,
             },
             subs_respond_200: self.int("subs_respond_200") != 0,
-            to_tag_prefix: self.optional("to_tag_pref"),
+            to_tag_prefix: self.kind("to_tag_pref", "a token, as tags are", is_token)?,
             to_tag_avp: i32::try_from(self.int("totag_avpid")).ok().filter(|id| *id != 0),
             lock_shards: self.lock_shards(),
             force_active: self.int("force_active") != 0,
@@ -229,9 +234,24 @@ impl Judge<'_> {
         Ok(())
     }
 
+    /// A text that has to be of this kind; `None` if it is not set.
+    fn kind(
+        &mut self,
+        name: &'static str,
+        allowed: &'static str,
+        is: fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>, ConfigError> {
+        let Some(text) = self.optional(name) else { return Ok(None) };
+        if is(&text) {
+            return Ok(Some(text));
+        }
+        self.refuse(name, ParameterValue::Text(text), allowed)?;
+        Ok(None)
+    }
+
     fn table(&mut self, name: &'static str) -> Result<Vec<u8>, ConfigError> {
         let table = self.text(name);
-        if table.is_empty() || std::str::from_utf8(&table).is_err() {
+        if !is_table(&table) {
             self.refuse(name, ParameterValue::Text(table.clone()), "the name of a table")?;
         }
         Ok(table)
@@ -279,4 +299,20 @@ impl Judge<'_> {
 /// A number that is not negative; others become 0.
 fn unsigned(number: i64) -> u32 {
     u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+}
+
+/// The name of an XAVP as scripts write it in `$xavp(name)`, not with the dollar.
+fn is_name(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}
+
+/// The name of a table, maybe with its schema, maybe quoted. It goes into
+/// statements as it is: nothing that ends a name or begins another one.
+fn is_table(text: &[u8]) -> bool {
+    let ends = |byte: &u8| matches!(byte, b'\'' | b';' | b',' | b'(' | b')' | b'=' | b'\\');
+    !text.is_empty()
+        && std::str::from_utf8(text).is_ok()
+        && !text
+            .iter()
+            .any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control() || ends(byte))
 }

@@ -1,5 +1,6 @@
 //! Event packages (RFC 6665 7): what a name in an Event header stands for.
 
+use crate::presence::text::{is_token, split_unquoted};
 use crate::presence::uri::eq_ignore_case;
 
 /// Identifies a registered event package for the life of the server.
@@ -28,12 +29,12 @@ impl Event {
     /// Parses an Event header value (RFC 6665 8.2.1). `None` when it does not
     /// begin with a token or a parameter has no name.
     pub fn parse(value: &[u8]) -> Option<Event> {
-        if !value.is_empty() && value.iter().all(|b| is_token(*b)) {
+        if is_token(value) {
             return Some(Event { name: value.to_vec(), parameters: Vec::new() });
         }
         let mut parts = split_unquoted(value, b';').into_iter();
         let name = parts.next()?.trim_ascii();
-        if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+        if !is_token(name) {
             return None;
         }
         let mut parameters = Vec::new();
@@ -46,7 +47,7 @@ impl Event {
                 Some(at) => (part[..at].trim_ascii(), part[at + 1..].trim_ascii()),
                 None => (part, &b""[..]),
             };
-            if key.is_empty() || !key.iter().all(|b| is_token(*b)) {
+            if !is_token(key) {
                 return None;
             }
             parameters.push((key.to_vec(), value.to_vec()));
@@ -66,31 +67,6 @@ impl Event {
     pub fn id(&self) -> &[u8] {
         self.parameter(b"id").unwrap_or_default()
     }
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
-}
-
-/// Splits at a separator outside quoted strings.
-fn split_unquoted(value: &[u8], separator: u8) -> Vec<&[u8]> {
-    let mut parts = Vec::new();
-    let (mut start, mut quoted, mut escaped) = (0, false, false);
-    for (at, byte) in value.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b if *b == separator && !quoted => {
-                parts.push(&value[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&value[start..]);
-    parts
 }
 
 /// An event package as its module registered it (manual, developer guide 2).

@@ -62,6 +62,35 @@ pub(super) fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
     taken
 }
 
+/// Whether this is a token (RFC 3261 25.1).
+pub fn is_token(text: &[u8]) -> bool {
+    let is = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
+    };
+    !text.is_empty() && text.iter().all(is)
+}
+
+/// Splits at a separator outside quoted strings.
+pub fn split_unquoted(value: &[u8], separator: u8) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let (mut start, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in value.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b if *b == separator && !quoted => {
+                parts.push(&value[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&value[start..]);
+    parts
+}
+
 /// Appends a number in decimal digits: what `format!` costs more for.
 pub fn push_decimal(out: &mut Vec<u8>, mut number: u32) {
     let mut digits = [0u8; 10];

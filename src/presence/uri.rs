@@ -74,6 +74,48 @@ pub fn plain(uri: &[u8]) -> Option<UriParts<'_>> {
         .then_some(UriParts { user, host })
 }
 
+/// Whether this is a SIP or SIPS URI that can be put between the brackets of a
+/// Contact: `sip:[user@]host[:port][;parameters][?headers]`.
+pub fn is_sip(uri: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"');
+    let mut halves = uri.splitn(2, |byte| *byte == b':');
+    let (Some(scheme), Some(rest)) = (halves.next(), halves.next()) else { return false };
+    if !(eq_ignore_case(scheme, b"sip") || eq_ignore_case(scheme, b"sips"))
+        || !rest.iter().all(is_plain)
+    {
+        return false;
+    }
+    let rest = match rest.iter().position(|byte| *byte == b'@') {
+        Some(0) => return false,
+        Some(at) => rest.get(at + 1..).unwrap_or_default(),
+        None => rest,
+    };
+    let end = rest.iter().position(|byte| b";?".contains(byte)).unwrap_or(rest.len());
+    let place = rest.get(..end).unwrap_or_default();
+    let host_end = match place.first() {
+        Some(b'[') => place.iter().position(|byte| *byte == b']').map(|at| at + 1),
+        _ => place.iter().position(|byte| *byte == b':'),
+    };
+    let (host, port) = place.split_at(host_end.unwrap_or(place.len()));
+    let is_host = match host {
+        [b'[', address @ .., b']'] => {
+            let is = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+            address.len() > 1 && address.iter().all(is)
+        }
+        name => {
+            let is = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            !name.is_empty() && name.iter().all(is)
+        }
+    };
+    let is_port = match port.strip_prefix(b":") {
+        None => port.is_empty(),
+        Some(digits) => std::str::from_utf8(digits).is_ok_and(|digits| {
+            digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+        }),
+    };
+    is_host && is_port
+}
+
 fn is_scheme(text: &[u8]) -> bool {
     [&b"sip"[..], b"sips", b"pres", b"tel"].iter().any(|s| eq_ignore_case(text, s))
 }
@@ -131,6 +173,47 @@ mod tests {
             "sip:a b@c",
         ] {
             assert_eq!(plain(uri.as_bytes()), None, "{uri}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_ours_is_a_sip_uri() {
+        for uri in [
+            "sip:10.0.0.1",
+            "SIP:h",
+            "sips:a.b@example.org:5061;transport=tcp;lr?x=y",
+            "sip:[::1]:5060",
+            "sip:a;b=c@h;p=\u{27}q\u{27}",
+            "sip:pa@kam_1:5060",
+        ] {
+            assert!(is_sip(uri.as_bytes()), "{uri}");
+        }
+        for text in [
+            "",
+            "10.0.0.1",
+            "10.0.0.1:5060",
+            "example.org",
+            "sip:",
+            "sip:@h",
+            "sip:a@",
+            "sip:a@:5060",
+            "sip::5060",
+            "sip:h:",
+            "sip:h:port",
+            "sip:h:65536",
+            "sip:h:+80",
+            "sip:[::1",
+            "sip:[]",
+            "sip:a@b@c",
+            "<sip:h>",
+            "sip:h>",
+            "sip:h x",
+            "sip:h\r\nX: y",
+            "http://h",
+            "tel:+49301",
+            "udp:10.0.0.1:5060",
+        ] {
+            assert!(!is_sip(text.as_bytes()), "{text}");
         }
     }
 

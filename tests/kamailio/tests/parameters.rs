@@ -205,6 +205,29 @@ both_storages! {
     }
 }
 
+#[test]
+fn b30_a_text_of_another_kind_is_refused() {
+    for (name, value, allowed) in [
+        ("server_address", "10.0.0.1", "a SIP URI"),
+        ("server_address", "<sip:10.0.0.1>", "a SIP URI"),
+        ("xavp_cfg", "$xavp(pres)", "the name of an XAVP"),
+        ("to_tag_pref", "a b", "a token"),
+        ("presentity_table", "two words", "the name of a table"),
+    ] {
+        // Stock knows no to_tag_pref, and finds no such table.
+        if matches!(name, "to_tag_pref" | "presentity_table") && !ours_only("B30, B21") {
+            continue;
+        }
+        let config = Config::new(Storage::Memory).presence(name, value);
+        if differs(&format!("B30 {name} is {value}"), false, true) {
+            let line = refusal(config, name);
+            assert!(line.contains(value) && line.contains(allowed), "{line}");
+        } else {
+            Kamailio::start(config).finish();
+        }
+    }
+}
+
 /// Kamailio 6.1's parameters and DMQ: known, with the defaults accepted, and
 /// refused by name where they would have to do something.
 #[test]
