@@ -15,6 +15,8 @@ pub enum Fault {
     Package,
     /// The host refused: parsing, reply or transaction failed.
     Host,
+    /// What the request brings is longer than a record can keep.
+    TooLong,
 }
 
 impl fmt::Display for Fault {
@@ -24,6 +26,7 @@ impl fmt::Display for Fault {
             Fault::Database => "database failure",
             Fault::Package => "event package callback failed",
             Fault::Host => "host refused",
+            Fault::TooLong => "longer than a record can keep",
         })
     }
 }
@@ -56,6 +59,12 @@ impl Rejection {
     }
 }
 
+impl From<crate::presence::text::TooLong> for Fault {
+    fn from(_: crate::presence::text::TooLong) -> Fault {
+        Fault::TooLong
+    }
+}
+
 impl From<crate::shm::OutOfMemory> for Fault {
     fn from(_: crate::shm::OutOfMemory) -> Fault {
         Fault::SharedMemory
@@ -73,6 +82,8 @@ impl From<Fault> for Rejection {
                 headers: b"Retry-After: 10\r\n".to_vec(),
                 is_fault: true,
             },
+            // It is the request that is at fault, and stays so.
+            Fault::TooLong => Rejection::bad_request("Header Fields Too Long"),
             Fault::Database | Fault::Package | Fault::Host => {
                 Rejection { is_fault: true, ..Rejection::new(500, "Server Internal Error") }
             }

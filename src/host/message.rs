@@ -1,17 +1,22 @@
 //! Kamailio's parsed request, read into what the presence logic works on.
 //!
 //! A header that every request must have and that is missing or malformed is
-//! refused here with a 400 that names it.
+//! refused here with a 400 that names it. What the script has changed counts
+//! (A16): the parsed form of a header, a new Request-URI.
 
 mod dialog;
+mod header;
+mod malformed;
 
-use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use crate::error::Rejection;
+use crate::host::message::header::Header;
 use crate::host::{sys, text};
-use crate::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
+use crate::presence::demands::Demands;
+use crate::presence::notify_headers::contact_uri;
+use crate::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts, watched};
 use crate::presence::uri;
 
 /// Longest User-Agent that is kept (width of its database column).
@@ -58,6 +63,7 @@ impl<'a> Message<'a> {
         if let Some(sender) = sender {
             parse_uri(sender).ok_or(Rejection::bad_request("Malformed Sender URI"))?;
         }
+        let demands = self.demands();
         Ok(PublishRequest {
             id: self.id(from)?,
             presentity: self.request_uri()?,
@@ -67,6 +73,12 @@ impl<'a> Message<'a> {
             content_type: self.filled(self.fields().content_type),
             body: self.body()?,
             sender,
+            socket: match self.is_websocket() {
+                // It listens where TCP does.
+                true => b"ws:",
+                false => self.socket(),
+            },
+            demands,
         })
     }
 
@@ -84,7 +96,8 @@ impl<'a> Message<'a> {
         if id.from_tag.is_empty() {
             return Err(Rejection::bad_request("Missing From Tag"));
         }
-        let from_uri = parts(address(from)).ok_or(Rejection::bad_request("Malformed From"))?;
+        let from_uri = party(from).ok_or(Rejection::bad_request("Malformed From"))?;
+        let to_uri = party(to).ok_or(Rejection::bad_request("Malformed To"))?;
         let watcher = match watcher {
             Some(uri) => parts(uri).ok_or(Rejection::bad_request("Malformed Watcher URI"))?,
             None => from_uri,
@@ -92,17 +105,18 @@ impl<'a> Message<'a> {
         // SAFETY: the tag lies in the request's text.
         let to_tag = unsafe { text::bytes(to.tag_value) };
         let contact = self.contact()?;
-        // SAFETY: every received request has the socket it came in on, which
-        // stays while the server runs.
-        let socket = unsafe { text::bytes((*self.fields().rcv.bind_address).sock_str) };
+        let mut demands = self.demands();
+        demands.second_contact |= contact.is_list;
+        let contact = contact.uri;
         let local_contact = match server_address {
             [] => self.local_contact(),
+            address if self.is_websocket() => contact_uri(address, b"ws:").into_owned(),
             address => address.to_vec(),
         };
         Ok(SubscribeRequest {
             id,
-            request_uri: self.request_uri()?,
-            to: parts(address(to)).ok_or(Rejection::bad_request("Malformed To"))?,
+            presentity: watched(self.request_uri()?, to_uri, self.user_taken_out()),
+            to: to_uri,
             to_tag: (!to_tag.is_empty()).then_some(to_tag),
             from: from_uri,
             watcher,
@@ -111,13 +125,14 @@ impl<'a> Message<'a> {
             contact,
             contact_user: parts(contact).map_or(b"", |uri| uri.user),
             record_route: self.record_route(),
-            socket,
+            socket: self.socket(),
             local_contact,
             user_agent: self
                 .filled(self.fields().user_agent)
                 .filter(|agent| agent.len() <= MAX_USER_AGENT)
                 .unwrap_or_default(),
             flags: dialog::branch_flags(),
+            demands,
         })
     }
 
@@ -129,9 +144,8 @@ impl<'a> Message<'a> {
 
     /// The trimmed value of a header that was found.
     fn header(self, field: *mut sys::hdr_field) -> Option<&'a [u8]> {
-        // SAFETY: header fields live as long as the message, their values
-        // point into its text.
-        unsafe { field.as_ref().map(|field| text::trimmed(text::bytes(field.body))) }
+        // SAFETY: `field` is one of this message's list.
+        unsafe { Header::new(field) }.map(Header::text)
     }
 
     /// As `header`; one without a value counts as absent.
@@ -144,15 +158,9 @@ impl<'a> Message<'a> {
         if unsafe { sys::kshim_parse_headers(self.as_ptr()) } == 0 {
             return Ok(());
         }
-        // The parser stops before the header that it could not read.
-        // SAFETY: `unparsed` points into the text of `len` bytes at `buf`.
-        let rest = unsafe {
-            let message = self.fields();
-            let end = message.buf.add(usize::try_from(message.len).unwrap_or(0));
-            let length = c_int::try_from(end.offset_from(message.unparsed)).unwrap_or(0);
-            text::bytes(sys::_str { s: message.unparsed, len: length })
-        };
-        Err(Rejection::bad_request(malformed(rest)))
+        let reason = self.malformed();
+        self.pass_over();
+        Err(Rejection::bad_request(reason))
     }
 
     fn to(self) -> Result<&'a sys::to_body, Rejection> {
@@ -221,18 +229,55 @@ impl<'a> Message<'a> {
         }
     }
 
+    /// The script has taken the user out of the Request-URI.
+    fn user_taken_out(self) -> bool {
+        let message = self.fields();
+        // SAFETY: the first line of a request, and what the script has put in
+        // the place of its URI, stay while we handle it.
+        let (received, rewritten) =
+            unsafe { (text::bytes(message.first_line.u.request.uri), message.new_uri) };
+        !rewritten.s.is_null() && parts(received).is_some_and(|uri| !uri.user.is_empty())
+    }
+
+    /// The socket that received it.
+    fn socket(self) -> &'a [u8] {
+        // SAFETY: every received request has the socket it came in on, which
+        // stays while the server runs.
+        unsafe { text::bytes((*self.fields().rcv.bind_address).sock_str) }
+    }
+
+    fn is_websocket(self) -> bool {
+        let protocol = u32::try_from(self.fields().rcv.proto).unwrap_or(0);
+        matches!(protocol, sys::sip_protos_PROTO_WS | sys::sip_protos_PROTO_WSS)
+    }
+
+    /// All its headers, in received order.
+    fn headers(self) -> impl Iterator<Item = Header<'a>> {
+        // SAFETY: the list belongs to this message.
+        let first = unsafe { Header::new(self.fields().headers) };
+        std::iter::successors(first, |header| header.next())
+    }
+
+    fn demands(self) -> Demands<'a> {
+        let mut demands = Demands::default();
+        for header in self.headers() {
+            match header.kind() {
+                sys::_hdr_types_t_HDR_REQUIRE_T => demands.require.push(header.text()),
+                sys::_hdr_types_t_HDR_CONTENTENCODING_T => {
+                    demands.content_encoding.push(header.text());
+                }
+                sys::_hdr_types_t_HDR_ACCEPT_T => demands.accept.push(header.text()),
+                _ => {}
+            }
+        }
+        demands
+    }
+
     /// The first header of exactly this name, as stock looks for it.
     fn entity_tag_condition(self) -> Option<&'a [u8]> {
-        let mut field = self.fields().headers;
-        // SAFETY: a list of header fields that live as long as the message.
-        while let Some(header) = unsafe { field.as_ref() } {
-            // SAFETY: the name points into the request's text.
-            if unsafe { text::bytes(header.name) }.eq_ignore_ascii_case(b"SIP-If-Match") {
-                return self.header(field);
-            }
-            field = header.next;
-        }
-        None
+        self.headers()
+            .find(|header| header.name().eq_ignore_ascii_case(b"SIP-If-Match"))
+            .map(Header::text)
     }
 
     fn body(self) -> Result<&'a [u8], Rejection> {
@@ -260,25 +305,6 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Which header the unparsed rest of a message begins with.
-fn malformed(rest: &[u8]) -> &'static str {
-    let name = rest.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii();
-    for (full, compact, phrase) in [
-        (&b"To"[..], &b"t"[..], "Malformed To"),
-        (b"From", b"f", "Malformed From"),
-        (b"CSeq", b"CSeq", "Malformed CSeq"),
-        (b"Call-ID", b"i", "Malformed Call-ID"),
-        (b"Via", b"v", "Malformed Via"),
-        (b"Content-Length", b"l", "Malformed Content-Length"),
-        (b"Contact", b"m", "Malformed Contact"),
-    ] {
-        if name.eq_ignore_ascii_case(full) || name.eq_ignore_ascii_case(compact) {
-            return phrase;
-        }
-    }
-    "Malformed Header"
-}
-
 fn parse_uri(uri: &[u8]) -> Option<sys::sip_uri> {
     let mut parsed = sys::sip_uri::default();
     let lent = text::lend(uri);
@@ -297,8 +323,11 @@ pub fn parts(uri: &[u8]) -> Option<UriParts<'_>> {
     unsafe { Some(UriParts { user: text::bytes(parsed.user), host: text::bytes(parsed.host) }) }
 }
 
-/// The URI of a From or To, without its brackets.
-fn address(body: &sys::to_body) -> &[u8] {
+/// User and host of a From or To; the parsed URI counts where there is one.
+fn party(body: &sys::to_body) -> Option<UriParts<'_>> {
+    let uri = &body.parsed_uri;
     // SAFETY: a parsed header points into the request's text, which outlives it.
-    unsafe { text::bytes(body.uri) }
+    let (user, host, text) =
+        unsafe { (text::bytes(uri.user), text::bytes(uri.host), text::bytes(body.uri)) };
+    if user.is_empty() || host.is_empty() { parts(text) } else { Some(UriParts { user, host }) }
 }

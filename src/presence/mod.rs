@@ -3,6 +3,7 @@
 //! segments, or touch foreign pointers.
 
 pub mod content_type;
+pub mod demands;
 pub mod dialog_info;
 pub mod entity_tag;
 pub mod event_package;

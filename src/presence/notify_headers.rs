@@ -72,12 +72,12 @@ pub fn headers(
     }
 }
 
-/// Our Contact URI in a NOTIFY: a `server_address` that names no transport
-/// gets that of the socket (`proto:ip:port`) on which the watcher reached us.
+/// Our Contact URI in replies and NOTIFYs: a `server_address` that names no
+/// transport gets that of the socket (`proto:ip:port`) on which we were reached.
 pub fn contact_uri<'a>(local_contact: &'a [u8], socket: &[u8]) -> Cow<'a, [u8]> {
     const TRANSPORT: &[u8] = b";transport=";
     let is_named = || local_contact.windows(TRANSPORT.len()).any(|window| window == TRANSPORT);
-    let protocol = [&b"sctp"[..], b"tcp", b"tls"].into_iter().find(|protocol| {
+    let protocol = [&b"sctp"[..], b"tcp", b"tls", b"ws"].into_iter().find(|protocol| {
         socket.get(..protocol.len()).is_some_and(|start| start.eq_ignore_ascii_case(protocol))
     });
     match protocol {
@@ -143,7 +143,7 @@ mod tests {
             ("sip:a", "tcp:1.2.3.4:5060", "sip:a;transport=tcp"),
             ("sip:a", "TLS:1.2.3.4:5061", "sip:a;transport=tls"),
             ("sip:a", "sctp:1.2.3.4:5060", "sip:a;transport=sctp"),
-            ("sip:a", "ws:1.2.3.4:80", "sip:a"),
+            ("sip:a", "ws:1.2.3.4:80", "sip:a;transport=ws"),
             ("sip:a", "", "sip:a"),
             ("sip:a;transport=udp", "tcp:1.2.3.4:5060", "sip:a;transport=udp"),
         ] {

@@ -3,6 +3,8 @@
 //! mandatory for any SIP request and missing or malformed never gets here
 //! (the host's reader refuses it with a 400 that names the header).
 
+use crate::presence::demands::Demands;
+
 /// User and host of a SIP, SIPS, PRES or TEL URI, as spelled in the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UriParts<'a> {
@@ -26,7 +28,7 @@ pub struct RequestId<'a> {
 }
 
 /// A PUBLISH (RFC 3903).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PublishRequest<'a> {
     /// Retransmission identity.
     pub id: RequestId<'a>,
@@ -44,6 +46,10 @@ pub struct PublishRequest<'a> {
     pub body: &'a [u8],
     /// The publisher's own watcher URI, not to be notified (`sender_uri`).
     pub sender: Option<&'a [u8]>,
+    /// The socket that received the request, `proto:ip:port`.
+    pub socket: &'a [u8],
+    /// What it demands of the server.
+    pub demands: Demands<'a>,
 }
 
 /// A SUBSCRIBE (RFC 6665).
@@ -51,8 +57,8 @@ pub struct PublishRequest<'a> {
 pub struct SubscribeRequest<'a> {
     /// Retransmission identity.
     pub id: RequestId<'a>,
-    /// The Request-URI: the presentity of an initial request.
-    pub request_uri: UriParts<'a>,
+    /// The presentity of an initial request: the Request-URI (`watched`).
+    pub presentity: UriParts<'a>,
     /// URI of To.
     pub to: UriParts<'a>,
     /// To tag: absent in an initial request.
@@ -79,4 +85,38 @@ pub struct SubscribeRequest<'a> {
     pub user_agent: &'a [u8],
     /// Branch flags of branch 0, for the script's use in NOTIFY routes.
     pub flags: u32,
+    /// What it demands of the server.
+    pub demands: Demands<'a>,
+}
+
+/// Whom an initial SUBSCRIBE watches: the Request-URI. Some phones put only
+/// their server's address there, and the watched user into To (B48); a script
+/// that takes the user out of a Request-URI means what it does.
+pub fn watched<'a>(
+    request_uri: UriParts<'a>,
+    to: UriParts<'a>,
+    user_taken_out: bool,
+) -> UriParts<'a> {
+    let to_names = request_uri.user.is_empty() && !to.user.is_empty() && !to.host.is_empty();
+    if to_names && !user_taken_out { to } else { request_uri }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn to_names_who_is_watched_only_where_the_request_uri_names_nobody() {
+        let uri = |user: &'static str, host: &'static str| UriParts {
+            user: user.as_bytes(),
+            host: host.as_bytes(),
+        };
+        let (server, alice, bob) =
+            (uri("", "10.0.0.1"), uri("alice", "a.test"), uri("bob", "b.test"));
+        assert_eq!(watched(server, alice, false), alice);
+        assert_eq!(watched(bob, alice, false), bob);
+        assert_eq!(watched(server, uri("", "a.test"), false), server);
+        assert_eq!(watched(server, uri("+49301", ""), false), server, "tel: has no host");
+        assert_eq!(watched(server, alice, true), server, "the script has the last word");
+    }
 }

@@ -1,13 +1,14 @@
 //! PUBLISH (RFC 3903): judge, store, answer, notify.
 
 use crate::config::PublicationCache;
-use crate::error::{Fault, Rejection};
+use crate::error::Rejection;
 use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::content_type;
 use crate::presence::dialog_info;
 use crate::presence::entity_tag::EntityTag;
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{self, PublicationKind};
+use crate::presence::notify_headers::contact_uri;
 use crate::presence::publication::{Facts, RUID_PREFIX, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::presence::text;
@@ -41,13 +42,13 @@ pub fn handle<M: Memory>(
     let attempt = match Attempt::begin(server, incoming, b"PUBLISH", request.id, host.now()) {
         FirstSight::Handle(attempt) => attempt,
         FirstSight::Leave => return Served::Yes,
-        FirstSight::Repeat(answer) => return reply_ok(server, incoming, &answer),
+        FirstSight::Repeat(answer) => return reply_ok(server, incoming, request, &answer),
     };
     match accept(server, host, incoming, request) {
         Ok(Some(accepted)) => {
             let lane = accepted.lane.map(|lane| notifier::Owned::new(server, lane));
             attempt.answered(server, &accepted.answer);
-            let served = reply_ok(server, incoming, &accepted.answer);
+            let served = reply_ok(server, incoming, request, &accepted.answer);
             if let Some(lane) = lane {
                 notifier::run_owned(lane, host, Budget::WORKER);
             }
@@ -74,6 +75,7 @@ fn accept<M: Memory>(
     incoming: &mut dyn Incoming,
     request: &PublishRequest<'_>,
 ) -> Result<Option<Accepted<M>>, Rejection> {
+    request.demands.of_publish(request.id.cseq)?;
     let (package_id, package, _) = server.package(request.event)?;
     if package.kind == Kind::WatcherInfo {
         return Err(server.bad_event());
@@ -289,7 +291,12 @@ fn ruid(host: &mut dyn Host) -> Vec<u8> {
     ruid
 }
 
-fn reply_ok<M: Memory>(server: &Server<M>, incoming: &mut dyn Incoming, answer: &Answer) -> Served {
+fn reply_ok<M: Memory>(
+    server: &Server<M>,
+    incoming: &mut dyn Incoming,
+    request: &PublishRequest<'_>,
+    answer: &Answer,
+) -> Served {
     let mut headers = Vec::with_capacity(128);
     headers.extend_from_slice(b"Expires: ");
     text::push_decimal(&mut headers, answer.expires);
@@ -298,12 +305,12 @@ fn reply_ok<M: Memory>(server: &Server<M>, incoming: &mut dyn Incoming, answer: 
     headers.extend_from_slice(b"\r\n");
     if let Some(address) = &server.config.server_address {
         headers.extend_from_slice(b"Contact: <");
-        headers.extend_from_slice(address);
+        headers.extend_from_slice(&contact_uri(address, request.socket));
         headers.extend_from_slice(b">\r\n");
     }
     let reply = Reply { code: answer.code, reason: "OK", headers };
     match incoming.reply(&reply) {
         Ok(()) => Served::Yes,
-        Err(Fault::SharedMemory | Fault::Database | Fault::Package | Fault::Host) => Served::No,
+        Err(_) => Served::No,
     }
 }

@@ -4,6 +4,7 @@ use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::presence::expires;
+use crate::presence::notify_headers::contact_uri;
 use crate::presence::request::SubscribeRequest;
 use crate::presence::subscription::{
     Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
@@ -44,7 +45,7 @@ pub fn handle<M: Memory>(
         FirstSight::Handle(attempt) => attempt,
         FirstSight::Leave => return Served::Yes,
         FirstSight::Repeat(answer) => {
-            return reply_ok(incoming, answer.code, answer.expires, &request.local_contact);
+            return reply_ok(incoming, answer.code, answer.expires, request);
         }
     };
     match accept(server, host, incoming, request) {
@@ -57,7 +58,7 @@ pub fn handle<M: Memory>(
             let code = success_code(server, accepted.package);
             let answer = Answer { code, expires: accepted.expires, entity_tag: Vec::new() };
             attempt.answered(server, &answer);
-            let served = reply_ok(incoming, code, accepted.expires, &request.local_contact);
+            let served = reply_ok(incoming, code, accepted.expires, request);
             afterwards(server, host, accepted);
             served
         }
@@ -74,10 +75,15 @@ fn accept<M: Memory>(
     incoming: &mut dyn Incoming,
     request: &SubscribeRequest<'_>,
 ) -> Result<Option<Accepted>, Rejection> {
+    request.demands.of_subscribe(request.id.cseq)?;
     let (package_id, package, event) = server.package(request.event)?;
     let requested = expires::parse(request.expires)?;
     let policy = server.config.expires_policy();
     let expires = policy.subscription(requested, package.default_expires)?;
+    // Who ends a subscription gets no more documents that matter.
+    if request.to_tag.is_none() || expires > 0 {
+        request.demands.documents(&package.content_type)?;
+    }
     match incoming.check_subscription(package_id) {
         PackageVerdict::Accepted => {}
         PackageVerdict::Refused { replied: true } => return Ok(None),
@@ -146,7 +152,7 @@ fn initial<M: Memory>(
     let (user, presentity_host) = if package.is_shared_line() {
         (request.contact_user, request.from.host)
     } else {
-        (request.request_uri.user, request.request_uri.host)
+        (request.presentity.user, request.presentity.host)
     };
     let key = server.store.key(user, presentity_host, package_id);
     if package.kind == Kind::WatcherInfo && server.config.winfo_presentity_only {
@@ -249,12 +255,17 @@ fn success_code<M: Memory>(server: &Server<M>, package: PackageId) -> u16 {
     if publishes && !server.config.subs_respond_200 { 202 } else { 200 }
 }
 
-fn reply_ok(incoming: &mut dyn Incoming, code: u16, expires: u32, contact: &[u8]) -> Served {
+fn reply_ok(
+    incoming: &mut dyn Incoming,
+    code: u16,
+    expires: u32,
+    request: &SubscribeRequest<'_>,
+) -> Served {
     let mut headers = Vec::with_capacity(128);
     headers.extend_from_slice(b"Expires: ");
     text::push_decimal(&mut headers, expires);
     headers.extend_from_slice(b"\r\nContact: <");
-    headers.extend_from_slice(contact);
+    headers.extend_from_slice(&contact_uri(&request.local_contact, request.socket));
     headers.extend_from_slice(b">\r\n");
     match incoming.reply(&Reply { code, reason: "OK", headers }) {
         Ok(()) => Served::Yes,

@@ -297,7 +297,7 @@ pub fn renew<M: Memory>(
             return Ok((verdict, None));
         };
         let before = row.subscription.remote_cseq;
-        let changes = apply(&mut row, renewal, verdict, flag).map_err(|_| Fault::Host)?;
+        let changes = apply(&mut row, renewal, verdict, flag).map_err(Fault::from)?;
         check_widths(&server.widths.subscriptions, &changes)?;
         let mut conditions = key.clone();
         conditions.push(("remote_cseq", Compare::Eq, unsigned(before)));

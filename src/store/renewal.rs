@@ -68,11 +68,11 @@ pub(super) fn refresh<M: Memory>(
     ] {
         if record.text(field) != value {
             let block = changed.take().unwrap_or_else(|| expand(&record.text, owner));
-            changed = Some(with_text(&block, field, value).map_err(|_| Fault::Host)?);
+            changed = Some(with_text(&block, field, value)?);
         }
     }
     if changed.as_ref().is_some_and(|block| !has_room(block, ROOM_FOR_REASON)) {
-        return Err(Fault::Host);
+        return Err(Fault::TooLong);
     }
     let text = changed.map(|block| records.blob(&shrink(&block, owner))).transpose()?;
     let expires_at = renewal.now + i64::from(renewal.expires);

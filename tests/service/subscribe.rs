@@ -1,8 +1,9 @@
 //! SUBSCRIBE, and how subscriptions end.
 
 use crate::fakes::{Event, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, World};
-use presence::config::SubscriptionMode;
+use presence::config::{PublicationCache, SubscriptionMode};
 use presence::ports::PackageVerdict;
+use presence::presence::demands::Demands;
 use presence::service::{Served, notify_reply, write_back};
 use presence::store::Token;
 
@@ -601,4 +602,65 @@ fn nobody_is_too_long_to_be_blocked() {
         "and it goes on to see {:?}",
         world.notifies().iter().map(|s| s.body.clone()).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn b47_demands_that_cannot_be_met_are_refused() {
+    let values = |list: &'static [&'static str]| list.iter().map(|v| v.as_bytes()).collect();
+    let mut world = World::default();
+    world.watch("w", "presence");
+    for (code, headers, demands) in [
+        (420, "Unsupported: x\r\n", Demands { require: values(&["x"]), ..Demands::default() }),
+        (
+            415,
+            "Accept-Encoding: identity\r\n",
+            Demands { content_encoding: values(&["gzip"]), ..Demands::default() },
+        ),
+        (406, "", Demands { accept: values(&["text/plain"]), ..Demands::default() }),
+        (400, "", Demands { second_contact: true, ..Demands::default() }),
+    ] {
+        for it in [Subscribe::new("other"), Subscribe::refresh("w")] {
+            let answer = world.subscribe(Subscribe { demands: demands.clone(), ..it });
+            assert_eq!((answer.code, &*answer.headers), (code, headers));
+        }
+        // Contact and Accept of a PUBLISH mean nothing.
+        let answer = world.publish(Publish { body: "a", demands, ..Publish::default() });
+        assert_eq!(answer.code, if matches!(code, 400 | 406) { 200 } else { code });
+    }
+    let late = Subscribe { cseq: Some(1 << 31), ..Subscribe::refresh("w") };
+    assert_eq!(world.subscribe(late).code, 400);
+    let late = Publish { body: "a", cseq: Some(u32::MAX), ..Publish::default() };
+    assert_eq!(world.publish(late).code, 400);
+    // Winfo has a type of its own; who leaves is let go.
+    let accept = || Demands { accept: values(&["application/pidf+xml"]), ..Demands::default() };
+    let winfo =
+        |demands| Subscribe { event: Some("presence.winfo"), demands, ..Subscribe::new("i") };
+    assert_eq!(world.subscribe(winfo(accept())).code, 406);
+    let end = Subscribe {
+        demands: Demands { accept: values(&["text/plain"]), ..accept() },
+        ..Subscribe::end("w")
+    };
+    assert_eq!(world.subscribe(end).code, 200);
+}
+
+#[test]
+fn a_contact_that_is_too_long_is_the_request_s_fault() {
+    for mode in [SubscriptionMode::Memory, SubscriptionMode::DbOnly] {
+        let mut world = match mode {
+            SubscriptionMode::Memory => World::default(),
+            _ => World::new(Setup {
+                database: Some(Default::default()),
+                cache: PublicationCache::None,
+                mode,
+                ..Setup::default()
+            }),
+        };
+        world.watch("w", "presence");
+        let long = "h".repeat(20_000);
+        for it in [Subscribe::new("other"), Subscribe::refresh("w")] {
+            let answer = world.subscribe(Subscribe { contact_host: &long, ..it });
+            assert_eq!((answer.code, answer.reason), (400, "Header Fields Too Long"), "{mode:?}");
+        }
+        assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200, "{mode:?}");
+    }
 }

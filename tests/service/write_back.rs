@@ -280,7 +280,10 @@ fn any_mix_of_ends_and_failures_leaves_exactly_the_living() {
         assert_eq!(flush(&mut world), 0);
         assert_eq!((stored(&world).len(), world.watchers("alice", PRESENCE)), (40, 40));
         for call in stored(&world) {
-            world.subscribe(Subscribe { cseq: Some(u32::MAX), ..Subscribe::end(&call) });
+            world.subscribe(Subscribe {
+                cseq: Some(i32::MAX.unsigned_abs()),
+                ..Subscribe::end(&call)
+            });
         }
         flush(&mut world);
         assert_eq!(stored(&world), [""; 0]);

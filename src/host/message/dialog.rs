@@ -3,67 +3,78 @@
 
 use crate::error::Rejection;
 use crate::host::message::Message;
+use crate::host::message::header::Header;
 use crate::host::{sys, text};
 use crate::presence::name_addr;
 use crate::presence::text::push_decimal;
 
+/// Where NOTIFYs are to go.
+pub(super) struct Contact<'a> {
+    /// The first address, without header parameters.
+    pub uri: &'a [u8],
+    /// There are more.
+    pub is_list: bool,
+}
+
 impl<'a> Message<'a> {
-    pub(super) fn contact(self) -> Result<&'a [u8], Rejection> {
-        let field = self.fields().contact;
-        let value = self.filled(field).ok_or(Rejection::bad_request("Missing Contact"))?;
-        if let Some(address) = name_addr::single(value) {
-            return Ok(address.uri);
+    /// The Contact as the script has left it.
+    pub(super) fn contact(self) -> Result<Contact<'a>, Rejection> {
+        const MISSING: Rejection = Rejection::bad_request("Missing Contact");
+        // SAFETY: the field belongs to this message.
+        let header = unsafe { Header::new(self.fields().contact) }.ok_or(MISSING)?;
+        if header.text().is_empty() {
+            return Err(MISSING);
         }
-        // SAFETY: the field is not NULL; a parsed Contact lives as long as the
-        // message, its URI points into the request's text.
-        let uri = unsafe {
-            if sys::parse_contact(field) < 0 {
-                None
-            } else {
-                (*field)
-                    .parsed
-                    .cast::<sys::contact_body>()
-                    .as_ref()
-                    .filter(|body| body.star == 0)
-                    .and_then(|body| body.contacts.as_ref())
-                    .map(|contact| text::bytes(contact.uri))
-            }
+        let has_sibling = header.sibling().is_some_and(|other| !other.text().is_empty());
+        if let Some(address) = header.untouched().and_then(name_addr::single) {
+            return Ok(Contact { uri: address.uri, is_list: has_sibling });
+        }
+        // SAFETY: the parser of Contacts makes a `contact_body`; its URIs point
+        // into the message's text, or into what the script has made of it, which
+        // stays as long.
+        let contact = unsafe {
+            header
+                .parsed::<sys::contact_body>(sys::parse_contact)
+                .filter(|body| body.star == 0)
+                .and_then(|body| body.contacts.as_ref())
+                .map(|contact| Contact {
+                    uri: text::bytes(contact.uri),
+                    is_list: has_sibling || !contact.next.is_null(),
+                })
         };
         // A line folded inside the URI would break the request line of NOTIFYs.
-        let whole = |uri: &&[u8]| !uri.is_empty() && !uri.iter().any(u8::is_ascii_control);
-        uri.filter(whole).ok_or(Rejection::bad_request("Malformed Contact"))
+        let whole = |uri: &[u8]| !uri.is_empty() && !uri.iter().any(u8::is_ascii_control);
+        contact
+            .filter(|contact| whole(contact.uri))
+            .ok_or(Rejection::bad_request("Malformed Contact"))
     }
 
     /// All Record-Route values in received order. As in stock, one that
     /// cannot be parsed leaves the dialog without a route set.
     pub(super) fn record_route(self) -> Vec<u8> {
         let mut route = Vec::new();
-        let mut field = self.fields().record_route;
-        // SAFETY: header fields live as long as the message; `sibling` leads
-        // to the next one of the same type. Parsed routes point into the text.
-        while let Some(header) = unsafe { field.as_mut() } {
-            if let Some(plain) = self.header(header).and_then(name_addr::list) {
+        // SAFETY: the field belongs to this message.
+        let first = unsafe { Header::new(self.fields().record_route) };
+        for header in std::iter::successors(first, |header| header.sibling()) {
+            if let Some(plain) = header.untouched().and_then(name_addr::list) {
                 for address in plain {
                     append(&mut route, address.whole);
                 }
-                // SAFETY: as above.
-                field = unsafe { next_sibling(header) };
                 continue;
             }
-            // SAFETY: as above.
-            if unsafe { sys::parse_rr(header) } < 0 {
+            // SAFETY: the parser of routes makes an `rr`.
+            let Some(parsed) = (unsafe { header.parsed::<sys::rr_t>(sys::parse_rr) }) else {
                 return Vec::new();
-            }
-            let mut value = header.parsed.cast::<sys::rr_t>();
-            // SAFETY: as above; `len` covers the address and its parameters.
-            while let Some(one) = unsafe { value.as_ref() } {
+            };
+            let mut value = Some(parsed);
+            while let Some(one) = value {
                 let content = sys::_str { s: one.nameaddr.name.s, len: one.len };
-                // SAFETY: as above.
+                // SAFETY: parsed routes point into the message's text; `len`
+                // covers the address and its parameters.
                 append(&mut route, unsafe { text::bytes(content) });
-                value = one.next;
+                // SAFETY: a list that lives as long as the message.
+                value = unsafe { one.next.as_ref() };
             }
-            // SAFETY: as above.
-            field = unsafe { next_sibling(header) };
         }
         route
     }
@@ -113,22 +124,6 @@ fn append(route: &mut Vec<u8>, value: &[u8]) {
         route.extend_from_slice(b", ");
     }
     route.extend(text::unfolded(value));
-}
-
-/// The next header of the same type (Kamailio's `next_sibling_hdr`).
-///
-/// # Safety
-/// `field` belongs to a message's list of headers.
-unsafe fn next_sibling(field: &sys::hdr_field) -> *mut sys::hdr_field {
-    let mut next = field.next;
-    // SAFETY: the caller's promise.
-    while let Some(header) = unsafe { next.as_ref() } {
-        if header.type_ == field.type_ {
-            break;
-        }
-        next = header.next;
-    }
-    next
 }
 
 /// The script's flags of the request's first branch.

@@ -243,7 +243,7 @@ pub(in crate::store) fn pack<M: Memory>(
     records: &Shard<M>,
     parts: &Parts<'_>,
 ) -> Result<Blob<M>, Fault> {
-    records.blob(&publication_block::pack(parts).map_err(|_| Fault::Host)?)
+    records.blob(&publication_block::pack(parts)?)
 }
 
 /// A block with the `ruid` of another and with these parts.
@@ -252,7 +252,7 @@ pub(in crate::store) fn repack<M: Memory>(
     block: &Block<'_>,
     parts: &Parts<'_>,
 ) -> Result<Blob<M>, Fault> {
-    records.blob(&publication_block::repack(block, parts).map_err(|_| Fault::Host)?)
+    records.blob(&publication_block::repack(block, parts)?)
 }
 
 pub(in crate::store) fn with_tag<M: Memory>(

@@ -80,7 +80,7 @@ const ITEMS: &[Item] = &[
     (Parameter, "max_expires", &[Test("publish::expires_is_capped_and_has_a_default"), Test("subscribe::expires_is_capped_and_has_a_default")]),
     (Parameter, "min_expires", &[Test("publish::b5_min_expires_for_publish"), Test("subscribe::min_expires_gives_423_or_raises")]),
     (Parameter, "min_expires_action", &[Test("publish::b5_min_expires_action_2_raises"), Test("subscribe::min_expires_gives_423_or_raises")]),
-    (Parameter, "server_address", &[Test("subscribe::server_address_is_the_contact"), Test("publish::b27_server_address_is_the_contact")]),
+    (Parameter, "server_address", &[Test("subscribe::server_address_is_the_contact"), Test("script_changes::server_address_gets_the_transport"), Test("publish::b27_server_address_is_the_contact")]),
     (Parameter, "subs_db_mode", &[Test("storage::every_publ_cache_and_memory_mode_works"), Test("storage::b38_the_row_of_a_subscription")]),
     (Parameter, "publ_cache", &[Test("storage::every_publ_cache_and_memory_mode_works"), Test("database_only::a_publication_that_another_server_wrote_counts")]),
     (Parameter, "subs_htable_size", &[NO_EFFECT]),

@@ -95,6 +95,35 @@ fn rls_serves_a_resource_list() {
     }
 }
 
+/// rls judges the requests that it serves itself: what we refuse (B47) is not
+/// refused for it. What it leaves to us we judge.
+#[test]
+fn b47_rls_judges_its_own_requests() {
+    let tables = rls_tables(&["bob"]);
+    let kamailio = Kamailio::start(with_rls(&tables));
+    let demands: [(&str, &str, u16, u16); 5] = [
+        ("Require", "eventlist", 200, 200),
+        ("Require", "eventlist, recipient-list-subscribe", 200, 420),
+        ("Accept", "application/rlmi+xml, multipart/related", 200, 200),
+        ("Contact", "<sip:second@127.0.0.1:9>", 200, 400),
+        ("Content-Encoding", "gzip", 200, 415),
+    ];
+    for (name, value, list, single) in demands {
+        for (user, code) in [("friends", list), ("bob", differs("B47", 200, single))] {
+            let mut watcher = Watcher::udp(&kamailio, user);
+            watcher.extra_headers.push(("Supported".into(), "eventlist".into()));
+            let mut message = watcher.message();
+            if name == "Accept" {
+                message.set(name, value);
+            } else {
+                message.push(name, value);
+            }
+            assert_eq!(watcher.send(&message).status(), Some(code), "{user}, {name}: {value}");
+        }
+    }
+    kamailio.finish();
+}
+
 /// The end of an rls subscription is told once, and its row goes.
 #[test]
 fn rls_subscriptions_expire() {

@@ -6,6 +6,7 @@ use super::limit;
 use lock_api::Mutex;
 use presence::config::{Config, Parameters, PublicationCache, SubscriptionMode};
 use presence::ports::{PackageVerdict, Reply};
+use presence::presence::demands::Demands;
 use presence::presence::event_package::{EventPackage, Kind, PackageId};
 use presence::presence::registry::EventPackageRegistry;
 use presence::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
@@ -335,6 +336,8 @@ impl World {
             content_type: it.content_type.map(str::as_bytes),
             body: it.body.as_bytes(),
             sender: it.sender.map(str::as_bytes),
+            socket: b"udp:127.0.0.1:5060",
+            demands: it.demands,
         };
         let mut incoming = self.incoming(b"", it.verdict, it.before_reply);
         let served = publish::handle(&self.server, &mut self.host, &mut incoming, &request);
@@ -354,7 +357,7 @@ impl World {
                 cseq: it.cseq.unwrap_or(self.cseq),
                 branch: b"z9hG4bK",
             },
-            request_uri: UriParts { user: it.user.as_bytes(), host: b"h" },
+            presentity: UriParts { user: it.user.as_bytes(), host: b"h" },
             to: uri("to"),
             to_tag: it.in_dialog.then_some(to_tag.as_bytes()),
             from: uri("from"),
@@ -362,6 +365,7 @@ impl World {
             event: it.event.map(str::as_bytes),
             expires: it.expires.map(str::as_bytes),
             contact: contact.as_bytes(),
+            demands: it.demands,
             contact_user: it.user.as_bytes(),
             record_route: Vec::new(),
             socket: b"udp:127.0.0.1:5060",
@@ -430,6 +434,7 @@ pub struct Publish<'a> {
     pub content_type: Option<&'a str>,
     pub sender: Option<&'a str>,
     pub cseq: Option<u32>,
+    pub demands: Demands<'a>,
     pub verdict: PackageVerdict,
     pub before_reply: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -445,6 +450,7 @@ impl Default for Publish<'_> {
             content_type: None,
             sender: None,
             cseq: None,
+            demands: Demands::default(),
             verdict: PackageVerdict::Accepted,
             before_reply: None,
         }
@@ -464,6 +470,7 @@ pub struct Subscribe<'a> {
     pub to_tag: Option<&'a str>,
     pub in_dialog: bool,
     pub cseq: Option<u32>,
+    pub demands: Demands<'a>,
     pub verdict: PackageVerdict,
     pub before_reply: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -481,6 +488,7 @@ impl<'a> Subscribe<'a> {
             to_tag: None,
             in_dialog: false,
             cseq: None,
+            demands: Demands::default(),
             verdict: PackageVerdict::Accepted,
             before_reply: None,
         }
