@@ -125,6 +125,8 @@ pub fn publications<M: Memory>(
             Some(kept)
         }));
     })?;
+    // Rows come by `id`, and one that was changed keeps its own.
+    store.put_all_in_order();
     let restored = restored.complete()?;
     for (row, key) in respelled {
         let old =

@@ -129,6 +129,9 @@ fn follow<M: Memory>(
         }
         seen.insert(name);
     }
+    for key in &changed {
+        server.store.put_in_order(key);
+    }
     for (key, tag) in before {
         if !seen.contains(&name(&key, &tag))
             && server.store.forget_publication(&key, &tag)

@@ -83,6 +83,30 @@ impl<V: Copy, M: Memory> HashIndex<V, M> {
 
     /// Removes the value with this hash for which `is_it` says yes.
     pub fn remove(&mut self, hash: u64, is_it: impl FnMut(V) -> bool) -> Option<V> {
+        let value = self.vacate(hash, is_it)?;
+        self.trim(0);
+        Some(value)
+    }
+
+    /// The value with this hash for which `is_it` says yes is found under
+    /// another hash from now on. Needs no memory.
+    pub fn rekey(&mut self, hash: u64, new: u64, is_it: impl FnMut(V) -> bool) {
+        if let Some(value) = self.vacate(hash, is_it) {
+            self.put(half(new), value);
+        }
+    }
+
+    /// Makes room for so many values in all: up to there, `insert` needs no
+    /// memory, as long as only `vacate` takes values out.
+    pub fn reserve(&mut self, values: usize) -> Result<(), OutOfMemory> {
+        if values > self.slots.len() * FULL_EIGHTHS / 8 {
+            self.resize(values + values / 4 + 4)?;
+        }
+        Ok(())
+    }
+
+    /// As `remove`, but the table stays as large as it is.
+    pub fn vacate(&mut self, hash: u64, is_it: impl FnMut(V) -> bool) -> Option<V> {
         let mut hole = self.position(hash, is_it)?;
         let value = self.slots.get_mut(hole)?.value.take();
         self.len -= 1;
@@ -97,7 +121,6 @@ impl<V: Copy, M: Memory> HashIndex<V, M> {
                 _ => break,
             }
         }
-        self.shrink();
         value
     }
 
@@ -187,15 +210,16 @@ impl<V: Copy, M: Memory> HashIndex<V, M> {
         Some(Heap::<M>::filled(bytes) / size_of::<Slot<V>>())
     }
 
-    /// Moves to a smaller table if this one is nearly empty. Failing to is no
-    /// harm.
-    fn shrink(&mut self) {
-        if self.len == 0 {
+    /// Moves to a smaller table if this one would be nearly empty with so many
+    /// values, or with those that it has. Failing to is no harm.
+    pub fn trim(&mut self, values: usize) {
+        let values = values.max(self.len);
+        if values == 0 {
             self.clear();
-        } else if self.slots.len() / 4 > self.len + 4
-            && Self::slots_for(self.len * 2).is_some_and(|count| count < self.slots.len())
+        } else if self.slots.len() / 4 > values + 4
+            && Self::slots_for(values * 2).is_some_and(|count| count < self.slots.len())
         {
-            let _ = self.resize(self.len * 2);
+            let _ = self.resize(values * 2);
         }
     }
 }

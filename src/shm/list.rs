@@ -139,6 +139,13 @@ impl<T, L> List<T, L> {
     }
 }
 
+impl<T, L> List<T, L, Uncounted> {
+    /// The list whose first element is this one; its owner keeps only that.
+    pub fn starting_at(front: Option<Id<T>>) -> Self {
+        Self { head: front, len: Uncounted, kind: PhantomData }
+    }
+}
+
 impl<T: Linked<L>, L, C: Counter> List<T, L, C> {
     /// An empty list.
     pub fn new() -> Self {
@@ -226,6 +233,22 @@ impl<T: Linked<L>, L, C: Counter> List<T, L, C> {
             let id = at?;
             let element = nodes.node(id)?;
             at = Some(element.links().next).filter(|next| Some(*next) != head);
+            Some((id, element))
+        })
+        .take(self.len.most(nodes.count()))
+    }
+
+    /// The elements, from last to first.
+    pub fn iter_back<'n, N: Nodes<T>>(&self, nodes: &'n N) -> impl Iterator<Item = (Id<T>, &'n T)>
+    where
+        T: 'n,
+    {
+        let head = self.head;
+        let mut at = self.back(nodes);
+        iter::from_fn(move || {
+            let id = at?;
+            let element = nodes.node(id)?;
+            at = Some(element.links().prev).filter(|_| Some(id) != head);
             Some((id, element))
         })
         .take(self.len.most(nodes.count()))

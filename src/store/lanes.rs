@@ -471,7 +471,8 @@ fn copy_state<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<St
             .collect::<Vec<_>>()
     };
     let mut farewells: Vec<Farewell> = owner
-        .farewells(&records.publications)
+        .farewells
+        .iter(&records.publications)
         .map(|(_, record)| Farewell {
             round: record.round,
             closing: record.phase == PublicationPhase::Closing,

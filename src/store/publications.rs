@@ -6,11 +6,13 @@
 mod bodies;
 mod claim;
 mod expired;
+mod index;
 
 pub use bodies::Documents;
 pub use expired::Expired;
+pub use index::PublicationIndex;
 
-pub(super) use claim::{pack, repack, with_tag};
+pub(super) use claim::{pack, repack};
 
 use crate::error::Rejection;
 use crate::presence::publication::{Facts, Step};
@@ -125,19 +127,14 @@ impl<M: Memory> Store<M> {
                     }
                     enter(records, pending);
                     records.state_changed(presentity, &sender);
-                    touch(records, presentity);
+                    touch(records, publication);
                 }
                 Step::Refresh => enter(records, pending),
                 Step::Modify => {
                     supersede_final(records, pending.publication, document);
                     enter(records, pending);
                     records.state_changed(presentity, &sender);
-                    if let (Some(record), Some(owner)) = (
-                        records.publications.get_mut(publication),
-                        records.presentities.get(presentity),
-                    ) {
-                        record.round = owner.round;
-                    }
+                    touch(records, publication);
                 }
                 Step::Remove => {
                     keep_document(records, pending.publication, document);
@@ -177,15 +174,16 @@ impl<M: Memory> Store<M> {
 /// it is only refreshed: then nothing changes for the watchers.
 fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
     let id = pending.publication;
+    let moves = pending.step != Step::Refresh;
+    if let Some(block) = pending.block {
+        records.set_block(id, block, moves);
+    }
     if let Some(record) = records.publications.get_mut(id) {
-        if let Some(block) = pending.block {
-            record.block = block;
-        }
         if let Some(facts) = pending.facts {
             record.facts = facts;
         }
         record.expires_at = pending.expires_at.map(Seconds::from);
-        if pending.step != Step::Refresh {
+        if moves {
             record.received = pending.now.into();
         }
         record.priority = pending.priority;
@@ -195,21 +193,17 @@ fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
         Some(at) => records.publication_expiry.schedule(&mut records.publications, id, at),
         None => records.publication_expiry.cancel(&mut records.publications, id),
     };
-    if pending.step != Step::Refresh
-        && let Some(owner) = records.presentities.get_mut(pending.presentity)
-    {
+    if moves && let Some(owner) = records.presentities.get_mut(pending.presentity) {
         owner.publications.unlink(&mut records.publications, id);
         owner.publications.push_back(&mut records.publications, id);
     }
 }
 
-/// The newest publication has changed in the presentity's current round.
-fn touch<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
-    let Some(owner) = records.presentities.get(presentity) else { return };
-    let newest = owner.living(&records.publications).last().map(|(id, _)| id);
-    let round = owner.round;
-    if let Some(record) = newest.and_then(|id| records.publications.get_mut(id)) {
-        record.round = round;
+/// A publication has changed in its presentity's current round.
+fn touch<M: Memory>(records: &mut Shard<M>, publication: Id<Publication<M>>) {
+    let Some(record) = records.publications.get_mut(publication) else { return };
+    if let Some(owner) = records.presentities.get(record.presentity) {
+        record.round = owner.round;
     }
 }
 
@@ -244,9 +238,7 @@ fn supersede_final<M: Memory>(
         ..Publication::new(owner, block, PublicationPhase::Superseded)
     };
     let Ok(copy) = records.publications.insert(copy) else { return };
-    if let Some(owner) = records.presentities.get_mut(owner) {
-        owner.publications.push_back(&mut records.publications, copy);
-    }
+    records.add_farewell(copy);
 }
 
 /// The publication reports a final state that not all watchers have seen.

@@ -131,9 +131,13 @@ pub struct Presentity<M: Memory> {
     pub watchers: List<Subscription<M>, Watching>,
     /// Its subscriptions that await a NOTIFY of their own.
     pub due: List<Subscription<M>, Due, Uncounted>,
-    /// Its publications, oldest first, and among them ended ones, by round, that
-    /// some watchers have yet to see.
+    /// Its publications that have not ended, oldest first.
     pub publications: List<Publication<M>, Published, Uncounted>,
+    /// Ended ones that some watchers have yet to see, in the order in which they
+    /// ended.
+    pub farewells: List<Publication<M>, Published, Uncounted>,
+    /// What these take, in bytes.
+    pub farewell_bytes: u32,
     /// Counts accepted changes of the state.
     pub round: u32,
     /// All watchers have been told of this round.
@@ -208,6 +212,8 @@ impl<M: Memory> Presentity<M> {
             watchers: List::new(),
             due: List::new(),
             publications: List::new(),
+            farewells: List::new(),
+            farewell_bytes: 0,
             round: 0,
             completed: 0,
             unvisited: 0,
@@ -228,15 +234,7 @@ impl<M: Memory> Presentity<M> {
         &self,
         publications: &'a Publications<M>,
     ) -> impl Iterator<Item = (Id<Publication<M>>, &'a Publication<M>)> {
-        self.publications.iter(publications).filter(|(_, record)| !record.phase.is_farewell())
-    }
-
-    /// Ended publications that some watchers have yet to see a last time.
-    pub fn farewells<'a>(
-        &self,
-        publications: &'a Publications<M>,
-    ) -> impl Iterator<Item = (Id<Publication<M>>, &'a Publication<M>)> {
-        self.publications.iter(publications).filter(|(_, record)| record.phase.is_farewell())
+        self.publications.iter(publications)
     }
 }
 
@@ -373,7 +371,9 @@ pub struct Publication<M: Memory> {
     pub facts: Facts,
     /// Where it is in its life.
     pub phase: PublicationPhase,
-    /// Place among the presentity's publications.
+    /// It is in its shard's index of publications.
+    pub is_indexed: bool,
+    /// Place among the presentity's publications, or its farewells.
     pub published: Links<Publication<M>>,
     /// Place in the expiry wheel.
     pub expiring: Timer<Publication<M>>,
@@ -402,6 +402,7 @@ impl<M: Memory> Publication<M> {
             round: 0,
             facts: Facts::default(),
             phase,
+            is_indexed: false,
             published: Links::new(),
             expiring: Timer::new(),
         }

@@ -4,7 +4,7 @@
 use crate::error::Fault;
 use crate::presence::publication_block::Parts;
 use crate::shm::Memory;
-use crate::store::publications::{Change, pack, with_tag};
+use crate::store::publications::{Change, pack};
 use crate::store::records::{PublicationPhase, Seconds};
 use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
@@ -15,7 +15,7 @@ impl<M: Memory> Store<M> {
     pub fn has_publication(&self, key: &PresentityKey, tag: &[u8]) -> bool {
         let hash = self.presentity_hash(&key.identity, key.package);
         self.with(self.shard_of(&key.identity), |records| {
-            let found = records.find(key, hash).and_then(|owner| with_tag(records, owner, tag));
+            let found = records.find(key, hash).and_then(|owner| records.with_tag(owner, tag));
             found.and_then(|id| records.publications.get(id)).is_some_and(|record| {
                 matches!(record.phase, PublicationPhase::Live | PublicationPhase::Changing)
             })
@@ -51,7 +51,7 @@ impl<M: Memory> Store<M> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let changed = self.with(self.shard_of(&key.identity), |records| -> Result<_, Fault> {
             let Some(id) =
-                records.find(key, hash).and_then(|owner| with_tag(records, owner, row.entity_tag))
+                records.find(key, hash).and_then(|owner| records.with_tag(owner, row.entity_tag))
             else {
                 return Ok(None);
             };
@@ -80,10 +80,11 @@ impl<M: Memory> Store<M> {
                 body: stored.body(),
             };
             let block = (!same_text).then(|| pack(records, &parts)).transpose()?;
+            if let Some(block) = block {
+                records.reserve_dialog(id, row.dialog_id)?;
+                records.set_block(id, block, false);
+            }
             if let Some(record) = records.publications.get_mut(id) {
-                if let Some(block) = block {
-                    record.block = block;
-                }
                 record.expires_at = row.expires_at.map(Seconds::from);
                 record.priority = row.priority;
                 record.received = row.now.into();
@@ -112,7 +113,7 @@ impl<M: Memory> Store<M> {
         let hash = self.presentity_hash(&key.identity, key.package);
         self.with(self.shard_of(&key.identity), |records| {
             let Some(owner) = records.find(key, hash) else { return false };
-            let found = with_tag(records, owner, tag).filter(|id| {
+            let found = records.with_tag(owner, tag).filter(|id| {
                 records
                     .publications
                     .get(*id)

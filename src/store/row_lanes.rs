@@ -378,8 +378,6 @@ fn add_farewell<M: Memory>(
         ..Publication::new(presentity, block, phase)
     };
     let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
-    if let Some(owner) = records.presentities.get_mut(presentity) {
-        owner.publications.push_back(&mut records.publications, id);
-    }
+    records.add_farewell(id);
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::shm::{
     Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob, Slab,
     Unkeyed, Wheel, Words,
 };
-use crate::store::publications::Documents;
+use crate::store::publications::{Documents, PublicationIndex};
 use crate::store::records::{
     Aside, Dirty, Expiring, Phase, Presentity, Publication, PublicationPhase, Publications, Queued,
     Subscription, Watched,
@@ -25,6 +25,14 @@ pub const SHARDS_PER_HEAP: usize = 4;
 /// Buckets of a shard's expiry wheels: records further away than this many
 /// seconds are looked at once a turn.
 const WHEEL_BUCKETS: usize = 512;
+
+/// Bytes that ended publications of one presentity take while watchers have yet
+/// to see them (A14). Beyond that no other one ends: a request has to come
+/// again, what has run out waits.
+const MOST_FAREWELLS: u32 = 16 << 20;
+
+/// What a record counts beside its document.
+const RECORD_BYTES: u32 = 256;
 
 /// Which presentity, in which package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +75,8 @@ pub struct Shard<M: Memory> {
     pub queued: Queue<Presentity<M>, Queued>,
     /// Documents that the database keeps as well.
     pub documents: Documents<M>,
+    /// Publications of presentities that have many.
+    pub(super) index: PublicationIndex<M>,
     policy: ShardPolicy,
 }
 
@@ -104,6 +114,7 @@ impl<M: Memory> Shard<M> {
             dirty: List::new(),
             queued: Queue::new(),
             documents: Documents::new(heap, policy.kept_bodies),
+            index: PublicationIndex::new(heap, hash),
             policy,
         })
     }
@@ -185,6 +196,7 @@ impl<M: Memory> Shard<M> {
         let is_idle = record.lane.is_free()
             && record.watchers.is_empty()
             && record.publications.is_empty()
+            && record.farewells.is_empty()
             && self.aside(record).is_none_or(|aside| aside.changes.is_empty());
         if !is_idle || (self.policy.watchers_are_rows && record.completed != record.round) {
             return;
@@ -331,24 +343,34 @@ impl<M: Memory> Shard<M> {
     /// Forgets ended publications that all watchers have seen: those up to a
     /// round, or all.
     pub fn drop_farewells(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let Some(record) = self.presentities.get(id) else { return };
-        let seen: Vec<_> = record
-            .farewells(&self.publications)
-            .take_while(|(_, ended)| up_to.is_none_or(|round| !later(ended.round, round)))
-            .map(|(id, _)| id)
-            .collect();
-        for ended in seen {
+        let first = |shard: &Self| shard.presentities.get(id)?.farewells.front();
+        while let Some(ended) = first(self) {
+            let seen = self
+                .publications
+                .get(ended)
+                .is_none_or(|record| up_to.is_none_or(|round| !later(record.round, round)));
+            if !seen {
+                break;
+            }
             self.remove_publication(ended);
         }
     }
 
     /// Takes a publication out of its presentity's list, for good.
     pub fn remove_publication(&mut self, id: Id<Publication<M>>) {
+        self.leave_index(id);
+        let Some(record) = self.publications.get(id) else { return };
+        let (presentity, is_farewell) = (record.presentity, record.phase.is_farewell());
+        let weight = self.weight(record);
         self.release_body(id);
         self.publication_expiry.cancel(&mut self.publications, id);
-        let Some(record) = self.publications.get(id) else { return };
-        if let Some(owner) = self.presentities.get_mut(record.presentity) {
-            owner.publications.unlink(&mut self.publications, id);
+        if let Some(owner) = self.presentities.get_mut(presentity) {
+            if is_farewell {
+                owner.farewells.unlink(&mut self.publications, id);
+                owner.farewell_bytes = owner.farewell_bytes.saturating_sub(weight);
+            } else {
+                owner.publications.unlink(&mut self.publications, id);
+            }
         }
         if let Some(document) = self.publications.remove(id).and_then(|record| record.document) {
             self.documents.remove(document);
@@ -367,6 +389,7 @@ impl<M: Memory> Shard<M> {
         let watched = self.policy.watchers_are_rows || !owner.watchers.is_empty();
         if (farewell || unseen) && has_body && watched {
             self.publication_expiry.cancel(&mut self.publications, id);
+            self.leave_index(id);
             self.release_body(id);
             if let Some(aside) = self.aside_mut(owner_id) {
                 aside.rows.urgent = true;
@@ -374,17 +397,38 @@ impl<M: Memory> Shard<M> {
             let Some(owner) = self.presentities.get_mut(owner_id) else { return };
             let next = owner.round.wrapping_add(1);
             owner.publications.unlink(&mut self.publications, id);
-            owner.publications.push_back(&mut self.publications, id);
             if let Some(record) = self.publications.get_mut(id) {
                 (record.phase, record.round) = match farewell {
                     true => (PublicationPhase::Closing, next),
                     false => (PublicationPhase::Superseded, round),
                 };
             }
+            self.add_farewell(id);
         } else {
             self.remove_publication(id);
         }
         self.state_changed(owner_id, sender);
+    }
+
+    /// An ended publication waits until all watchers have seen it.
+    pub fn add_farewell(&mut self, id: Id<Publication<M>>) {
+        let Some(record) = self.publications.get(id) else { return };
+        let (presentity, weight) = (record.presentity, self.weight(record));
+        if let Some(owner) = self.presentities.get_mut(presentity) {
+            owner.farewells.push_back(&mut self.publications, id);
+            owner.farewell_bytes = owner.farewell_bytes.saturating_add(weight);
+        }
+    }
+
+    /// So many ended publications wait for watchers to see them that no other
+    /// one may end before.
+    pub fn has_many_farewells(&self, id: Id<Presentity<M>>) -> bool {
+        self.presentities.get(id).is_some_and(|owner| owner.farewell_bytes >= MOST_FAREWELLS)
+    }
+
+    /// What an ended publication takes.
+    fn weight(&self, record: &Publication<M>) -> u32 {
+        u32::try_from(self.body(record).len()).unwrap_or(u32::MAX).saturating_add(RECORD_BYTES)
     }
 
     /// The presentity has something to send.

@@ -4,6 +4,7 @@
 #[path = "../service/fakes/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "not everything is needed here")]
 mod fakes;
+mod publications;
 
 use fakes::{FakeMemory, MWI, PRESENCE, Setup, World};
 use presence::presence::event_package::PackageId;

@@ -8,6 +8,7 @@ mod ended_dialogs;
 mod exhaustion;
 mod fakes;
 mod footprint;
+mod many;
 mod ordering;
 mod publish;
 mod publish_stored;

@@ -11,7 +11,7 @@ proptest! {
 
     #[test]
     fn behaves_as_a_multimap(
-        ops in prop::collection::vec((0u8..6, 0u64..40, 0u32..4), 1..600),
+        ops in prop::collection::vec((0u8..8, 0u64..40, 0u32..4), 1..600),
         same_bits in any::<bool>(),
         failing in prop_oneof![Just(usize::MAX), 0usize..8],
     ) {
@@ -32,6 +32,29 @@ proptest! {
                 4 => {
                     prop_assert_eq!(index.remove(hash, |v| v == value), at.map(|_| value));
                     at.map(|at| model.swap_remove(at));
+                }
+                5 => {
+                    let new = (hash >> 3) + (1 << 40);
+                    index.rekey(hash, new, |v| v == value);
+                    if let Some(at) = at {
+                        model[at].0 = new;
+                    }
+                }
+                6 => {
+                    // Room that was made stays while values only leave.
+                    let most = model.len() + value as usize;
+                    if index.reserve(most).is_ok() {
+                        let taken = index.vacate(hash, |v| v == value);
+                        prop_assert_eq!(taken, at.map(|_| value));
+                        at.map(|at| model.swap_remove(at));
+                        index.trim(most);
+                        rig.heap.faults.fail_after(0);
+                        while model.len() < most {
+                            index.insert(hash, 77).unwrap();
+                            model.push((hash, 77));
+                        }
+                        rig.heap.faults.fail_after(failing);
+                    }
                 }
                 _ => {
                     prop_assert_eq!(index.replace(hash, value + 1, |v| v == value), at.map(|_| value));

@@ -48,6 +48,7 @@ where
     assert!(list.iter(nodes).map(|(id, _)| id).eq(model.iter().copied()));
     assert_eq!((list.len(), list.is_empty()), (model.len(), model.is_empty()));
     assert_eq!((list.front(), list.back(nodes)), (model.front().copied(), model.back().copied()));
+    assert!(list.iter_back(nodes).map(|(id, _)| id).eq(model.iter().rev().copied()));
     for (&one, &next) in model.iter().zip(model.iter().skip(1)) {
         assert_eq!(list.next(nodes, one), Some(next));
     }

@@ -8,8 +8,6 @@ use crate::store::Store;
 use crate::store::records::{Document, Kept, Publication, PublicationPhase};
 use crate::store::shard::{PresentityKey, Shard};
 
-use super::with_tag;
-
 /// One document takes at most this part of what may be kept.
 const LARGEST: usize = 8;
 
@@ -120,7 +118,7 @@ impl<M: Memory> Store<M> {
         let _ = self.with(self.shard_of(&key.identity), |records| {
             let Some(owner) = records.find(key, hash) else { return };
             for (tag, body) in read {
-                let Some(id) = with_tag(records, owner, tag) else { continue };
+                let Some(id) = records.with_tag(owner, tag) else { continue };
                 let wanted = records.publications.get(id).is_some_and(|record| {
                     record.phase == PublicationPhase::Live && records.body(record).is_empty()
                 });
@@ -149,7 +147,7 @@ impl<M: Memory> Store<M> {
         let hash = self.presentity_hash(&key.identity, key.package);
         self.with(self.shard_of(&key.identity), |records| {
             let owner = records.find(key, hash)?;
-            let record = records.publications.get(with_tag(records, owner, tag)?)?;
+            let record = records.publications.get(records.with_tag(owner, tag)?)?;
             let body = records.body(record);
             (!body.is_empty()).then(|| body.to_vec())
         })

@@ -4,7 +4,7 @@
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
 use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
-use crate::presence::publication_block::{self, Block, PackedTag, Parts};
+use crate::presence::publication_block::{self, Block, Parts};
 use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
@@ -41,7 +41,7 @@ impl<M: Memory> Store<M> {
         let presentity = self.find_or_create(records, key, hash)?;
         // A sibling's own tag may be in use: two living publications with one
         // tag could never be told apart again.
-        if with_tag(records, presentity, change.entity_tag).is_some() {
+        if records.with_tag(presentity, change.entity_tag).is_some() {
             return Ok(Begun::Refused(unknown_entity_tag()));
         }
         let reserved = reserve(records, presentity, change);
@@ -52,7 +52,7 @@ impl<M: Memory> Store<M> {
                 return Err(fault);
             }
         };
-        let replaced = same_dialog(records, presentity, publication, change.dialog_id);
+        let replaced = records.with_dialog(presentity, change.dialog_id, publication);
         if let Some(record) = replaced.and_then(|id| records.publications.get_mut(id)) {
             record.phase = PublicationPhase::Changing;
         }
@@ -92,18 +92,35 @@ impl<M: Memory> Store<M> {
                 {
                     record.phase = PublicationPhase::Live;
                 }
-                let presentity = pending.presentity;
                 enter(records, pending);
-                put_in_order(records, presentity);
                 Ok(())
             }
             Begun::Unchanged | Begun::Reopens(..) | Begun::Refused(_) => Err(Fault::Host),
         })?
     }
+
+    /// Publications of rows were taken over, in any order: they are to stand
+    /// oldest change first.
+    pub fn put_in_order(&self, key: &PresentityKey) {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        let _ = self.with(self.shard_of(&key.identity), |records| {
+            if let Some(presentity) = records.find(key, hash) {
+                put_in_order(records, presentity);
+            }
+        });
+    }
+
+    /// The same for all presentities.
+    pub fn put_all_in_order(&self) {
+        for shard in 0..self.shards() {
+            let _ = self.with(shard, |records| {
+                let all: Vec<_> = records.presentities.iter().map(|(id, _)| id).collect();
+                all.into_iter().for_each(|id| put_in_order(records, id));
+            });
+        }
+    }
 }
 
-/// Rows come in the order of their `id`; publications stand oldest change
-/// first. The newest was just added at the end.
 fn put_in_order<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>) {
     let Some(owner) = records.presentities.get(presentity) else { return };
     let all = owner.living(&records.publications);
@@ -112,10 +129,11 @@ fn put_in_order<M: Memory>(records: &mut Shard<M>, presentity: Id<Presentity<M>>
         return;
     }
     order.sort_by_key(|(received, _)| *received);
-    let Some(owner) = records.presentities.get_mut(presentity) else { return };
     for (_, id) in order {
+        let Some(owner) = records.presentities.get_mut(presentity) else { return };
         owner.publications.unlink(&mut records.publications, id);
         owner.publications.push_back(&mut records.publications, id);
+        records.moved_in_index(id);
     }
 }
 
@@ -127,7 +145,7 @@ fn begin_change<M: Memory>(
     tag: &[u8],
     change: &Change<'_>,
 ) -> Result<Begun<M>, Fault> {
-    let found = presentity.and_then(|owner| Some((owner, with_tag(records, owner, tag)?)));
+    let found = presentity.and_then(|owner| Some((owner, records.with_tag(owner, tag)?)));
     let Some((presentity, publication)) = found else {
         return Ok(Begun::Refused(unknown_entity_tag()));
     };
@@ -162,7 +180,11 @@ fn begin_change<M: Memory>(
                 body: change.body.unwrap_or(stored.body()),
                 ..Parts::default()
             };
-            Some(repack(records, &stored, &parts)?)
+            let block = repack(records, &stored, &parts)?;
+            if change.facts.is_some() {
+                records.reserve_dialog(publication, change.dialog_id)?;
+            }
+            Some(block)
         }
     };
     if let Some(record) = records.publications.get_mut(publication) {
@@ -235,6 +257,10 @@ fn reserve<M: Memory>(
     if let Some(owner) = records.presentities.get_mut(presentity) {
         owner.publications.push_back(&mut records.publications, id);
     }
+    if let Err(full) = records.index_publication(id) {
+        records.remove_publication(id);
+        return Err(full);
+    }
     Ok(id)
 }
 
@@ -253,32 +279,4 @@ pub(in crate::store) fn repack<M: Memory>(
     parts: &Parts<'_>,
 ) -> Result<Blob<M>, Fault> {
     records.blob(&publication_block::repack(block, parts)?)
-}
-
-pub(in crate::store) fn with_tag<M: Memory>(
-    records: &Shard<M>,
-    presentity: Id<Presentity<M>>,
-    tag: &[u8],
-) -> Option<Id<Publication<M>>> {
-    let owner = records.presentities.get(presentity)?;
-    let tag = PackedTag::new(tag).ok()?;
-    let mut all = owner.living(&records.publications);
-    all.find(|(_, p)| tag.is_of(&p.block)).map(|(id, _)| id)
-}
-
-fn same_dialog<M: Memory>(
-    records: &Shard<M>,
-    presentity: Id<Presentity<M>>,
-    new: Id<Publication<M>>,
-    dialog_id: &[u8],
-) -> Option<Id<Publication<M>>> {
-    if dialog_id.is_empty() {
-        return None;
-    }
-    let owner = records.presentities.get(presentity)?;
-    let mut all = owner.living(&records.publications);
-    all.find(|(id, p)| {
-        *id != new && p.phase == PublicationPhase::Live && p.block().dialog_id() == dialog_id
-    })
-    .map(|(id, _)| id)
 }
