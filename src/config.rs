@@ -19,6 +19,7 @@ pub use parameters::{
     ConfigError, PARAMETERS, Parameter, ParameterDefault, ParameterValue, Parameters,
 };
 
+use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{ExpiresPolicy, MinExpiresAction};
 use crate::presence::uri::UserCase;
 
@@ -202,6 +203,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Of several publications of this package the last one in memory alone is
+    /// shown: it merges none, nothing that has ended is shown before it is
+    /// removed, and no other order was asked for.
+    pub fn shows_newest(&self, package: Option<&EventPackage>) -> bool {
+        self.startup_mode
+            && self.retrieve_order == RetrieveOrder::by_received_time()
+            && package
+                .is_some_and(|package| package.kind == Kind::Publication && !package.aggregates)
+    }
+
     /// Without a database to keep publications in, the module only lends its
     /// functions to other modules (3.1).
     pub fn library_mode(&self) -> bool {

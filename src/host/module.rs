@@ -221,11 +221,13 @@ fn begin(config: &'static Config) -> Result<(), String> {
         .ids()
         .map(|id| registry.get(id).filter(|p| p.kind == Kind::Publication).and_then(|p| p.peer))
         .collect();
+    let shows_newest = registry.ids().map(|id| config.shows_newest(registry.get(id))).collect();
     let policy = Policy {
         user_case: config.sip_uri_match,
         mode: config.subs_db_mode,
         replaces_same_call: config.delete_same_subs,
         watcher_info,
+        shows_newest,
     };
     let widths = connect()?.map(|mut connection| {
         let widths = table_widths(config, &mut connection);

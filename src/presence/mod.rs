@@ -8,6 +8,7 @@ pub mod dialog_info;
 pub mod entity_tag;
 pub mod event_package;
 pub mod expires;
+pub mod folding;
 pub mod name_addr;
 pub mod next_hop;
 pub mod notify_headers;

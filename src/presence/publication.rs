@@ -36,6 +36,15 @@ pub fn unknown_entity_tag() -> Rejection {
     Rejection::new(412, "Conditional request failed")
 }
 
+/// Publications end faster than their watchers can be told (A14): the request
+/// is to come again.
+pub fn too_many_ends() -> Rejection {
+    Rejection {
+        headers: b"Retry-After: 2\r\n".to_vec(),
+        ..Rejection::new(503, "Service Unavailable")
+    }
+}
+
 /// Facts of a published document that later decisions need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {

@@ -5,6 +5,7 @@ use crate::config::OrderColumn;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::{EventPackage, Kind};
+use crate::presence::folding::{self, End};
 use crate::presence::subscription::Text;
 use crate::presence::{dialog_info, uri};
 use crate::service::seldom::Seldom;
@@ -14,7 +15,10 @@ use crate::shm::Memory;
 use crate::store::lanes::{Document, Farewell, PublicationCopy, Send, State};
 use crate::store::shard::PresentityKey;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::ops::Range;
 
 static UNREADABLE: Seldom = Seldom::new();
 
@@ -23,10 +27,12 @@ static UNREADABLE: Seldom = Seldom::new();
 pub struct Composition {
     /// Round of the state.
     pub round: u32,
-    /// What has ended and is shown a last time.
-    pub farewells: Vec<Farewell>,
     newest: Vec<u8>,
-    farewell_documents: Vec<Vec<u8>>,
+    /// What the documents about ended publications are made of.
+    state: Option<State>,
+    /// The one of these that was made last, and what it tells of. There is but
+    /// one at a time: together they may be much larger than the state.
+    ended: RefCell<(Range<usize>, Vec<u8>)>,
     /// For watcher information.
     pub watchers: Option<WatcherList>,
     uri: Vec<u8>,
@@ -39,6 +45,56 @@ impl Composition {
     /// The newest document is empty.
     pub fn is_empty(&self) -> bool {
         self.newest.is_empty() && self.watchers.is_none()
+    }
+
+    /// What has ended and is shown a last time.
+    pub fn farewells(&self) -> &[Farewell] {
+        self.state.as_ref().map_or(&[], |state| &state.farewells)
+    }
+
+    /// The document about these farewells.
+    fn about(
+        &self,
+        host: &mut dyn Host,
+        package: &EventPackage,
+        range: Range<usize>,
+    ) -> Cow<'_, [u8]> {
+        let Some(state) = &self.state else { return Cow::Borrowed(&self.newest) };
+        let ends = state.farewells.get(range.clone()).unwrap_or_default();
+        match ends {
+            [] => return Cow::Borrowed(&self.newest),
+            [only] if !package.aggregates => {
+                let shown = if only.closing { &self.newest } else { &only.publication.body };
+                return Cow::Borrowed(shown);
+            }
+            _ => {}
+        }
+        let mut made = self.ended.borrow_mut();
+        if made.0 != range {
+            // The old one goes before the new one is made.
+            *made = Default::default();
+            *made = (range, with_ends(host, package, state, ends));
+        }
+        Cow::Owned(made.1.clone())
+    }
+}
+
+/// Says which document tells of which farewells. `living`: bytes of what lives,
+/// if that is known.
+pub fn fold(package: &EventPackage, farewells: &mut [Farewell], living: Option<usize>) {
+    let numbers: Vec<u32> = match package.aggregates {
+        true => {
+            let ends = farewells.iter().map(|farewell| End {
+                round: farewell.round,
+                bytes: farewell.publication.body.len(),
+            });
+            folding::documents(ends, living)
+        }
+        // They are documents of their own.
+        false => (0..).take(farewells.len()).collect(),
+    };
+    for (farewell, number) in farewells.iter_mut().zip(numbers) {
+        farewell.document = number;
     }
 }
 
@@ -62,13 +118,15 @@ pub fn compose<M: Memory>(
     composition.newest_sender =
         state.publications.last().map(|p| p.sender.clone()).unwrap_or_default();
     composition.newest = document(host, package, &state, None);
-    for farewell in &state.farewells {
-        composition.farewell_documents.push(document(host, package, &state, Some(farewell)));
-    }
     if package.requires_authorization && package.restricts && !server.config.force_active {
         composition.rules = host.rules(state.key.package, &state.key.user, &state.key.host)?;
     }
-    composition.farewells = state.farewells;
+    if state.farewells.is_empty() || !package.aggregates {
+        state.publications = Vec::new();
+    }
+    let living = state.publications.iter().map(|living| living.body.len()).sum();
+    fold(package, &mut state.farewells, Some(living));
+    composition.state = Some(state);
     Ok(composition)
 }
 
@@ -82,10 +140,8 @@ pub fn for_watcher<'a>(
     let subscription = &send.subscription;
     let common = match send.document {
         Document::None => return Ok(Cow::default()),
-        Document::Newest | Document::Changed => &composition.newest,
-        Document::Farewell(n) => {
-            composition.farewell_documents.get(n).unwrap_or(&composition.newest)
-        }
+        Document::Newest | Document::Changed => Cow::Borrowed(composition.newest.as_slice()),
+        Document::Farewells(from, to) => composition.about(host, package, from..to),
     };
     if let Some(watchers) = &composition.watchers {
         return Ok(watchers.document(package, &composition.uri, send).into());
@@ -101,16 +157,71 @@ pub fn for_watcher<'a>(
         return Ok(Cow::default());
     }
     let mut body = match package.personalises {
-        true => host.personalise(subscription.package, subscription, common),
+        true => host.personalise(subscription.package, subscription, &common),
         false => None,
     };
     if let Some(rules) = &composition.rules {
-        let whole = body.as_deref().unwrap_or(common);
+        let whole = body.as_deref().unwrap_or(&common);
         if let Some(less) = host.restrict(subscription.package, subscription, rules, whole)? {
             body = Some(less);
         }
     }
-    Ok(body.map_or(Cow::Borrowed(common), Cow::Owned))
+    Ok(body.map_or(common, Cow::Owned))
+}
+
+/// A document that tells of ended publications, and of all that live.
+fn with_ends(
+    host: &mut dyn Host,
+    package: &EventPackage,
+    state: &State,
+    ends: &[Farewell],
+) -> Vec<u8> {
+    if let [only] = ends {
+        return document(host, package, state, Some(only));
+    }
+    // The package shows one publication closed at a time, so each is made a
+    // document that says so.
+    let ended: Vec<_> =
+        latest(package, ends).filter_map(|end| closed(host, package, state, end)).collect();
+    let mut bodies: Vec<&[u8]> = Vec::with_capacity(ended.len() + state.publications.len());
+    bodies.extend(ended.iter().map(|body| &**body));
+    bodies.extend(state.publications.iter().map(|living| living.body.as_slice()));
+    aggregate(host, package, state, &bodies, None)
+}
+
+/// Of several ends of one dialog the last one, each where it was.
+fn latest<'a>(
+    package: &EventPackage,
+    ends: &'a [Farewell],
+) -> impl Iterator<Item = &'a Farewell> + use<'a> {
+    let dialog_of = |end: &Farewell| {
+        let info = dialog_info::summary(&end.publication.body).filter(|info| info.dialogs == 1);
+        info.and_then(|info| info.first_id).filter(|_| package.is_dialog())
+    };
+    let mut told = HashSet::new();
+    let mut kept: Vec<_> =
+        ends.iter().rev().filter(|end| dialog_of(end).is_none_or(|id| told.insert(id))).collect();
+    kept.reverse();
+    kept.into_iter()
+}
+
+/// The document of an ended publication as it is shown a last time; `None` if
+/// the package cannot read it.
+fn closed<'a>(
+    host: &mut dyn Host,
+    package: &EventPackage,
+    state: &State,
+    end: &'a Farewell,
+) -> Option<Cow<'a, [u8]>> {
+    let body = &end.publication.body;
+    if !end.closing {
+        return Some(Cow::Borrowed(body));
+    }
+    if package.is_dialog() {
+        return Some(dialog_info::ended(body).map_or(Cow::Borrowed(body), Cow::Owned));
+    }
+    let (user, domain) = (&state.key.user, &state.key.host);
+    host.aggregate(state.key.package, user, domain, &[body], Some(0)).map(Cow::Owned)
 }
 
 fn document(
@@ -238,8 +349,7 @@ pub fn current<M: Memory>(
     without: Option<&[u8]>,
     contact: Option<&[u8]>,
 ) -> Result<Vec<u8>, Fault> {
-    let mut state = server.store.state(key);
-    state.farewells.clear();
+    let mut state = server.store.living(key);
     settle(server, host, package, &mut state)?;
     let newest_sender = state.publications.last().map(|p| p.sender.as_slice()).unwrap_or_default();
     if package.is_shared_line() && !newest_sender.is_empty() && contact == Some(newest_sender) {
@@ -251,6 +361,7 @@ pub fn current<M: Memory>(
         round: state.round,
         closing: true,
         publication: state.publications.remove(at),
+        document: 0,
     });
     Ok(document(host, package, &state, farewell.as_ref()))
 }

@@ -123,13 +123,13 @@ fn round<M: Memory>(
     budget: Budget,
     sent: &mut usize,
 ) -> Result<bool, Fault> {
-    let Some(state) = server.store.lane_state(lane) else { return Ok(true) };
+    let Some(state) = server.store.lane_state_shown(lane, host.now()) else { return Ok(true) };
     let Some(package) = server.registry.get(state.key.package) else { return Ok(true) };
     let shares = if is_in_memory(server, package, &state) { budget.shares } else { 0 };
     let composition = compose(server, host, package, state)?;
     let composed = Composed {
         round: composition.round,
-        farewells: &composition.farewells,
+        farewells: composition.farewells(),
         skip_first: !server.config.send_fast_notify
             && package.peer.is_none()
             && composition.is_empty(),
@@ -210,7 +210,7 @@ pub fn send_once<M: Memory>(
         ending.shows_state() && may_see(subscription.status, subscription.text(Text::Reason));
     let composition = match sees {
         true => {
-            let mut state = server.store.state(key);
+            let mut state = server.store.state_shown(key, host.now());
             state.watchers.wants_full = true;
             compose(server, host, package, state)?
         }

@@ -16,6 +16,7 @@ use crate::store::rows::{
     PUBLICATION_COLUMNS, presentity_conditions, publication_conditions, read_publication,
 };
 use crate::store::shard::PresentityKey;
+use std::collections::HashMap;
 
 /// Writes a claimed change. Gives the document that the row had, if watchers
 /// have to see it a last time.
@@ -209,7 +210,7 @@ pub fn current<M: Memory>(
 ) -> Result<Vec<PublicationCopy>, Fault> {
     let indexed = match server.config.publications() {
         PublicationCache::None => return read(server, host, key, event),
-        PublicationCache::Hybrid | PublicationCache::Record => server.store.state(key),
+        PublicationCache::Hybrid | PublicationCache::Record => server.store.living(key),
     };
     complete(server, host, &indexed.key, event, indexed.publications)
 }
@@ -235,8 +236,9 @@ pub fn complete<M: Memory>(
                     .map(|row| (&*row.entity_tag, &*row.body));
                 server.store.remember_bodies(key, bodies);
             }
-            let place = |row: &PublicationCopy| indexed.iter().position(|p| p.ruid == row.ruid);
-            rows.sort_by_cached_key(|row| place(row));
+            let places: HashMap<&[u8], usize> =
+                indexed.iter().enumerate().rev().map(|(place, p)| (&*p.ruid, place)).collect();
+            rows.sort_by_cached_key(|row| places.get(&*row.ruid).copied());
             Ok(rows)
         }
         PublicationCache::Hybrid | PublicationCache::Record => Ok(indexed),

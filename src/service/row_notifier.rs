@@ -4,11 +4,12 @@
 //! shows what is published after that: of two NOTIFYs in a dialog the higher
 //! one never lacks a change that was accepted before the lower one left.
 
+use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
-use crate::service::compose::compose;
+use crate::service::compose::{compose, fold};
 use crate::service::durable::{durable, single};
 use crate::service::notifier::{Budget, Delivery, PORTION, deliver};
 use crate::service::seldom::Seldom;
@@ -16,7 +17,7 @@ use crate::service::subscription_rows::{self as rows, Claimed, Row};
 use crate::service::turns::turn_of;
 use crate::service::{Server, notify_reply, watcher_info};
 use crate::shm::Memory;
-use crate::store::lanes::{Composed, ComposedWatchers, Document, Send};
+use crate::store::lanes::{Composed, ComposedWatchers, Document, Send, State};
 use crate::store::records::Claim;
 use crate::store::row_lanes::{DueRow, WalkStep};
 use crate::store::rows::dialog_of;
@@ -174,17 +175,22 @@ fn portion<M: Memory>(
     lane: LaneRef<M>,
     sent: &mut usize,
 ) -> Result<bool, Fault> {
-    let Some(state) = server.store.lane_state(lane) else { return Ok(false) };
+    let Some(mut state) = server.store.lane_state_shown(lane, host.now()) else {
+        return Ok(false);
+    };
     let Some(package) = server.registry.get(state.key.package) else { return Ok(false) };
-    let farewells = state.farewells.clone();
+    let all_here = server.config.publications() != PublicationCache::None
+        && state.publications.iter().all(|living| !living.body.is_empty());
+    let living = state.publications.iter().map(|living| living.body.len()).sum();
+    fold(package, &mut state.farewells, all_here.then_some(living));
     let composed = Composed {
         round: state.round,
-        farewells: &farewells,
+        farewells: &state.farewells,
         // Notifier processes send them all (B28).
         skip_first: !server.config.send_fast_notify
             && server.config.notifier_processes == 0
             && package.peer.is_none()
-            && compose(server, host, package, state.clone())?.is_empty(),
+            && compose(server, host, package, living_only(&state))?.is_empty(),
         watchers: (package.kind == Kind::WatcherInfo).then_some(ComposedWatchers {
             full_since: state.watchers.full_since,
             has_all: state.watchers.wants_full,
@@ -424,5 +430,16 @@ fn requeue<M: Memory>(
             let line = format_args!("NOTIFY given up: {fault} (Call-ID {call_id})");
             UNQUEUED.log(host, Level::Error, line);
         }
+    }
+}
+
+/// A state without what has ended.
+fn living_only(state: &State) -> State {
+    State {
+        key: state.key.clone(),
+        round: state.round,
+        publications: state.publications.clone(),
+        farewells: Vec::new(),
+        watchers: state.watchers.clone(),
     }
 }

@@ -5,7 +5,9 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::dialog_info;
-use crate::presence::publication::{Facts, Step, leaves_shared_line_alone, unknown_entity_tag};
+use crate::presence::publication::{
+    Facts, Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
+};
 use crate::service::durable::single;
 use crate::service::paging::{Place, page as page_of};
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
@@ -88,6 +90,9 @@ fn judge<M: Memory>(
 ) -> Result<Applied<M>, Rejection> {
     let key = &publishing.key;
     let tag = publishing.if_match.unwrap_or_default();
+    if publishing.step != Step::Refresh && server.store.has_many_farewells(key) {
+        return Err(too_many_ends());
+    }
     let ended = match publishing.step {
         Step::Create => create(server, host, publishing, change)?,
         Step::Refresh | Step::Modify => {
@@ -371,6 +376,10 @@ fn end_expired<M: Memory>(
     let package = crate::presence::event_package::Event::parse(&event)
         .and_then(|event| server.registry.exact(&event));
     let key = server.store.key(&user, &domain, package.unwrap_or_default());
+    if server.store.has_many_farewells(&key) {
+        // The next time.
+        return Ok(());
+    }
     // As the row spells it.
     let spelled = PresentityKey { host: domain, ..key.clone() };
     let mut conditions = publication_conditions(&spelled, &event, &publication.entity_tag);

@@ -49,6 +49,8 @@ pub struct Farewell {
     pub closing: bool,
     /// The publication.
     pub publication: PublicationCopy,
+    /// Number of the document that tells of it, and perhaps of others.
+    pub document: u32,
 }
 
 /// A presentity's state at one moment.
@@ -73,8 +75,8 @@ pub enum Document {
     None,
     /// The state itself.
     Newest,
-    /// The state with this farewell.
-    Farewell(usize),
+    /// The state with the farewells from this one to before that one.
+    Farewells(usize, usize),
     /// Of the watchers reported on those that have changed.
     Changed,
 }
@@ -88,7 +90,7 @@ pub struct Send {
     pub token: Option<Token>,
     /// What it carries.
     pub document: Document,
-    /// Round of the state that this watcher was last told.
+    /// Round of the state that this watcher was told before.
     pub told: u32,
     /// It is the last one.
     pub ending: Option<Ending>,
@@ -139,14 +141,41 @@ pub struct ComposedWatchers {
 impl<M: Memory> Store<M> {
     /// Copies the state of the presentity whose lane the caller owns.
     pub fn lane_state(&self, lane: LaneRef<M>) -> Option<State> {
-        self.with(usize::from(lane.shard), |records| copy_state(records, lane.presentity)).ok()?
+        self.with(usize::from(lane.shard), |records| copy_state(records, lane.presentity, ALL))
+            .ok()?
+    }
+
+    /// The same, but of what is not shown at this time nothing.
+    pub fn lane_state_shown(&self, lane: LaneRef<M>, now: i64) -> Option<State> {
+        self.with(usize::from(lane.shard), |records| {
+            let package = records.presentities.get(lane.presentity)?.package;
+            let newest_at = self.policy.shows_newest(package).then_some(now);
+            copy_state(records, lane.presentity, Wanted { newest_at, farewells: true })
+        })
+        .ok()?
+    }
+
+    /// The state of any presentity without what is not shown at this time, and
+    /// without farewells.
+    pub fn state_shown(&self, key: &PresentityKey, now: i64) -> State {
+        let newest_at = self.policy.shows_newest(key.package).then_some(now);
+        self.copy_of(key, Wanted { newest_at, farewells: false })
     }
 
     /// Copies the state of any presentity; empty if there is none.
     pub fn state(&self, key: &PresentityKey) -> State {
+        self.copy_of(key, ALL)
+    }
+
+    /// The same without farewells.
+    pub fn living(&self, key: &PresentityKey) -> State {
+        self.copy_of(key, Wanted { farewells: false, ..ALL })
+    }
+
+    fn copy_of(&self, key: &PresentityKey, wanted: Wanted) -> State {
         let hash = self.presentity_hash(&key.identity, key.package);
         self.with(self.shard_of(&key.identity), |records| {
-            records.find(key, hash).and_then(|id| copy_state(records, id))
+            records.find(key, hash).and_then(|id| copy_state(records, id, wanted))
         })
         .ok()
         .flatten()
@@ -200,6 +229,7 @@ impl<M: Memory> Store<M> {
                 let tokens = sends.iter().filter_map(|send| send.token);
                 unreserved.extend(tokens.filter(|token| is_unreserved(records, *token)));
             }
+            by_document(&mut sends);
             Taken { sends, more, unreserved: Vec::new() }
         });
         for (places, token) in ended {
@@ -309,23 +339,26 @@ impl<M: Memory> Store<M> {
         let sees = crate::store::subscriptions::may_see(record.status, record.text(Text::Reason))
             && ending.is_none_or(Ending::shows_state);
         if sees && ending.is_none() {
+            let up_to = |round| composed.farewells.partition_point(|f| !later(f.round, round));
+            let mut at = up_to(record.told);
             // A walk over rows is about the changes up to its round; what ends
             // later is said by the next one, once.
-            let its_turn = |farewell: &Farewell| {
-                later(farewell.round, record.told) && !(rows_only && later(farewell.round, walk))
-            };
-            let shown: Vec<usize> = (0..composed.farewells.len())
-                .filter(|n| its_turn(&composed.farewells[*n]))
-                .collect();
-            // The farewell of the newest round is the newest state.
-            let covered =
-                shown.last().is_some_and(|n| composed.farewells[*n].round == composed.round);
-            for n in shown {
-                let document = Document::Farewell(n);
-                sends.push(next_notify(record, watched, token, document, None, now));
+            let end = if rows_only { up_to(walk).max(at) } else { composed.farewells.len() };
+            let (mut told, mut covered) = (record.told, false);
+            while let Some(first) = composed.farewells.get(at..end).and_then(<[_]>::first) {
+                let rest = &composed.farewells[at..end];
+                let next = at + rest.partition_point(|f| f.document <= first.document);
+                let document = Document::Farewells(at, next);
+                sends.push(next_notify(record, watched, token, document, None, now).after(told));
+                let last = composed.farewells[next - 1].round;
+                // The farewell of the newest round is the newest state.
+                covered = last == composed.round;
+                // Numbers in a row that are taken together are given back together.
+                told = if rows_only { told } else { last };
+                at = next;
             }
             if !covered {
-                sends.push(next_notify(record, watched, token, newest, None, now));
+                sends.push(next_notify(record, watched, token, newest, None, now).after(told));
             }
         } else {
             let document = if sees { newest } else { Document::None };
@@ -338,6 +371,25 @@ impl<M: Memory> Store<M> {
         {
             records.mark_dirty(id);
         }
+    }
+}
+
+impl Send {
+    /// The watcher was told of this round before.
+    fn after(self, told: u32) -> Send {
+        Send { told, ..self }
+    }
+}
+
+/// Puts NOTIFYs with one document side by side, so that it need be made but
+/// once. Those of a dialog stay in their order.
+fn by_document(sends: &mut [Send]) {
+    let place = |send: &Send| match send.document {
+        Document::Farewells(from, to) => (to, from),
+        Document::None | Document::Newest | Document::Changed => (usize::MAX, 0),
+    };
+    if !sends.is_sorted_by_key(place) {
+        sends.sort_by_key(place);
     }
 }
 
@@ -461,31 +513,56 @@ pub(super) fn close_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>
     }
 }
 
-fn copy_state<M: Memory>(records: &Shard<M>, id: Id<Presentity<M>>) -> Option<State> {
+/// What of a state is copied.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// Of the publications none but the newest that lives at this time.
+    newest_at: Option<i64>,
+    farewells: bool,
+}
+
+const ALL: Wanted = Wanted { newest_at: None, farewells: true };
+
+fn copy_state<M: Memory>(
+    records: &Shard<M>,
+    id: Id<Presentity<M>>,
+    wanted: Wanted,
+) -> Option<State> {
     let owner = records.presentities.get(id)?;
-    let copies = |phase: fn(PublicationPhase) -> bool| {
-        owner
-            .living(&records.publications)
-            .filter(move |(_, record)| phase(record.phase))
-            .map(|(_, record)| copy_publication(records, record))
-            .collect::<Vec<_>>()
+    let is_state = |record: &Publication<M>| {
+        matches!(record.phase, PublicationPhase::Live | PublicationPhase::Changing)
+    };
+    let copy = |record: &Publication<M>| copy_publication(records, record);
+    let publications = match wanted.newest_at {
+        None => {
+            let all = owner.publications.iter(&records.publications);
+            all.filter(|(_, record)| is_state(record)).map(|(_, record)| copy(record)).collect()
+        }
+        Some(now) => {
+            let lives = |at: Seconds| at.get() >= now;
+            let mut all = owner.publications.iter_back(&records.publications);
+            let newest = all
+                .find(|(_, record)| is_state(record) && record.expires_at.is_none_or(lives))
+                .map(|(_, record)| copy(record));
+            newest.into_iter().collect()
+        }
     };
     let mut farewells: Vec<Farewell> = owner
         .farewells
         .iter(&records.publications)
+        .take_while(|_| wanted.farewells)
         .map(|(_, record)| Farewell {
             round: record.round,
             closing: record.phase == PublicationPhase::Closing,
             publication: copy_publication(records, record),
+            document: 0,
         })
         .collect();
     farewells.sort_by_key(|farewell| farewell.round.wrapping_sub(owner.completed));
     Some(State {
         key: records.key_of(id)?,
         round: owner.round,
-        publications: copies(|phase| {
-            matches!(phase, PublicationPhase::Live | PublicationPhase::Changing)
-        }),
+        publications,
         farewells,
         watchers: copy_changes(records, owner),
     })

@@ -43,6 +43,9 @@ pub struct Policy {
     pub replaces_same_call: bool,
     /// For each package the one that reports on its watchers.
     pub watcher_info: Vec<Option<PackageId>>,
+    /// For each package: its document is that of its newest publication, which is
+    /// the last one in the store's order.
+    pub shows_newest: Vec<bool>,
 }
 
 impl Policy {
@@ -54,6 +57,11 @@ impl Policy {
     /// The package that reports on the watchers of this one.
     pub fn reported_by(&self, package: PackageId) -> Option<PackageId> {
         self.watcher_info.get(usize::from(package.0)).copied().flatten()
+    }
+
+    /// Of several publications the last one alone is shown.
+    pub fn shows_newest(&self, package: PackageId) -> bool {
+        self.shows_newest.get(usize::from(package.0)).copied().unwrap_or_default()
     }
 
     /// The package reports on the watchers of another.

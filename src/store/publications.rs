@@ -241,6 +241,16 @@ fn supersede_final<M: Memory>(
     records.add_farewell(copy);
 }
 
+impl<M: Memory> Shard<M> {
+    /// A publication must not end now, for its watchers have yet to see too many
+    /// that have. `shows_closed`: they are to see this one, whatever it reports.
+    fn must_wait_to_end(&self, id: Id<Publication<M>>, shows_closed: bool) -> bool {
+        let Some(record) = self.publications.get(id) else { return false };
+        self.has_many_farewells(record.presentity)
+            && ((shows_closed && self.may_be_watched(record.presentity)) || unseen_final(self, id))
+    }
+}
+
 /// The publication reports a final state that not all watchers have seen.
 fn unseen_final<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> bool {
     let Some(record) = records.publications.get(id) else { return false };

@@ -136,8 +136,10 @@ pub struct Presentity<M: Memory> {
     /// Ended ones that some watchers have yet to see, in the order in which they
     /// ended.
     pub farewells: List<Publication<M>, Published, Uncounted>,
-    /// What these take, in bytes.
-    pub farewell_bytes: u32,
+    /// What these take, in KiB.
+    pub farewell_kib: u16,
+    /// Its publications are in the shard's index of publications.
+    pub is_indexed: bool,
     /// Counts accepted changes of the state.
     pub round: u32,
     /// All watchers have been told of this round.
@@ -213,7 +215,8 @@ impl<M: Memory> Presentity<M> {
             due: List::new(),
             publications: List::new(),
             farewells: List::new(),
-            farewell_bytes: 0,
+            farewell_kib: 0,
+            is_indexed: false,
             round: 0,
             completed: 0,
             unvisited: 0,
@@ -371,8 +374,6 @@ pub struct Publication<M: Memory> {
     pub facts: Facts,
     /// Where it is in its life.
     pub phase: PublicationPhase,
-    /// It is in its shard's index of publications.
-    pub is_indexed: bool,
     /// Place among the presentity's publications, or its farewells.
     pub published: Links<Publication<M>>,
     /// Place in the expiry wheel.
@@ -402,7 +403,6 @@ impl<M: Memory> Publication<M> {
             round: 0,
             facts: Facts::default(),
             phase,
-            is_indexed: false,
             published: Links::new(),
             expiring: Timer::new(),
         }

@@ -290,6 +290,16 @@ impl<M: Memory> Store<M> {
                 .unwrap_or(false)
     }
 
+    /// So many publications have ended that watchers here have yet to see that
+    /// no other one may end before.
+    pub fn has_many_farewells(&self, key: &PresentityKey) -> bool {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            records.find(key, hash).is_some_and(|id| records.has_many_farewells(id))
+        })
+        .unwrap_or(false)
+    }
+
     /// Some of those who watch here have not been told of the latest change.
     pub fn is_behind(&self, key: &PresentityKey) -> bool {
         let hash = self.presentity_hash(&key.identity, key.package);

@@ -26,13 +26,13 @@ pub const SHARDS_PER_HEAP: usize = 4;
 /// seconds are looked at once a turn.
 const WHEEL_BUCKETS: usize = 512;
 
-/// Bytes that ended publications of one presentity take while watchers have yet
-/// to see them (A14). Beyond that no other one ends: a request has to come
-/// again, what has run out waits.
-const MOST_FAREWELLS: u32 = 16 << 20;
+/// KiB that ended publications of one presentity take while watchers have yet to
+/// see them (A14). Beyond that no other one ends: a request has to come again,
+/// what has run out waits.
+const MOST_FAREWELLS: u16 = 16 << 10;
 
 /// What a record counts beside its document.
-const RECORD_BYTES: u32 = 256;
+const RECORD_BYTES: usize = 256;
 
 /// Which presentity, in which package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,9 +367,10 @@ impl<M: Memory> Shard<M> {
         if let Some(owner) = self.presentities.get_mut(presentity) {
             if is_farewell {
                 owner.farewells.unlink(&mut self.publications, id);
-                owner.farewell_bytes = owner.farewell_bytes.saturating_sub(weight);
+                owner.farewell_kib = owner.farewell_kib.saturating_sub(weight);
             } else {
                 owner.publications.unlink(&mut self.publications, id);
+                owner.is_indexed &= !owner.publications.is_empty();
             }
         }
         if let Some(document) = self.publications.remove(id).and_then(|record| record.document) {
@@ -397,6 +398,7 @@ impl<M: Memory> Shard<M> {
             let Some(owner) = self.presentities.get_mut(owner_id) else { return };
             let next = owner.round.wrapping_add(1);
             owner.publications.unlink(&mut self.publications, id);
+            owner.is_indexed &= !owner.publications.is_empty();
             if let Some(record) = self.publications.get_mut(id) {
                 (record.phase, record.round) = match farewell {
                     true => (PublicationPhase::Closing, next),
@@ -416,19 +418,19 @@ impl<M: Memory> Shard<M> {
         let (presentity, weight) = (record.presentity, self.weight(record));
         if let Some(owner) = self.presentities.get_mut(presentity) {
             owner.farewells.push_back(&mut self.publications, id);
-            owner.farewell_bytes = owner.farewell_bytes.saturating_add(weight);
+            owner.farewell_kib = owner.farewell_kib.saturating_add(weight);
         }
     }
 
     /// So many ended publications wait for watchers to see them that no other
     /// one may end before.
     pub fn has_many_farewells(&self, id: Id<Presentity<M>>) -> bool {
-        self.presentities.get(id).is_some_and(|owner| owner.farewell_bytes >= MOST_FAREWELLS)
+        self.presentities.get(id).is_some_and(|owner| owner.farewell_kib >= MOST_FAREWELLS)
     }
 
-    /// What an ended publication takes.
-    fn weight(&self, record: &Publication<M>) -> u32 {
-        u32::try_from(self.body(record).len()).unwrap_or(u32::MAX).saturating_add(RECORD_BYTES)
+    /// What an ended publication takes, in KiB.
+    fn weight(&self, record: &Publication<M>) -> u16 {
+        u16::try_from((self.body(record).len() + RECORD_BYTES).div_ceil(1024)).unwrap_or(u16::MAX)
     }
 
     /// The presentity has something to send.

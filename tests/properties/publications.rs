@@ -88,11 +88,12 @@ impl Model {
             expires_at: None,
             now: new.received,
             priority: 0,
+            judged_by: None,
         };
         let package = self.world.server.registry.get(DIALOG).unwrap();
         match self.world.server.store.begin_publication(&self.key, package, &change).unwrap() {
             Begun::Pending(pending) => Some(pending),
-            Begun::Refused(_) | Begun::Unchanged => None,
+            _ => None,
         }
     }
 
@@ -172,6 +173,7 @@ impl Model {
                     expires_at: None,
                     now: received,
                     priority: 0,
+                    judged_by: None,
                 };
                 self.world.server.store.restore_publication(&self.key, &change).unwrap();
                 self.all.push(new);

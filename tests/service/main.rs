@@ -7,6 +7,7 @@ mod delivery;
 mod ended_dialogs;
 mod exhaustion;
 mod fakes;
+mod folding;
 mod footprint;
 mod many;
 mod ordering;

@@ -41,6 +41,7 @@ fn restore(world: &World, key: &PresentityKey, n: u32) {
         // As after many changes: in no order.
         now: world.now() - i64::from(n.wrapping_mul(0x9E37_79B9) >> 20),
         priority: 0,
+        judged_by: None,
     };
     world.server.store.restore_publication(key, &change).unwrap();
 }
@@ -80,6 +81,7 @@ fn cycle(world: &World, key: &PresentityKey, package: PackageId) {
             expires_at: Some(world.now() + 3600),
             now: world.now(),
             priority: 0,
+            judged_by: None,
         };
         let Ok(Begun::Pending(pending)) = store.begin_publication(key, event, &change) else {
             panic!("refused");

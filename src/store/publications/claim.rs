@@ -3,7 +3,9 @@
 
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
-use crate::presence::publication::{Step, leaves_shared_line_alone, unknown_entity_tag};
+use crate::presence::publication::{
+    Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
+};
 use crate::presence::publication_block::{self, Block, Parts};
 use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
@@ -53,6 +55,11 @@ impl<M: Memory> Store<M> {
             }
         };
         let replaced = records.with_dialog(presentity, change.dialog_id, publication);
+        if replaced.is_some_and(|id| records.must_wait_to_end(id, false)) {
+            records.remove_publication(publication);
+            self.drop_if_idle(records, presentity);
+            return Ok(Begun::Refused(too_many_ends()));
+        }
         if let Some(record) = replaced.and_then(|id| records.publications.get_mut(id)) {
             record.phase = PublicationPhase::Changing;
         }
@@ -164,6 +171,14 @@ fn begin_change<M: Memory>(
     }
     if let Some(begun) = reopens(records, package, publication, change)? {
         return Ok(begun);
+    }
+    let must_wait = match change.step {
+        Step::Remove => records.must_wait_to_end(publication, package.aggregates),
+        Step::Modify => records.must_wait_to_end(publication, false),
+        Step::Create | Step::Refresh => false,
+    };
+    if must_wait {
+        return Ok(Begun::Refused(too_many_ends()));
     }
     // A removal needs no memory: it makes room.
     let block = match change.step {

@@ -32,9 +32,11 @@ impl<M: Memory> Store<M> {
             while let Some(publication) =
                 records.publication_expiry.pop_due(&mut records.publications, now, &mut looks)
             {
-                let Some(record) = records.publications.get_mut(publication) else { continue };
-                if record.phase != PublicationPhase::Live {
-                    // A request is changing it: look again in a second.
+                let Some(record) = records.publications.get(publication) else { continue };
+                let (phase, presentity) = (record.phase, record.presentity);
+                if phase != PublicationPhase::Live || records.has_many_farewells(presentity) {
+                    // A request is changing it, or too many have ended that its
+                    // watchers have yet to see: look again in a second.
                     records.publication_expiry.schedule(
                         &mut records.publications,
                         publication,
@@ -42,8 +44,9 @@ impl<M: Memory> Store<M> {
                     );
                     continue;
                 }
-                record.phase = PublicationPhase::Changing;
-                let presentity = record.presentity;
+                if let Some(record) = records.publications.get_mut(publication) {
+                    record.phase = PublicationPhase::Changing;
+                }
                 let Some(key) = records.key_of(presentity) else { continue };
                 claimed.push(Expired {
                     shard,

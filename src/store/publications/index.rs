@@ -1,8 +1,7 @@
 //! Finds the publications of those presentities that have many of them. The
 //! others, which are nearly all, are walked, and take no memory here.
 //!
-//! All living publications of a presentity are in the index, or none is: so the
-//! first one in the list says which.
+//! All living publications of a presentity are in the index, or none is.
 
 use crate::error::Fault;
 use crate::presence::publication_block::PackedTag;
@@ -73,7 +72,7 @@ impl<M: Memory> Shard<M> {
     ) -> Option<Id<Publication<M>>> {
         let owner = self.presentities.get(presentity)?;
         let packed = PackedTag::new(tag).ok()?;
-        if !self.is_indexed(owner) {
+        if !owner.is_indexed {
             let mut all = owner.publications.iter(&self.publications);
             return all.find(|(_, record)| packed.is_of(&record.block)).map(|(id, _)| id);
         }
@@ -101,7 +100,7 @@ impl<M: Memory> Shard<M> {
         let fits = |id: Id<Publication<M>>, record: &Publication<M>| {
             id != but && record.phase == PublicationPhase::Live
         };
-        if !self.is_indexed(owner) {
+        if !owner.is_indexed {
             let mut all = owner.publications.iter(&self.publications);
             return all
                 .find(|(id, record)| fits(*id, record) && record.block().dialog_id() == dialog_id)
@@ -120,8 +119,9 @@ impl<M: Memory> Shard<M> {
         id: Id<Publication<M>>,
     ) -> Result<(), Fault> {
         let Some(record) = self.publications.get(id) else { return Ok(()) };
-        let Some(owner) = self.presentities.get(record.presentity) else { return Ok(()) };
-        if self.is_indexed(owner) {
+        let presentity = record.presentity;
+        let Some(owner) = self.presentities.get(presentity) else { return Ok(()) };
+        if owner.is_indexed {
             return self.enter_index(id);
         }
         if owner.publications.iter(&self.publications).nth(FEW).is_none() {
@@ -130,9 +130,12 @@ impl<M: Memory> Shard<M> {
         let all: Vec<_> = owner.publications.iter(&self.publications).map(|(id, _)| id).collect();
         for (n, id) in all.iter().enumerate() {
             if let Err(full) = self.enter_index(*id) {
-                all.iter().take(n).for_each(|id| self.leave_index(*id));
+                all.iter().take(n).for_each(|id| self.remove_entry(*id));
                 return Err(full);
             }
+        }
+        if let Some(owner) = self.presentities.get_mut(presentity) {
+            owner.is_indexed = true;
         }
         Ok(())
     }
@@ -144,8 +147,7 @@ impl<M: Memory> Shard<M> {
         id: Id<Publication<M>>,
         dialog_id: &[u8],
     ) -> Result<(), Fault> {
-        let is_indexed = self.publications.get(id).is_some_and(|record| record.is_indexed);
-        if is_indexed && !dialog_id.is_empty() {
+        if self.is_indexed(id) && !dialog_id.is_empty() {
             self.index.dialogs.reserve(self.index.entries.len())?;
         }
         Ok(())
@@ -160,10 +162,10 @@ impl<M: Memory> Shard<M> {
         moved: bool,
     ) {
         let Some(record) = self.publications.get(id) else { return };
-        let (owner, is_indexed) = (record.presentity, record.is_indexed);
+        let owner = record.presentity;
         let old_tag = record.block().entity_tag();
         let old_dialog = record.block().dialog_id().to_vec();
-        let entry = if is_indexed { self.entry_of(id) } else { None };
+        let entry = if self.is_indexed(id) { self.entry_of(id) } else { None };
         let new = crate::presence::publication_block::Block::new(&block);
         let (new_tag, new_dialog) = (new.entity_tag(), new.dialog_id().to_vec());
         let Some(entry) = entry else {
@@ -190,7 +192,7 @@ impl<M: Memory> Shard<M> {
 
     /// A publication went to the end of its presentity's list.
     pub(in crate::store) fn moved_in_index(&mut self, id: Id<Publication<M>>) {
-        let Some(record) = self.publications.get(id).filter(|record| record.is_indexed) else {
+        let Some(record) = self.publications.get(id).filter(|_| self.is_indexed(id)) else {
             return;
         };
         let (owner, dialog) = (record.presentity, record.block().dialog_id().to_vec());
@@ -202,9 +204,14 @@ impl<M: Memory> Shard<M> {
 
     /// A publication ends or goes.
     pub(in crate::store) fn leave_index(&mut self, id: Id<Publication<M>>) {
+        if self.is_indexed(id) {
+            self.remove_entry(id);
+        }
+    }
+
+    fn remove_entry(&mut self, id: Id<Publication<M>>) {
         let Some(entry) = self.entry_of(id) else { return };
-        let Some(record) = self.publications.get_mut(id) else { return };
-        record.is_indexed = false;
+        let Some(record) = self.publications.get(id) else { return };
         let (owner, tag) = (record.presentity, record.block().entity_tag());
         let dialog = record.block().dialog_id().to_vec();
         self.leave_dialog(owner, &dialog, entry);
@@ -215,9 +222,12 @@ impl<M: Memory> Shard<M> {
         index.dialogs.trim(index.entries.len());
     }
 
-    fn is_indexed(&self, owner: &Presentity<M>) -> bool {
-        let first = owner.publications.front().and_then(|id| self.publications.get(id));
-        first.is_some_and(|first| first.is_indexed)
+    /// The publication has not ended, and its presentity is one that has many.
+    fn is_indexed(&self, id: Id<Publication<M>>) -> bool {
+        self.publications.get(id).is_some_and(|record| {
+            let owner = self.presentities.get(record.presentity);
+            !record.phase.is_farewell() && owner.is_some_and(|owner| owner.is_indexed)
+        })
     }
 
     fn enter_index(&mut self, id: Id<Publication<M>>) -> Result<(), Fault> {
@@ -243,14 +253,11 @@ impl<M: Memory> Shard<M> {
             self.index.entries.remove(entry);
             return Err(full);
         }
-        if let Some(record) = self.publications.get_mut(id) {
-            record.is_indexed = true;
-        }
         Ok(())
     }
 
     fn entry_of(&self, id: Id<Publication<M>>) -> Option<Id<Entry<M>>> {
-        let record = self.publications.get(id).filter(|record| record.is_indexed)?;
+        let record = self.publications.get(id)?;
         let place = self.index.place(record.presentity, &record.block().entity_tag());
         self.index.tags.find(place, |entry| {
             self.index.entries.get(entry).is_some_and(|entry| entry.publication == id)

@@ -74,6 +74,8 @@ pub struct FakeHost {
     pub room: Option<usize>,
     /// What becomes of NOTIFYs of these dialogs, by Call-ID.
     pub outcomes: HashMap<String, NotifyOutcome>,
+    /// NOTIFYs are counted, and not kept.
+    pub counts: Option<usize>,
 }
 
 impl FakeHost {
@@ -85,6 +87,7 @@ impl FakeHost {
             yields: false,
             room: None,
             outcomes: HashMap::new(),
+            counts: None,
         }
     }
 }
@@ -106,6 +109,10 @@ impl Transport for FakeHost {
             Some(0) => return NotifyOutcome::NoMemory,
             Some(room) => *room -= 1,
             None => {}
+        }
+        if let Some(count) = &mut self.counts {
+            *count += 1;
+            return NotifyOutcome::Sent;
         }
         let random = self.outside.random.fetch_add(1, SeqCst);
         if self.yields && random.is_multiple_of(3) {

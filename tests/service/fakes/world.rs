@@ -185,6 +185,7 @@ impl World {
             mode: setup.mode,
             replaces_same_call: setup.same_call,
             watcher_info: registry.ids().map(peer).collect(),
+            shows_newest: registry.ids().map(|id| config.shows_newest(registry.get(id))).collect(),
         };
         let shared = Shared {
             shards: shards.unwrap(),

@@ -1,0 +1,82 @@
+//! How many documents tell of publications that have ended. A document for each
+//! end, each with all that lives, would be work and memory that is a product of
+//! two counts which clients choose (A14): so one document tells of as many ends
+//! as make it at most twice as large as what lives alone.
+
+/// Documents need not be smaller than that, in bytes: a NOTIFY fits into a
+/// datagram.
+const SMALL: usize = 16 * 1024;
+
+/// Of so many documents at most is a set of ends made, if it is not known how
+/// much lives.
+const UNKNOWN_PARTS: usize = 8;
+
+/// An ended publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The round in which it ended. What has the same one stays together, for
+    /// rounds tell what a watcher has seen.
+    pub round: u32,
+    /// Bytes of its document.
+    pub bytes: usize,
+}
+
+/// The number of the document that tells of each end. `living`: bytes of what
+/// lives, if that is known.
+pub fn documents(ends: impl Iterator<Item = End> + Clone, living: Option<usize>) -> Vec<u32> {
+    let all = |ends: &mut dyn Iterator<Item = End>| ends.map(|end| end.bytes).sum::<usize>();
+    let most = living.unwrap_or_else(|| all(&mut ends.clone()) / UNKNOWN_PARTS).max(SMALL);
+    let (mut number, mut bytes, mut last) = (0u32, 0usize, None);
+    ends.map(|end| {
+        let is_full = bytes > 0 && bytes.saturating_add(end.bytes) > most;
+        if is_full && last != Some(end.round) {
+            (number, bytes) = (number.saturating_add(1), 0);
+        }
+        bytes = bytes.saturating_add(end.bytes);
+        last = Some(end.round);
+        number
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fold(bytes: &[usize], living: Option<usize>) -> Vec<u32> {
+        let ends = bytes.iter().zip(0..).map(|(bytes, round)| End { round, bytes: *bytes });
+        documents(ends, living)
+    }
+
+    #[test]
+    fn small_ends_share_a_document() {
+        assert_eq!(fold(&[], Some(0)), []);
+        assert_eq!(fold(&[500, 500, 500], Some(0)), [0, 0, 0]);
+        assert_eq!(fold(&[58_000, 58_000, 100, 58_000], Some(0)), [0, 1, 2, 3]);
+        assert_eq!(fold(&[58_000, 58_000, 100, 58_000], Some(120_000)), [0, 0, 0, 1]);
+        assert_eq!(fold(&[50_000; 16], None), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]);
+    }
+
+    #[test]
+    fn a_round_is_not_divided() {
+        let end = |round| End { round, bytes: 10_000 };
+        assert_eq!(documents([end(1), end(2), end(2)].into_iter(), Some(0)), [0, 1, 1]);
+        assert_eq!(documents([end(1), end(1), end(2)].into_iter(), Some(0)), [0, 0, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_work_is_linear(
+            bytes in prop::collection::vec(1..60_000usize, 0..300), living in 0..1_000_000usize,
+        ) {
+            let numbers = fold(&bytes, Some(living));
+            let count = numbers.last().map_or(0, |last| *last as usize + 1);
+            let all: usize = bytes.iter().sum();
+            // Each document has the ends once, and all that lives.
+            prop_assert!(count * living <= 2 * all + living);
+            prop_assert!(numbers.is_sorted());
+            prop_assert!(numbers.windows(2).all(|pair| pair[1] - pair[0] <= 1));
+        }
+    }
+}
