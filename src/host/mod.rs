@@ -22,6 +22,7 @@ pub mod reply;
 mod reply_event;
 mod rpc;
 mod script;
+mod sender;
 pub mod state;
 pub mod sys;
 pub mod text;

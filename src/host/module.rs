@@ -23,14 +23,15 @@ use crate::host::state::{
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
-    boundary, fragments, log, packages, process, reply, reply_event, rpc, script, sys, timers, tm,
+    fragments, log, packages, process, reply, reply_event, rpc, script, sender, sys, timers, tm,
 };
 use crate::presence::event_package::Kind;
-use crate::service::notifier::{self, Budget, Run};
+use crate::service::notifier;
 use crate::service::{Server, notify_reply, restore, turns, write_back};
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::widths::TableWidths;
+use crate::store::writers::Writers;
 use crate::store::{
     Policy, Shared, Store,
     shard::{SHARDS_PER_HEAP, Shard, ShardPolicy},
@@ -44,10 +45,6 @@ const ANSWER_SETS: usize = 2048;
 const PRESENTITY_VERSION: u32 = 5;
 const WATCHERS_VERSION: u32 = 3;
 const ACTIVE_WATCHERS_VERSION: u32 = 12;
-/// A sender looks for work at least this often, also when nobody wakes it.
-const SENDER_IDLE: Duration = Duration::from_secs(5);
-/// Pause after a state that could not be composed.
-const SENDER_PAUSE: Duration = Duration::from_millis(500);
 
 static PARAMETERS: Mutex<Option<Parameters>> = Mutex::new(None);
 static SHARED: OnceCell<Mutex<Option<Shared<Kamailio>>>> = OnceCell::new();
@@ -171,7 +168,8 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let sets = place_slice(arena, ANSWER_SETS, |_| Ok(lock_api::Mutex::new(Set::EMPTY)))?;
     let retransmissions = place(arena, Retransmissions::new(sets, hash))?;
     let wake = place(arena, std::sync::atomic::AtomicBool::new(false))?;
-    Ok(Shared { shards: records, dialogs, hash, retransmissions, wake })
+    let writers = place(arena, Writers::default())?;
+    Ok(Shared { shards: records, dialogs, hash, retransmissions, wake, writers })
 }
 
 /// A process begins. `rank` is its kind, or a worker's number.
@@ -189,7 +187,7 @@ pub fn child_init(rank: i32) -> Result<(), String> {
         sys::PROC_TCP_MAIN | sys::PROC_POSTCHILDINIT => Ok(()),
         rank if rank == sys::PROC_MAIN as i32 => {
             for _ in 0..notifier::SENDERS {
-                process::spawn(c"PRESENCE SENDER", send_step)
+                process::spawn(c"PRESENCE SENDER", sender::step)
                     .map_err(|error| format!("the sender process cannot be started: {error}"))?;
             }
             (0..config.notifier_processes).try_for_each(start_notifier)
@@ -252,34 +250,6 @@ fn begin(config: &'static Config) -> Result<(), String> {
     // A connection must not be shared with the processes to be forked.
     worker::set_connection(None);
     SERVER.set(server).map_err(|_| "the server was started twice".into())
-}
-
-/// One step of a sender process: waits for lanes that were handed over and
-/// sends what they have to send.
-fn send_step() {
-    let (Some(server), Some(wake)) = (server(), WAKE.get()) else { return };
-    wake.wait(SENDER_IDLE);
-    let mut host = Worker::default();
-    // One lane of each shard in turn: a lane with a hundred thousand watchers
-    // comes back to its queue and must not keep the others waiting.
-    let (mut busy, mut failed) = (true, false);
-    while busy && !failed {
-        busy = false;
-        for shard in 0..server.store.shards() {
-            let Some(lane) = server.store.take_over(shard) else { continue };
-            busy = true;
-            // A boundary for each: a lane whose documents make a callback
-            // panic must not keep the shards after it from being served.
-            let run = boundary::enter("sender", Run::Failed, || {
-                notifier::run(server, &mut host, lane, Budget::SENDER)
-            });
-            failed |= run == Run::Failed;
-        }
-    }
-    if failed {
-        std::thread::sleep(SENDER_PAUSE);
-        wake.notify();
-    }
 }
 
 /// Starts one of the notifier processes. It serves its turns one after the

@@ -2,22 +2,15 @@
 
 use std::ffi::{c_uint, c_void};
 use std::ptr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crate::config::{Config, TimerMode};
-use crate::host::memory::ShmArena;
 use crate::host::worker::Worker;
 use crate::host::{boundary, state, sys};
 use crate::service::expiry;
-use crate::shm::place;
 
 /// Registers the timers that the configuration asks for; to be called in
 /// mod_init.
 pub fn register(config: &Config) -> Result<(), String> {
-    let turn = place(ShmArena, AtomicBool::new(false)).map_err(|_| "out of shared memory")?;
-    TURN.set(turn).map_err(|_| "initialised twice")?;
     for (period, timer) in
         [(config.clean_period, on_clean as TimerFunction), (config.db_update_period, on_update)]
     {
@@ -58,48 +51,13 @@ fn clean() {
     }
 }
 
-/// Writes back, unless another process is doing so: two of them could write the
-/// states of one subscription in the wrong order.
 fn update() {
     let Some(server) = state::server() else { return };
-    if let Some(_turn) = Turn::take() {
-        expiry::update(server, &mut Worker::default());
-    }
+    expiry::update(server, &mut Worker::default());
 }
-
-/// A process is writing back; in shared memory.
-static TURN: OnceLock<&'static AtomicBool> = OnceLock::new();
-
-struct Turn(&'static AtomicBool);
-
-impl Turn {
-    fn take() -> Option<Turn> {
-        let taken = TURN.get()?;
-        let free =
-            taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        free.then(|| Turn(taken))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// How often, 10 ms apart, the operator's command looks whether the timer is
-/// done.
-const PATIENCE: u32 = 3000;
 
 /// What all timers do, at once (`presence.cleanup`).
 pub fn everything() {
     clean();
-    let Some(server) = state::server() else { return };
-    for _ in 0..PATIENCE {
-        if let Some(_turn) = Turn::take() {
-            expiry::update(server, &mut Worker::default());
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    update();
 }

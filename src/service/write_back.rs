@@ -1,6 +1,7 @@
 //! Writes subscriptions to the database: back (`subs_db_mode=2`), or through
 //! before their requests are answered (`subs_db_mode=1`).
 
+use crate::config::SubscriptionMode;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Host, Level, Value};
 use crate::presence::subscription::Text;
@@ -9,46 +10,178 @@ use crate::service::seldom::Seldom;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::Token;
+use crate::store::records::Lag;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};
 
 static TOO_LONG: Seldom = Seldom::new();
+static UNWRITTEN: Seldom = Seldom::new();
 
 /// Rows in one transaction.
 const BATCH: usize = 200;
+
+/// Batches that a sender process writes before it looks at its lanes again.
+const PORTION: usize = 10;
+
+/// Milliseconds between two writes of new and ended subscriptions: short of a
+/// second (B49), long enough for batches.
+const PROMPT: i64 = 500;
+
+/// Milliseconds after which a write is tried again that has failed.
+const PAUSE: i64 = 5000;
+
+/// How often, 2 ms apart, the flush looks whether it is its turn. Others write
+/// a batch and let go.
+const PATIENCE: u32 = 15_000;
 
 /// Writes all rows that lag behind. At shutdown (`last`) they reserve nothing
 /// more.
 /// Gives the number of rows that could not be written.
 pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> usize {
-    let mut failed = 0;
-    for shard in 0..server.store.shards() {
-        // Rows that fail are put back: they wait for the next flush, so that
-        // a database that is away does not hold this one up. So does what
+    let mut failed = false;
+    for lag in [Lag::Urgent, Lag::Changed] {
+        let mut walk = Walk::new(server, lag, 0);
+        // What fails is put back and waits for the next flush; so does what
         // changes meanwhile.
-        let mut left = server.store.count_dirty(shard);
-        while left > 0 {
-            // In one go: no subscription may be twice in a batch, whose deletes,
-            // updates and inserts are sorted.
-            let rows = server.store.take_dirty(shard, BATCH.min(left), host.now(), last);
-            if rows.is_empty() {
-                break;
-            }
-            left -= rows.len();
-            let bad = write(server, host, &rows, last);
-            failed += bad;
-            if bad > 0 {
+        while !walk.is_over() {
+            let written = in_turn(server, last, || walk.write(server, host, last));
+            failed |= written.is_none_or(|written| written.bad > 0);
+            if written.is_none_or(Written::is_away) {
                 break;
             }
         }
     }
-    if failed > 0 {
-        host.log(
-            Level::Error,
-            format_args!("{failed} subscriptions could not be written and are tried again"),
-        );
+    if !failed {
+        return 0;
     }
-    failed
+    let unwritten = lagging(server, Lag::Urgent) + lagging(server, Lag::Changed);
+    let line = format_args!("{unwritten} subscriptions could not be written and are tried again");
+    host.log(Level::Error, line);
+    unwritten
+}
+
+/// Rows that lag behind in this way.
+fn lagging<M: Memory>(server: &Server<M>, lag: Lag) -> usize {
+    (0..server.store.shards()).map(|shard| server.store.count_dirty(shard, lag)).sum()
+}
+
+/// New and ended subscriptions are written at once, that is within a second
+/// (B49). With a `db_update_period` of 0 a write-back never happens.
+pub fn is_prompt<M: Memory>(server: &Server<M>) -> bool {
+    match server.config.subs_db_mode {
+        SubscriptionMode::WriteBack => server.config.db_update_period.is_some(),
+        SubscriptionMode::WriteThrough => true,
+        SubscriptionMode::Memory | SubscriptionMode::DbOnly => false,
+    }
+}
+
+/// Writes new and ended subscriptions if it is time for it and nobody else is
+/// writing; `now` in milliseconds of the Unix time. A portion of them: true if
+/// there are more.
+pub fn prompt<M: Memory>(server: &Server<M>, host: &mut dyn Host, now: i64) -> bool {
+    if !is_prompt(server) || !server.store.is_time_to_write(now, PAUSE) {
+        return false;
+    }
+    let Some(_writing) = server.store.begin_writing() else { return false };
+    let mut walk = Walk::new(server, Lag::Urgent, server.store.first_to_write());
+    for _ in 0..PORTION {
+        if walk.is_over() {
+            break;
+        }
+        let written = walk.write(server, host, false);
+        if written.bad > 0 {
+            let bad = written.bad;
+            let line = format_args!("{bad} subscriptions could not be written and are tried again");
+            UNWRITTEN.log(host, Level::Error, line);
+        }
+        if written.is_away() {
+            server.store.write_again(now + PAUSE, walk.shard);
+            return false;
+        }
+    }
+    let more = !walk.is_over();
+    server.store.write_again(if more { now } else { now + PROMPT }, walk.shard);
+    more
+}
+
+/// Does one step of writing when no other process does. At the very end all
+/// others are gone, and one may have died in it. `None` if it does not come to
+/// that.
+fn in_turn<M: Memory, T>(server: &Server<M>, last: bool, step: impl FnOnce() -> T) -> Option<T> {
+    if last {
+        return Some(step());
+    }
+    for _ in 0..PATIENCE {
+        if let Some(_writing) = server.store.begin_writing() {
+            return Some(step());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    None
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy)]
+struct Written {
+    rows: usize,
+    bad: usize,
+}
+
+impl Written {
+    /// Nothing was written: the others would fail, too.
+    fn is_away(self) -> bool {
+        self.bad > 0 && self.bad == self.rows
+    }
+}
+
+/// A walk over the shards for rows that lag behind in one way. Of each shard it
+/// takes no more than lag when it comes there.
+struct Walk {
+    lag: Lag,
+    shard: usize,
+    /// Shards that were not looked at yet, this one included.
+    shards: usize,
+    /// Rows of this shard that are to be taken; `None` before it is looked at.
+    left: Option<usize>,
+}
+
+impl Walk {
+    fn new<M: Memory>(server: &Server<M>, lag: Lag, first: usize) -> Walk {
+        let shards = server.store.shards();
+        Walk { lag, shard: first % shards.max(1), shards, left: None }
+    }
+
+    fn is_over(&self) -> bool {
+        self.shards == 0
+    }
+
+    /// Takes a batch, of more than one shard if need be. Of each in one go: no
+    /// subscription may be twice in a batch, whose deletes, updates and inserts
+    /// are sorted.
+    fn take<M: Memory>(&mut self, server: &Server<M>, now: i64, last: bool) -> Vec<Dirty> {
+        let mut rows = Vec::new();
+        while !self.is_over() && rows.len() < BATCH {
+            let place = (self.shard, self.lag);
+            let left = self.left.unwrap_or_else(|| server.store.count_dirty(self.shard, self.lag));
+            let room = BATCH - rows.len();
+            if left > 0 {
+                rows.extend(server.store.take_dirty(place, room.min(left), now, last));
+            }
+            if left > room {
+                self.left = Some(left - room);
+            } else {
+                self.shard = (self.shard + 1) % server.store.shards().max(1);
+                (self.shards, self.left) = (self.shards - 1, None);
+            }
+        }
+        rows
+    }
+
+    /// Writes a batch.
+    fn write<M: Memory>(&mut self, server: &Server<M>, host: &mut dyn Host, last: bool) -> Written {
+        let rows = self.take(server, host.now(), last);
+        Written { rows: rows.len(), bad: write(server, host, &rows, last) }
+    }
 }
 
 /// A row that lags behind, with what its table has to be told.

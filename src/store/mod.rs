@@ -19,6 +19,7 @@ pub mod watcher_changes;
 pub mod watchers;
 pub mod widths;
 pub mod write_back;
+pub mod writers;
 
 use crate::config::SubscriptionMode;
 use crate::error::Fault;
@@ -28,6 +29,7 @@ use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, Slab};
 use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::{PresentityKey, Shard};
+use crate::store::writers::Writers;
 use lock_api::Mutex;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -150,6 +152,8 @@ pub struct Shared<M: Memory> {
     pub retransmissions: &'static Retransmissions<M>,
     /// Lanes were handed over and the sender processes not woken yet.
     pub wake: &'static AtomicBool,
+    /// Who writes subscriptions' rows.
+    pub writers: &'static Writers,
 }
 
 /// All state of the server.

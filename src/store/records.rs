@@ -254,6 +254,18 @@ pub enum Phase {
     Gone,
 }
 
+/// How a subscription's row differs from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lag {
+    /// Not at all, or it is in a writer's hand.
+    None,
+    /// Some columns are out of date: they follow with the timer.
+    Changed,
+    /// It is missing, or its subscription is over: a crash would lose the one,
+    /// and bring the other back (B49).
+    Urgent,
+}
+
 /// What a NOTIFY has to do about its subscription's row before it leaves
 /// (`subs_db_mode=3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -298,10 +310,12 @@ pub struct Subscription<M: Memory> {
     pub in_flight: bool,
     /// It is in its presentity's `due` list.
     pub is_due: bool,
-    /// It is in its shard's `dirty` list.
-    pub is_dirty: bool,
+    /// Which list of its shard waits for its row to be written.
+    pub lag: Lag,
     /// It has a row in the database.
     pub has_row: bool,
+    /// It may have one: only the answer to the INSERT may have been lost.
+    pub row_in_doubt: bool,
     /// What its next NOTIFY has to do about the row.
     pub claim: Claim,
     /// Its row's `reason` is NULL (rows of the stock module).

@@ -12,8 +12,8 @@ use crate::shm::{
 };
 use crate::store::publications::{Documents, PublicationIndex};
 use crate::store::records::{
-    Aside, Dirty, Expiring, Phase, Presentity, Publication, PublicationPhase, Publications, Queued,
-    Subscription, Watched,
+    Aside, Dirty, Expiring, Lag, Phase, Presentity, Publication, PublicationPhase, Publications,
+    Queued, Subscription, Watched,
 };
 use crate::store::watcher_changes::WatcherChange;
 
@@ -69,8 +69,10 @@ pub struct Shard<M: Memory> {
     pub subscription_expiry: Wheel<Subscription<M>, Expiring, M>,
     /// When publications end.
     pub publication_expiry: Wheel<Publication<M>, Expiring, M>,
-    /// Subscriptions whose row is to be written or deleted.
-    pub dirty: List<Subscription<M>, Dirty>,
+    /// Subscriptions whose row is to be changed.
+    pub changed: List<Subscription<M>, Dirty>,
+    /// Subscriptions whose row is to be made or deleted.
+    pub urgent: List<Subscription<M>, Dirty>,
     /// Presentities whose lane was handed over.
     pub queued: Queue<Presentity<M>, Queued>,
     /// Documents that the database keeps as well.
@@ -111,7 +113,8 @@ impl<M: Memory> Shard<M> {
             by_identity: HashIndex::new(heap),
             subscription_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             publication_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
-            dirty: List::new(),
+            changed: List::new(),
+            urgent: List::new(),
             queued: Queue::new(),
             documents: Documents::new(heap, policy.kept_bodies),
             index: PublicationIndex::new(heap, hash),
@@ -249,8 +252,8 @@ impl<M: Memory> Shard<M> {
             return;
         }
         record.phase = Phase::Gone;
-        let (presentity, is_due, has_row, is_dirty, pass) =
-            (record.presentity, record.is_due, record.has_row, record.is_dirty, record.pass);
+        let (presentity, is_due, pass) = (record.presentity, record.is_due, record.pass);
+        let has_row = record.has_row || record.row_in_doubt;
         self.subscription_expiry.cancel(&mut self.subscriptions, id);
         if let Some(owner) = self.presentities.get_mut(presentity) {
             owner.watchers.unlink(&mut self.subscriptions, id);
@@ -264,27 +267,40 @@ impl<M: Memory> Shard<M> {
         if let Some(record) = self.subscriptions.get_mut(id) {
             record.is_due = false;
         }
-        match (has_row, is_dirty) {
-            (true, false) => self.mark_dirty(id),
-            (false, true) => {
-                self.dirty.unlink(&mut self.subscriptions, id);
-                self.subscriptions.remove(id);
-            }
-            (true, true) => {}
-            (false, false) => {
-                self.subscriptions.remove(id);
-            }
+        if has_row {
+            self.mark_dirty(id);
+        } else {
+            self.take_off(id);
+            self.subscriptions.remove(id);
         }
     }
 
-    /// Puts a subscription on the list of those to be written.
+    /// Puts a subscription on the list of those whose row is to be written: the
+    /// urgent one if it has none, or is over.
     pub fn mark_dirty(&mut self, id: Id<Subscription<M>>) {
-        if let Some(record) = self.subscriptions.get_mut(id)
-            && !record.is_dirty
-        {
-            record.is_dirty = true;
-            self.dirty.push_back(&mut self.subscriptions, id);
+        let Some(record) = self.subscriptions.get(id) else { return };
+        let is_over = matches!(record.phase, Phase::Ending(_) | Phase::Gone);
+        let lag = if is_over || !record.has_row { Lag::Urgent } else { Lag::Changed };
+        if record.lag == lag || record.lag == Lag::Urgent {
+            return;
         }
+        self.take_off(id);
+        if let Some(record) = self.subscriptions.get_mut(id) {
+            record.lag = lag;
+        }
+        let list = if lag == Lag::Urgent { &mut self.urgent } else { &mut self.changed };
+        list.push_back(&mut self.subscriptions, id);
+    }
+
+    /// Takes a subscription off the lists of those whose row is to be written.
+    pub fn take_off(&mut self, id: Id<Subscription<M>>) {
+        let Some(record) = self.subscriptions.get_mut(id) else { return };
+        let list = match std::mem::replace(&mut record.lag, Lag::None) {
+            Lag::Urgent => &mut self.urgent,
+            Lag::Changed => &mut self.changed,
+            Lag::None => return,
+        };
+        list.unlink(&mut self.subscriptions, id);
     }
 
     /// Puts a subscription on its presentity's list of those to be notified

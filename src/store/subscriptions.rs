@@ -9,7 +9,7 @@ use crate::presence::subscription::{
 use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{HashIndex, Id, Links, Memory, Timer};
-use crate::store::records::{Claim, Phase, Presentity, Seconds, Subscription, Watched};
+use crate::store::records::{Claim, Lag, Phase, Presentity, Seconds, Subscription, Watched};
 use crate::store::renewal::{Renewal, refresh};
 use crate::store::shard::{PresentityKey, Shard};
 use crate::store::{LaneRef, Store, Token};
@@ -495,8 +495,9 @@ pub(super) fn new_record<M: Memory>(
         phase: Phase::Live,
         in_flight: false,
         is_due: false,
-        is_dirty: false,
+        lag: Lag::None,
         has_row: false,
+        row_in_doubt: false,
         claim: Claim::None,
         null_reason: false,
         watching: Links::new(),

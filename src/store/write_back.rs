@@ -6,7 +6,7 @@ use crate::shm::{Id, Memory};
 use crate::store::Store;
 use crate::store::Token;
 use crate::store::lanes::CSEQ_RESERVE;
-use crate::store::records::{Phase, Subscription};
+use crate::store::records::{Lag, Phase, Subscription};
 use crate::store::shard::Shard;
 use crate::store::subscriptions::snapshot;
 
@@ -35,22 +35,36 @@ pub struct Dirty {
 }
 
 impl<M: Memory> Store<M> {
-    /// How many rows of a shard lag behind.
-    pub fn count_dirty(&self, shard: usize) -> usize {
-        self.with(shard, |records| records.dirty.len()).unwrap_or_default()
+    /// How many rows of a shard lag behind in this way.
+    pub fn count_dirty(&self, shard: usize, lag: Lag) -> usize {
+        self.with(shard, |records| match lag {
+            Lag::Urgent => records.urgent.len(),
+            Lag::Changed => records.changed.len(),
+            Lag::None => 0,
+        })
+        .unwrap_or_default()
     }
 
-    /// Takes up to `budget` rows of one shard. At shutdown (`last`) no CSeqs
-    /// are reserved: none will be used.
-    pub fn take_dirty(&self, shard: usize, budget: usize, now: i64, last: bool) -> Vec<Dirty> {
+    /// Takes up to `budget` rows of one shard that lag behind in this way. At
+    /// shutdown (`last`) no CSeqs are reserved: none will be used.
+    pub fn take_dirty(
+        &self,
+        (shard, lag): (usize, Lag),
+        budget: usize,
+        now: i64,
+        last: bool,
+    ) -> Vec<Dirty> {
         let reserve = if last { 0 } else { CSEQ_RESERVE };
         self.with(shard, |records| {
             let mut taken = Vec::new();
             while taken.len() < budget {
-                let Some(id) = records.dirty.pop_front(&mut records.subscriptions) else { break };
-                if let Some(record) = records.subscriptions.get_mut(id) {
-                    record.is_dirty = false;
-                }
+                let first = match lag {
+                    Lag::Urgent => records.urgent.front(),
+                    Lag::Changed => records.changed.front(),
+                    Lag::None => None,
+                };
+                let Some(id) = first else { break };
+                records.take_off(id);
                 let Some(token) = self.token(shard, records, id) else { continue };
                 taken.extend(row_of(records, id, token, now, reserve));
             }
@@ -134,7 +148,10 @@ impl<M: Memory> Store<M> {
             {
                 record.reserved_cseq = 0;
                 match row.change {
-                    RowChange::Insert => record.has_row = false,
+                    RowChange::Insert => {
+                        record.has_row = false;
+                        record.row_in_doubt = true;
+                    }
                     RowChange::Delete => record.has_row = true,
                     RowChange::Update => {}
                 }
@@ -153,11 +170,8 @@ fn row_of<M: Memory>(
     now: i64,
     reserve: u32,
 ) -> Option<Dirty> {
-    if records.subscriptions.get(id)?.is_dirty {
-        records.dirty.unlink(&mut records.subscriptions, id);
-    }
+    records.take_off(id);
     let record = records.subscriptions.get_mut(id)?;
-    record.is_dirty = false;
     let change = match (record.phase, record.has_row) {
         (Phase::Gone | Phase::Ending(_), _) => RowChange::Delete,
         (_, true) => RowChange::Update,
@@ -175,6 +189,7 @@ fn row_of<M: Memory>(
         // From here on a removal has to delete the row, also while the INSERT
         // is under way.
         record.has_row = true;
+        record.row_in_doubt = false;
     }
     Some(Dirty { token, change, subscription, expires_at: record.expires_at.get() })
 }
@@ -184,6 +199,6 @@ fn gone<M: Memory>(records: &Shard<M>, token: Token) -> Option<Id<Subscription<M
     records
         .subscriptions
         .get(id)
-        .filter(|record| record.phase == Phase::Gone && !record.is_dirty)?;
+        .filter(|record| record.phase == Phase::Gone && record.lag == Lag::None)?;
     Some(id)
 }

@@ -11,6 +11,7 @@ mod folding;
 mod footprint;
 mod many;
 mod ordering;
+mod prompt_rows;
 mod publish;
 mod publish_stored;
 mod subscribe;

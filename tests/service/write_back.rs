@@ -378,7 +378,12 @@ fn an_end_that_a_failing_flush_has_in_hand() {
     world.subscribe(Subscribe {
         // The flush comes by between the end and its NOTIFY ...
         before_reply: Some(Box::new(move || {
-            *hand.lock().unwrap() = server.store.take_dirty(0, 200, now, false);
+            *hand.lock().unwrap() = server.store.take_dirty(
+                (0, presence::store::records::Lag::Urgent),
+                200,
+                now,
+                false,
+            );
         })),
         ..Subscribe::end("w")
     });

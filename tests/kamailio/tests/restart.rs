@@ -225,6 +225,117 @@ storages! {
     }
 }
 
+/// What a watcher knows of its subscription when the server is gone.
+struct Known {
+    watcher: Watcher,
+    /// When its last request was answered.
+    answered: Instant,
+    ended: bool,
+}
+
+/// Sends the next SUBSCRIBE; false if the server does not answer any more.
+fn ask(watcher: &mut Watcher, server: SocketAddr, expires: u32) -> bool {
+    let mut message = watcher.message();
+    message.set("Expires", expires.to_string());
+    let Some(reply) = watcher.endpoint.try_request(&message, PATIENCE) else { return false };
+    assert_eq!(reply.status(), Some(200), "{}", reply.start_line);
+    watcher.to_tag = reply.to_tag().map(str::to_owned);
+    watcher.remote_target = Some(format!("sip:{server}"));
+    true
+}
+
+/// Subscribes until told to stop, and ends every fourth subscription at once, as
+/// many later.
+fn come_and_go(server: SocketAddr, trace: &Trace, index: usize, stop: &AtomicBool) -> Vec<Known> {
+    let mut known: Vec<Known> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let name = user(known.len());
+        let mut watcher = Watcher::with(server, trace.clone(), &name).named(&format!("w{index}"));
+        if !ask(&mut watcher, server, 600) {
+            break;
+        }
+        known.push(Known { watcher, answered: Instant::now(), ended: false });
+        // Some are written before they end, some are not.
+        let age = if known.len().is_multiple_of(4) { 1 } else { 40 };
+        if known.len().is_multiple_of(2)
+            && let Some(place) = known.len().checked_sub(age)
+            && let Some(old) = known.get_mut(place).filter(|old| !old.ended)
+        {
+            old.ended = true;
+            // What becomes of a request without an answer is not known.
+            let answered = ask(&mut old.watcher, server, 0);
+            old.answered = Instant::now();
+            if !answered {
+                break;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    known
+}
+
+storages! {
+    [
+        default_mode: Storage::Default;
+        postgres: Storage::on(Driver::Postgres, 2, 1, 0);
+        mariadb: Storage::on(Driver::MariaDb, 2, 1, 0);
+    ]
+
+    // With the default db_update_period, which is far away.
+    fn b49_kill_9_loses_a_second(storage) {
+        if storage.subs_db_mode() != 2 {
+            return;
+        }
+        let config = Config::new(storage).children(4).shared_memory(256);
+        let kamailio = Kamailio::start(config);
+        let (server, trace) = (kamailio.address(), kamailio.trace());
+        let stop = AtomicBool::new(false);
+        let (known, crashed) = std::thread::scope(|scope| {
+            let load: Vec<_> = (0..2)
+                .map(|index| {
+                    let (trace, stop) = (&trace, &stop);
+                    scope.spawn(move || come_and_go(server, trace, index, stop))
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(3000));
+            let crashed = Instant::now();
+            kamailio.kill();
+            stop.store(true, Ordering::Relaxed);
+            let known: Vec<Known> = load.into_iter().flat_map(joined).collect();
+            (known, crashed)
+        });
+        let rows = kamailio.rows("active_watchers");
+        let stored = |known: &Known| {
+            rows.iter().any(|row| row.get("callid") == Some(&known.watcher.call_id))
+        };
+        // Half a second more for a busy machine.
+        let old = known.iter().filter(|known| {
+            crashed.saturating_duration_since(known.answered) > Duration::from_millis(1500)
+        });
+        let (ended, living): (Vec<&Known>, Vec<&Known>) = old.partition(|known| known.ended);
+        assert!(ended.len() >= 5 && living.len() >= 20, "{} {}", ended.len(), living.len());
+        let lost = living.iter().filter(|known| !stored(known)).count();
+        let lost_by_stock = differs("B49 what kill -9 loses", living.len(), 0);
+        assert_eq!(lost, lost_by_stock, "of {}", living.len());
+        let come_back = ended.iter().filter(|known| stored(known)).count();
+        assert_eq!(come_back, 0, "of {}", ended.len());
+
+        kamailio.start_again();
+        let before: Vec<usize> = ended.iter().map(|known| known.watcher.notifies().len()).collect();
+        for index in 0..USERS {
+            Publisher::udp(&kamailio, &user(index)).publish(state(&user(index), "afterwards"));
+        }
+        if lost == 0 {
+            for known in &living {
+                known.watcher.wait_notify("afterwards", |n| n.body().contains("afterwards"));
+            }
+        }
+        let after: Vec<usize> = ended.iter().map(|known| known.watcher.notifies().len()).collect();
+        assert_eq!(after, before, "who has ended its subscription hears nothing");
+        kamailio.finish();
+    }
+}
+
 storages! {
     [
         default_mode: Storage::Default;

@@ -115,7 +115,9 @@ impl FakeDatabase {
         }
         let Inner { tables, next_id, .. } = &mut *inner;
         let rows = tables.entry(table.to_owned()).or_default();
-        self.undo.push((table.to_owned(), rows.clone()));
+        if self.in_transaction && self.undo.iter().all(|(known, _)| known != table) {
+            self.undo.push((table.to_owned(), rows.clone()));
+        }
         let done = work(rows, next_id);
         let lost = inner.lose == Some(verb);
         if lost {

@@ -18,6 +18,7 @@ use presence::shm::{
 };
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{PresentityKey, SHARDS_PER_HEAP, Shard, ShardPolicy};
+use presence::store::writers::Writers;
 use presence::store::{Policy, Shared, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -193,6 +194,7 @@ impl World {
             hash,
             retransmissions: place(arena, Retransmissions::new(sets, hash)).unwrap(),
             wake: place(arena, AtomicBool::new(false)).unwrap(),
+            writers: place(arena, Writers::default()).unwrap(),
         };
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);

@@ -1,0 +1,58 @@
+//! Who writes subscriptions' rows. One process at a time: two of them could
+//! write the states of one subscription in the wrong order.
+
+use crate::shm::Memory;
+use crate::store::Store;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+
+/// What the writing processes know of each other; in shared memory.
+#[derive(Debug, Default)]
+pub struct Writers {
+    /// One of them is writing.
+    busy: AtomicBool,
+    /// When new and ended subscriptions are written next (milliseconds of the
+    /// Unix time).
+    next: AtomicI64,
+    /// Shard with which they go on.
+    shard: AtomicUsize,
+}
+
+/// The caller is the one who writes.
+#[derive(Debug)]
+pub struct Writing<'a>(&'a Writers);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
+impl<M: Memory> Store<M> {
+    /// Makes the caller the one who writes, unless another process is.
+    pub fn begin_writing(&self) -> Option<Writing<'_>> {
+        let writers = self.shared.writers;
+        let begun =
+            writers.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        // Not `then_some`: what it drops would end the writing of another.
+        begun.is_ok().then(|| Writing(writers))
+    }
+
+    /// It is time to write new and ended subscriptions (milliseconds of the Unix
+    /// time). A clock that was set back counts from where it is now.
+    pub fn is_time_to_write(&self, now: i64, longest_pause: i64) -> bool {
+        let next = self.shared.writers.next.load(Ordering::Relaxed);
+        now >= next || next - now > longest_pause
+    }
+
+    /// Names the time after which new and ended subscriptions are written again,
+    /// and the shard to begin with.
+    pub fn write_again(&self, at: i64, shard: usize) {
+        self.shared.writers.next.store(at, Ordering::Relaxed);
+        self.shared.writers.shard.store(shard, Ordering::Relaxed);
+    }
+
+    /// The shard to begin with.
+    pub fn first_to_write(&self) -> usize {
+        self.shared.writers.shard.load(Ordering::Relaxed)
+    }
+}
