@@ -230,6 +230,23 @@ fn a16_nat_functions_over_tcp() {
     }
 }
 
+/// A browser's Contact leads nowhere; the alias leads back.
+#[test]
+fn a16_a_browser_is_reached_by_its_alias() {
+    for storage in [Storage::Memory, Storage::sqlite(3, 0)] {
+        let kamailio = Kamailio::start(config(storage).websocket().before_subscribe(
+            "if(nat_uac_test(\"64\")) { force_rport(); set_contact_alias(); }\n",
+        ));
+        let mut watcher = Watcher::websocket(&kamailio, "alice");
+        watcher.contact = "<sip:4f7a@df7jal23ls0d.invalid;transport=ws>".into();
+        for what in ["initial", "refresh"] {
+            watcher.subscribe(600);
+            watcher.next_notify(what);
+        }
+        kamailio.finish();
+    }
+}
+
 #[test]
 fn a16_a_forced_socket_is_not_for_dialogs() {
     // Nor is it for replies: sl and tm send these back where they come from.
@@ -255,7 +272,60 @@ fn a16_a_forced_socket_is_not_for_dialogs() {
     }
 }
 
+/// corex's function changes where the request came in: that counts.
+#[test]
+fn a16_a_receiving_socket_that_the_script_sets_is_the_dialog_s() {
+    let kamailio = Kamailio::start(
+        Config::new(Storage::Memory)
+            .global("listen=udp:127.0.0.2:@PORT@")
+            .before("set_recv_socket(\"udp:127.0.0.2:@PORT@\");\n"),
+    );
+    let mut watcher = Watcher::udp(&kamailio, "alice");
+    let reply = watcher.subscribe(600);
+    let contact = format!("<sip:127.0.0.2:{};transport=udp>", kamailio.address().port());
+    assert_eq!(reply.header("Contact"), Some(&*contact));
+    let notify = watcher.next_notify("initial");
+    assert_eq!(notify.message.header("Contact"), Some(&*contact));
+    assert_eq!(notify.from.ip().to_string(), "127.0.0.2");
+    kamailio.finish();
+}
+
 both_storages! {
+    fn a16_a_publish_is_what_the_script_has_made_of_it(storage) {
+        let script = r#"
+            if($hdr(X-Case) =~ "user") { $rU = "other"; }
+            if($hdr(X-Case) =~ "body") { subst_body('/before/after/'); }
+            if($hdr(X-Case) =~ "expires") { remove_hf("Expires"); append_hf("Expires: 77\r\n", "Event"); }
+            if($hdr(X-Case) =~ "encoding") { remove_hf("Content-Encoding"); }
+            if($hdr(X-Case) =~ "apply") { msg_apply_changes(); }
+        "#;
+        let config = Config::new(storage).module("textopsx").before_publish(script);
+        let kamailio = Kamailio::start(config);
+        for (case, presentity, note, expires) in [
+            ("user", "other", "before", 3600),
+            ("user apply", "other", "before", 3600),
+            ("body", "alice", "before", 3600),
+            ("body apply", "alice", "after", 3600),
+            ("expires", "alice", "before", 3600),
+            ("expires apply", "alice", "before", 77),
+            ("user body expires encoding apply", "other", "after", 77),
+        ] {
+            let mut phone = Publisher::udp(&kamailio, "alice");
+            let mut message = phone.message(Some(&bodies::pidf("alice", "phone", "open", "before")));
+            message.push("X-Case", case);
+            if case.contains("encoding") {
+                message.push("Content-Encoding", "gzip");
+            }
+            let reply = phone.send(&message);
+            assert_eq!((reply.status(), reply.number("Expires")), (Some(200), Some(expires)), "{case}");
+            let body = Watcher::udp(&kamailio, presentity).fetch().body();
+            assert!(body.contains(note), "{case}: {body}");
+            phone.presentity = aor(presentity);
+            phone.remove();
+        }
+        kamailio.finish();
+    }
+
     fn a16_the_watcher_is_whom_the_script_says(storage) {
         let config = Config::new(storage)
             .before_subscribe("$var(uri) = \"sip:\" + $hdr(X-User) + \"@else.test\";\n")
@@ -298,7 +368,7 @@ both_storages! {
     }
 
     fn server_address_gets_the_transport(storage) {
-        let config = Config::new(storage).tcp();
+        let config = Config::new(storage).websocket();
         let kamailio = Kamailio::start(config.presence("server_address", "sip:pa@127.0.0.1:@PORT@"));
         let address = format!("sip:pa@{}", kamailio.address());
         for (mut watcher, contact) in [
@@ -312,6 +382,14 @@ both_storages! {
                 assert_eq!(notify.message.header("Contact"), Some(&*contact), "{what}");
             }
         }
+        // Stock changes its mind in NOTIFYs.
+        let mut watcher = Watcher::websocket(&kamailio, "alice");
+        let contact = format!("<{address};transport=ws>");
+        let reply = watcher.subscribe(600);
+        assert_eq!(reply.header("Contact"), Some(&*contact));
+        let notified = format!("<{address};transport={}>", differs("B27 over WebSocket", "tcp", "ws"));
+        let notify = watcher.next_notify("over WebSocket");
+        assert_eq!(notify.message.header("Contact"), Some(&*notified));
         let mut phone = Publisher::udp(&kamailio, "alice");
         phone.endpoint = Endpoint::tcp(kamailio.address(), kamailio.trace(), "tcp-phone");
         let contact = phone.publish(bodies::open("alice")).header("Contact").map(str::to_owned);
