@@ -13,6 +13,8 @@ pub struct Parts<'a> {
     pub sender: &'a [u8],
     /// Stable id across entity-tags (`ruid` column).
     pub ruid: &'a [u8],
+    /// User of its presentity, where it is spelled otherwise than there.
+    pub user: &'a [u8],
     /// `id` of the first dialog of a dialog-info document.
     pub dialog_id: &'a [u8],
     /// The document, or nothing where it is kept elsewhere.
@@ -30,6 +32,8 @@ mod has {
     pub const SENDER: u8 = 4;
     /// A dialog.
     pub const DIALOG: u8 = 8;
+    /// A user.
+    pub const USER: u8 = 16;
 }
 
 /// A text begins with its length, or with this and its length in two bytes.
@@ -39,22 +43,27 @@ const LONG: u8 = 0xFF;
 pub fn pack(parts: &Parts<'_>) -> Result<Vec<u8>, TooLong> {
     let mut ruid = Vec::with_capacity(parts.ruid.len() + 2);
     let ours = push_ruid(&mut ruid, parts.ruid)?;
-    assemble(parts, (&ruid, ours))
+    assemble(parts, (&ruid, ours), parts.user)
 }
 
-/// Packs a block again, with the `ruid` that it has and other parts.
+/// Packs a block again, with the `ruid` and user that it has and other parts.
 pub fn repack(block: &Block<'_>, parts: &Parts<'_>) -> Result<Vec<u8>, TooLong> {
-    assemble(parts, (block.packed_ruid, block.flags & has::OUR_RUID))
+    assemble(parts, (block.packed_ruid, block.flags & has::OUR_RUID), block.user)
 }
 
-fn assemble(parts: &Parts<'_>, (ruid, our_ruid): (&[u8], u8)) -> Result<Vec<u8>, TooLong> {
+fn assemble(
+    parts: &Parts<'_>,
+    (ruid, our_ruid): (&[u8], u8),
+    user: &[u8],
+) -> Result<Vec<u8>, TooLong> {
     let texts = parts.entity_tag.len() + ruid.len() + parts.sender.len() + parts.dialog_id.len();
-    let mut block = Vec::with_capacity(texts + parts.body.len() + 8);
+    let mut block = Vec::with_capacity(texts + user.len() + parts.body.len() + 8);
     let mut flags = our_ruid;
     block.push(0);
     flags |= push_tag(&mut block, parts.entity_tag)?;
     block.extend_from_slice(ruid);
-    for (flag, text) in [(has::SENDER, parts.sender), (has::DIALOG, parts.dialog_id)] {
+    let texts = [(has::USER, user), (has::SENDER, parts.sender), (has::DIALOG, parts.dialog_id)];
+    for (flag, text) in texts {
         if !text.is_empty() {
             flags |= flag;
             push_text(&mut block, text)?;
@@ -98,6 +107,7 @@ pub struct Block<'a> {
     tag_number: u32,
     ruid: &'a [u8],
     packed_ruid: &'a [u8],
+    user: &'a [u8],
     sender: &'a [u8],
     dialog_id: &'a [u8],
     body: &'a [u8],
@@ -118,9 +128,20 @@ impl<'a> Block<'a> {
             false => take_text(&mut rest),
         };
         let packed_ruid = before.get(..before.len() - rest.len()).unwrap_or_default();
+        let user = if has(has::USER) { take_text(&mut rest) } else { b"" };
         let sender = if has(has::SENDER) { take_text(&mut rest) } else { b"" };
         let dialog_id = if has(has::DIALOG) { take_text(&mut rest) } else { b"" };
-        Block { flags: *flags, tag, tag_number, ruid, packed_ruid, sender, dialog_id, body: rest }
+        Block {
+            flags: *flags,
+            tag,
+            tag_number,
+            ruid,
+            packed_ruid,
+            user,
+            sender,
+            dialog_id,
+            body: rest,
+        }
     }
 
     /// Its entity-tag.
@@ -144,6 +165,11 @@ impl<'a> Block<'a> {
         ruid.extend_from_slice(RUID_PREFIX);
         push_hexadecimal(&mut ruid, self.ruid);
         ruid
+    }
+
+    /// User of its presentity as it spells it; empty if as the presentity does.
+    pub fn user(&self) -> &'a [u8] {
+        self.user
     }
 
     /// Its sender.
@@ -266,12 +292,13 @@ mod tests {
         #[test]
         fn any_parts_come_back(
             entity_tag in text(), other_tag in text(), ruid in text(), sender in text(),
-            dialog_id in text(), body in text(),
+            user in text(), dialog_id in text(), body in text(),
         ) {
             let parts = Parts {
                 entity_tag: &entity_tag,
                 sender: &sender,
                 ruid: &ruid,
+                user: &user,
                 dialog_id: &dialog_id,
                 body: &body,
             };
@@ -279,6 +306,7 @@ mod tests {
             let block = Block::new(&packed);
             prop_assert_eq!(block.entity_tag(), entity_tag.clone());
             prop_assert_eq!(block.sender(), sender.clone());
+            prop_assert_eq!(block.user(), user.clone());
             prop_assert_eq!(block.ruid(), ruid.clone());
             prop_assert_eq!(block.dialog_id(), dialog_id.clone());
             prop_assert_eq!(block.body(), body.clone());
@@ -286,7 +314,7 @@ mod tests {
             let other = PackedTag::new(&other_tag).unwrap();
             prop_assert_eq!(other.is_of(&packed), other_tag == entity_tag);
             let changed = Parts { entity_tag: &other_tag, ..parts };
-            let again = repack(&block, &Parts { ruid: b"", ..changed }).unwrap();
+            let again = repack(&block, &Parts { ruid: b"", user: b"", ..changed }).unwrap();
             prop_assert_eq!(again, pack(&changed).unwrap());
         }
 

@@ -1,4 +1,8 @@
-//! Presentity and watcher identity: which URIs are the same person.
+//! Presentity and watcher identity: which URIs are the same person. Whoever
+//! compares users or hosts does it with what is here: [`identity`] and
+//! [`same_user`] say who is the same, [`spellings`] where a database has them.
+
+pub mod user;
 
 use crate::presence::request::UriParts;
 
@@ -31,22 +35,30 @@ pub fn presentity_uri(user: &[u8], host: &[u8]) -> Vec<u8> {
     uri
 }
 
-/// Splits `[scheme:]user@host[:port][;params]` into user and host.
+/// Splits `[scheme:]user[:password]@host[:port][;params]` into user and host; a
+/// number of `tel:` is a user without a host, as for Kamailio's parser.
 pub fn split(uri: &[u8]) -> (&[u8], &[u8]) {
-    let rest = match uri.iter().position(|b| *b == b':') {
-        Some(at) if is_scheme(&uri[..at]) => &uri[at + 1..],
-        _ => uri,
+    let (scheme, rest) = match uri.iter().position(|b| *b == b':') {
+        Some(at) if is_scheme(&uri[..at]) => (&uri[..at], &uri[at + 1..]),
+        _ => (&b""[..], uri),
     };
+    if eq_ignore_case(scheme, b"tel") {
+        return (up_to(rest, b";?>"), b"");
+    }
     let (user, host) = match rest.iter().position(|b| *b == b'@') {
-        Some(at) => (&rest[..at], &rest[at + 1..]),
+        Some(at) => (up_to(&rest[..at], b":"), &rest[at + 1..]),
         None => (&b""[..], rest),
     };
-    let end = if host.first() == Some(&b'[') {
-        host.iter().position(|b| *b == b']').map_or(host.len(), |at| at + 1)
-    } else {
-        host.iter().position(|b| b":;?>".contains(b)).unwrap_or(host.len())
+    let host = match host.iter().position(|b| *b == b']') {
+        Some(end) if host.first() == Some(&b'[') => &host[..=end],
+        _ => up_to(host, b":;?>@"),
     };
-    (user, &host[..end])
+    (user, host)
+}
+
+/// What comes before one of these.
+fn up_to<'a>(text: &'a [u8], ends: &[u8]) -> &'a [u8] {
+    text.split(|byte| ends.contains(byte)).next().unwrap_or(text)
 }
 
 /// User and host of `sip:user@host[:port]` in its plainest form: letters,
@@ -120,12 +132,14 @@ fn is_scheme(text: &[u8]) -> bool {
     [&b"sip"[..], b"sips", b"pres", b"tel"].iter().any(|s| eq_ignore_case(text, s))
 }
 
-/// The key under which a presentity is stored: equal for equal identities.
+/// The key under which a presentity or a watcher is known: equal for equal
+/// identities, and for no others.
 pub fn identity(user: &[u8], host: &[u8], case: UserCase) -> Vec<u8> {
     let mut key = Vec::with_capacity(user.len() + host.len() + 1);
-    match case {
-        UserCase::Sensitive => key.extend_from_slice(user),
-        UserCase::Insensitive => key.extend(user.to_ascii_lowercase()),
+    let user = user::resolved(user);
+    key.extend_from_slice(&user);
+    if case == UserCase::Insensitive {
+        key.make_ascii_lowercase();
     }
     key.push(b'@');
     let start = key.len();
@@ -134,9 +148,27 @@ pub fn identity(user: &[u8], host: &[u8], case: UserCase) -> Vec<u8> {
     key
 }
 
+/// The two are the user of one identity at one host.
+pub fn same_user(one: &[u8], other: &[u8], case: UserCase) -> bool {
+    let same = |one: &[u8], other: &[u8]| match case {
+        UserCase::Sensitive => one == other,
+        UserCase::Insensitive => eq_ignore_case(one, other),
+    };
+    if !one.contains(&b'%') && !other.contains(&b'%') {
+        return same(one, other);
+    }
+    same(&user::resolved(one), &user::resolved(other))
+}
+
+/// The URIs under which a database may have somebody.
+pub fn spellings(user: &[u8], host: &[u8]) -> Vec<Vec<u8>> {
+    user::spellings(user).iter().map(|user| presentity_uri(user, host)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn plain_uris_are_split_and_others_left_alone() {
@@ -237,9 +269,52 @@ mod tests {
             ("sip:a@b:5060;transport=tcp", "a", "b"),
             ("sips:b", "", "b"),
             ("a@[::1]:5060", "a", "[::1]"),
-            ("sip:a:secret@b?x", "a:secret", "b"),
+            ("sip:a:secret@b?x", "a", "b"),
+            ("pres:a@b", "a", "b"),
+            ("SIPS:a%2Bb@B", "a%2Bb", "B"),
+            ("a@b@c", "a", "b"),
+            ("tel:+123;phone-context=x", "+123", ""),
+            ("sip:+123@", "+123", ""),
         ] {
             assert_eq!(split(uri.as_bytes()), (user.as_bytes(), host.as_bytes()), "{uri}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_readers_of_a_uri_agree(user in "[a-z0-9+%._-]{1,6}", host in "[A-Z0-9a-z.-]{1,6}") {
+            let uri = format!("sip:{user}@{host}:5060");
+            if let Some(parts) = plain(uri.as_bytes()) {
+                prop_assert_eq!((parts.user, parts.host), split(uri.as_bytes()));
+            }
+            for user in [user.as_bytes(), b""] {
+                for host in [host.as_bytes(), b"[::1]"] {
+                    let uri = presentity_uri(user, host);
+                    prop_assert_eq!(split(&uri), (user, host));
+                }
+            }
+            let uri = presentity_uri(user.as_bytes(), b"");
+            prop_assert_eq!(split(&uri), (user.as_bytes(), &b""[..]));
+        }
+
+        #[test]
+        fn one_identity_whatever_else_a_uri_says(
+            user in "[a-z0-9+._-]{1,6}",
+            scheme in prop::sample::select(&["sip", "sips", "pres", "SIP", "Sips"][..]),
+            rest in prop::sample::select(&["", ":5061", ";transport=tcp", ":1;x=y?z=a", ">"][..]),
+            password in prop::sample::select(&["", ":secret"][..]),
+            host in prop::sample::select(&["ex.org", "EX.ORG", "eX.oRg"][..]),
+        ) {
+            let uri = format!("{scheme}:{user}{password}@{host}{rest}");
+            let (found, at) = split(uri.as_bytes());
+            let expected = identity(user.as_bytes(), b"ex.org", UserCase::Sensitive);
+            prop_assert_eq!(identity(found, at, UserCase::Sensitive), expected);
+        }
+
+        #[test]
+        fn any_bytes_are_split(uri: Vec<u8>) {
+            let (user, host) = split(&uri);
+            let _ = (identity(user, host, UserCase::Insensitive), spellings(user, host));
         }
     }
 }

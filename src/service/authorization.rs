@@ -1,19 +1,94 @@
 //! Who may watch: the package's rules and the `watchers` table (B17).
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Compare, Condition, Host, Value};
+use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::event_package::EventPackage;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text};
+use crate::presence::uri;
 use crate::service::durable::single;
+use crate::service::paging::{self, page as page_of};
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::rows::presentity_uri;
+use crate::store::shard::PresentityKey;
 
 /// Old rows looked at in one go.
 const PORTION: usize = 500;
 
-/// User and host of a watcher.
-pub(super) type Name = (Vec<u8>, Vec<u8>);
+/// Rows of one watcher looked at for one in another spelling: one row has ours,
+/// the others are those of namesakes at other hosts.
+const NAMESAKES: usize = 256;
+
+/// User and host of a watcher, as its subscription or its row spells them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Name {
+    pub(super) user: Vec<u8>,
+    pub(super) host: Vec<u8>,
+}
+
+impl Name {
+    /// Of a subscription.
+    pub(super) fn of(subscription: &Snapshot) -> Name {
+        Name {
+            user: subscription.text(Text::WatcherUser).to_vec(),
+            host: subscription.text(Text::WatcherHost).to_vec(),
+        }
+    }
+
+    /// What tells watchers apart, in whichever spelling.
+    pub(super) fn identity<M: Memory>(&self, server: &Server<M>) -> Vec<u8> {
+        uri::identity(&self.user, &self.host, server.store.policy.user_case)
+    }
+
+    /// As it is written (B19, B46).
+    fn written(&self) -> Name {
+        Name {
+            user: uri::user::stored(&self.user).into_owned(),
+            host: self.host.to_ascii_lowercase(),
+        }
+    }
+}
+
+/// What names a row of the table: its full unique key, as the row spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) resource: Vec<u8>,
+    pub(super) event: Vec<u8>,
+    pub(super) name: Name,
+}
+
+impl Place {
+    pub(super) fn conditions(&self) -> Vec<Condition> {
+        let mut row = self.namesakes();
+        row.push(("watcher_domain", Compare::Eq, Value::text(&self.name.host)));
+        row
+    }
+
+    /// The rows that differ in their domain only.
+    fn namesakes(&self) -> Vec<Condition> {
+        vec![
+            ("presentity_uri", Compare::Eq, Value::text(&self.resource)),
+            ("watcher_username", Compare::Eq, Value::text(&self.name.user)),
+            ("event", Compare::Eq, Value::text(&self.event)),
+        ]
+    }
+
+    /// The columns that say what was decided; and how we spell the domains, if
+    /// there is no other row of the watcher. See [`Row::by_hand`].
+    pub(super) fn columns(&self, state: &Authorization, is_only: bool) -> Vec<Assignment> {
+        let mut set = columns(state);
+        let host = self.name.host.to_ascii_lowercase();
+        if is_only && host != self.name.host {
+            set.push(("watcher_domain", Value::Text(host)));
+        }
+        let (user, host) = uri::split(&self.resource);
+        let resource = uri::presentity_uri(user, &host.to_ascii_lowercase());
+        if is_only && resource != self.resource {
+            set.push(("presentity_uri", Value::Text(resource)));
+        }
+        set
+    }
+}
 
 /// What the table says about a watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +103,7 @@ pub(super) struct Row {
 /// A row with its key.
 #[derive(Debug)]
 pub(super) struct OldRow {
-    pub(super) resource: Vec<u8>,
-    pub(super) event: Vec<u8>,
-    pub(super) name: Name,
+    pub(super) place: Place,
     pub(super) state: Authorization,
     pub(super) inserted: i64,
 }
@@ -60,24 +133,21 @@ pub fn authorize<M: Memory>(
         let explicit = verdict.status != Status::Pending || rules.is_some();
         return Ok(if explicit { verdict } else { Authorization::default() });
     };
-    let row = watcher(subscription, &package.name);
-    let mut known = None;
-    database.query(table, &row, &["status", "reason"], None, &mut |columns| {
-        if let [status, reason] = columns {
-            known = Some(read(status, reason).state);
-        }
-    })?;
+    let known = find(database, table, subscription, &package.name)?;
     match known {
         // Nobody is named, or somebody is to be asked: what was decided by
         // hand stays. Who was put off may ask again.
-        Some(known) if verdict.status == Status::Pending && !was_put_off(&known) => Ok(known),
-        Some(known) if known == verdict => Ok(known),
-        Some(_) => {
-            let set = columns(&verdict);
+        Some((_, known, _)) if verdict.status == Status::Pending && !was_put_off(&known.state) => {
+            Ok(known.state)
+        }
+        Some((_, known, _)) if known.state == verdict => Ok(verdict),
+        Some((place, _, is_only)) => {
+            let (row, set) = (place.conditions(), place.columns(&verdict, is_only));
             single(database, |database, _| database.update(table, &row, &set))?;
             Ok(verdict)
         }
         None => {
+            let row = place(subscription, &package.name).conditions();
             let mut new: Vec<Assignment> =
                 row.iter().map(|(column, _, value)| (*column, value.clone())).collect();
             new.extend(columns(&verdict));
@@ -97,37 +167,80 @@ pub fn authorize<M: Memory>(
     }
 }
 
+/// The row of a watcher, in whichever spelling it is. Of several the one that
+/// was decided by hand counts, then ours. The flag: there is only one.
+fn find(
+    database: &mut dyn Database,
+    table: &str,
+    subscription: &Snapshot,
+    event: &[u8],
+) -> Result<Option<(Place, Row, bool)>, Fault> {
+    let ours = place(subscription, event);
+    let mut found: Vec<(Place, Row)> = Vec::new();
+    let user = subscription.text(Text::PresentityUser);
+    let host = subscription.text(Text::PresentityHost).to_ascii_lowercase();
+    let mut resources = uri::spellings(user, &host);
+    // Rows of the stock module have the domain as it came.
+    let came = subscription.text(Text::ToHost);
+    if came != host && uri::eq_ignore_case(came, &host) {
+        resources.extend(uri::spellings(user, came));
+    }
+    let wanted = ["watcher_domain", "status", "reason"];
+    for resource in resources {
+        for user in uri::user::spellings(&ours.name.user) {
+            let name = Name { user, host: ours.name.host.clone() };
+            let spelled = Place { resource: resource.clone(), event: event.to_vec(), name };
+            let mut rows = 0;
+            let page = Wanted { most: NAMESAKES, extent: Extent::Part, is_text: false };
+            page_of(
+                database,
+                table,
+                &spelled.namesakes(),
+                &wanted,
+                paging::Place { after: 0, page },
+                &mut |_, columns| {
+                    rows += 1;
+                    found.extend(row_at(&spelled, columns));
+                },
+            )?;
+            if rows >= NAMESAKES && found.is_empty() {
+                database.query(table, &spelled.conditions(), &wanted, None, &mut |columns| {
+                    found.extend(row_at(&spelled, columns));
+                })?;
+            }
+        }
+    }
+    let is_only = found.len() == 1;
+    found.sort_by_key(|(place, row)| (row.by_hand, *place == ours));
+    Ok(found.pop().map(|(place, row)| (place, row, is_only)))
+}
+
+/// A row, if it is that of a place but for the spelling of its domain.
+fn row_at(place: &Place, columns: &[Value]) -> Option<(Place, Row)> {
+    let [domain, status, reason] = columns else { return None };
+    let host = domain.as_bytes().to_vec();
+    uri::eq_ignore_case(&host, &place.name.host).then(|| {
+        let name = Name { host, ..place.name.clone() };
+        (Place { name, ..place.clone() }, read(status, reason))
+    })
+}
+
 /// It was ended, but not turned away for good (RFC 3857 4.7.1).
 fn was_put_off(known: &Authorization) -> bool {
     known.status == Status::Terminated && Ending::from_reason(&known.reason) != Ending::Rejected
 }
 
-fn watcher(subscription: &Snapshot, event: &[u8]) -> Vec<Condition> {
-    conditions(
-        &presentity_uri(subscription),
-        subscription.text(Text::WatcherUser),
-        subscription.text(Text::WatcherHost),
-        event,
-    )
-}
-
-/// The row of a watcher: its full unique key.
-pub(super) fn conditions(
-    resource: &[u8],
-    user: &[u8],
-    domain: &[u8],
-    event: &[u8],
-) -> Vec<Condition> {
-    vec![
-        ("presentity_uri", Compare::Eq, Value::text(resource)),
-        ("watcher_username", Compare::Eq, Value::text(user)),
-        ("watcher_domain", Compare::Eq, Value::text(domain)),
-        ("event", Compare::Eq, Value::text(event)),
-    ]
+/// The row of a watcher, as we write it.
+fn place(subscription: &Snapshot, event: &[u8]) -> Place {
+    Place {
+        resource: presentity_uri(subscription),
+        event: event.to_vec(),
+        name: Name::of(subscription).written(),
+    }
 }
 
 /// The columns that say what was decided; see [`Row::by_hand`].
-pub(super) fn columns(state: &Authorization) -> Vec<Assignment> {
+fn columns(state: &Authorization) -> Vec<Assignment> {
     let reason = match (state.status, state.reason.as_slice()) {
         (Status::Pending, b"") => Value::Null,
         (_, reason) => Value::text(reason),
@@ -149,30 +262,31 @@ pub(super) fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
     std::str::from_utf8(&server.config.watchers_table).map_err(|_| Fault::Database)
 }
 
-/// User and host of a watcher.
-pub(super) type WatcherName = (Vec<u8>, Vec<u8>);
-
-/// All rows of a presentity, by watcher.
+/// All rows of a presentity, in whichever spelling.
 pub(super) fn rows<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    resource: &[u8],
+    key: &PresentityKey,
     event: &[u8],
-) -> Result<Vec<(WatcherName, Row)>, Fault> {
+) -> Result<Vec<(Place, Row)>, Fault> {
     let mut found = Vec::new();
     let table = table(server)?;
     let Some(database) = server.database(host)? else { return Ok(found) };
-    let conditions = [
-        ("presentity_uri", Compare::Eq, Value::text(resource)),
-        ("event", Compare::Eq, Value::text(event)),
-    ];
-    let wanted = ["watcher_username", "watcher_domain", "status", "reason"];
-    database.query(table, &conditions, &wanted, None, &mut |columns| {
-        if let [user, domain, status, reason] = columns {
-            let name = (user.as_bytes().to_vec(), domain.as_bytes().to_vec());
-            found.push((name, read(status, reason)));
-        }
-    })?;
+    for resource in uri::spellings(&key.user, &key.host) {
+        let conditions = [
+            ("presentity_uri", Compare::Eq, Value::text(&resource)),
+            ("event", Compare::Eq, Value::text(event)),
+        ];
+        let wanted = ["watcher_username", "watcher_domain", "status", "reason"];
+        database.query(table, &conditions, &wanted, None, &mut |columns| {
+            if let [user, domain, status, reason] = columns {
+                let name =
+                    Name { user: user.as_bytes().to_vec(), host: domain.as_bytes().to_vec() };
+                let place = Place { resource: resource.clone(), event: event.to_vec(), name };
+                found.push((place, read(status, reason)));
+            }
+        })?;
+    }
     Ok(found)
 }
 
@@ -207,9 +321,11 @@ pub(super) fn old_rows<M: Memory>(
             && found.last().is_some_and(|last: &OldRow| last.inserted != inserted);
         if !full {
             found.push(OldRow {
-                resource: resource.as_bytes().to_vec(),
-                event: event.as_bytes().to_vec(),
-                name: (user.as_bytes().to_vec(), domain.as_bytes().to_vec()),
+                place: Place {
+                    resource: resource.as_bytes().to_vec(),
+                    event: event.as_bytes().to_vec(),
+                    name: Name { user: user.as_bytes().to_vec(), host: domain.as_bytes().to_vec() },
+                },
                 state: read(status, reason).state,
                 inserted,
             });

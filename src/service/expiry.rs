@@ -117,14 +117,15 @@ fn end<M: Memory>(
     host: &mut dyn Host,
     expired: &Expired<M>,
 ) -> Result<(bool, Option<Vec<u8>>), Fault> {
-    let package = server.registry.get(expired.key.package).ok_or(Fault::Package)?;
+    let package = server.registry.get(expired.stored.key.package).ok_or(Fault::Package)?;
     let farewell = package.aggregates && !server.config.force_delete;
     if !server.publications_in_database() {
         return Ok((farewell, None));
     }
     let tag = &expired.stored.entity_tag;
     let shown = expired.has_watchers && (farewell || expired.unseen_final);
-    let document = publication_rows::remove(server, host, &expired.key, &package.name, tag, shown)?;
+    let document =
+        publication_rows::remove(server, host, &expired.stored.key, &package.name, tag, shown)?;
     Ok((farewell, document))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::Fault;
 use crate::ports::Host;
+use crate::presence::uri::{UserCase, same_user};
 use crate::service::Server;
 use crate::shm::Memory;
 use crate::store::lanes::PublicationCopy;
@@ -28,8 +29,9 @@ pub fn publications<M: Memory>(
     user: Option<&[u8]>,
     domain: Option<&[u8]>,
 ) -> Result<Vec<Published>, Fault> {
+    // A user in any spelling is also any host, which has none.
     let fits = |wanted: Option<&[u8]>, is: &[u8]| {
-        wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(is))
+        wanted.is_none_or(|wanted| same_user(wanted, is, UserCase::Insensitive))
     };
     let mut found = Vec::new();
     if server.publications_in_database() {

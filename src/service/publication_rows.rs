@@ -13,7 +13,8 @@ use crate::shm::Memory;
 use crate::store::lanes::PublicationCopy;
 use crate::store::publications::{Change, Pending};
 use crate::store::rows::{
-    PUBLICATION_COLUMNS, presentity_conditions, publication_conditions, read_publication,
+    PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
+    read_publication,
 };
 use crate::store::shard::PresentityKey;
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ pub fn write<M: Memory>(
     let table = table(server)?;
     let event = &publishing.package.name;
     let database = host.database().ok_or(Fault::Database)?;
-    let key = &pending.key;
+    let key = &pending.stored.key;
     let row = publication_conditions(key, event, &pending.stored.entity_tag);
     let kept = || server.store.body_of(key, &pending.stored.entity_tag);
     match publishing.step {
@@ -41,7 +42,7 @@ pub fn write<M: Memory>(
             let replaced = pending
                 .replaced_row
                 .as_ref()
-                .map(|stored| publication_conditions(key, event, &stored.entity_tag));
+                .map(|stored| publication_conditions(&stored.key, event, &stored.entity_tag));
             let ended = match (&replaced, &pending.replaced_row) {
                 (Some(conditions), Some(stored)) if pending.unseen_final => {
                     match server.store.body_of(key, &stored.entity_tag) {
@@ -183,10 +184,15 @@ pub fn has_tag<M: Memory>(
         return Ok(server.store.has_publication(key, tag));
     }
     let package = server.registry.get(key.package).ok_or(Fault::Package)?;
-    let row = publication_conditions(key, &package.name, tag);
     let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
-    single(database, |database, _| exists(database, table, &row))
+    for key in key.spellings() {
+        let row = publication_conditions(&key, &package.name, tag);
+        if single(database, |database, _| exists(database, table, &row))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The publication of an entity-tag.
@@ -197,7 +203,8 @@ pub(super) fn one<M: Memory>(
     event: &[u8],
     tag: &[u8],
 ) -> Result<Option<PublicationCopy>, Fault> {
-    Ok(read_where(server, host, &publication_conditions(key, event, tag))?.into_iter().next())
+    let row = publication_conditions(key, event, tag);
+    Ok(read_with_ids(server, host, &row)?.into_iter().next().map(|(_, row)| row.publication))
 }
 
 /// The publications of a presentity: those that memory has, or the rows where
@@ -252,21 +259,45 @@ pub fn read<M: Memory>(
     key: &PresentityKey,
     event: &[u8],
 ) -> Result<Vec<PublicationCopy>, Fault> {
-    read_where(server, host, &presentity_conditions(key, event))
+    Ok(read_rows(server, host, key, event)?.into_iter().map(|row| row.publication).collect())
 }
 
-fn read_where<M: Memory>(
+/// The same, as rows, in whichever spelling they are (B46).
+pub(super) fn read_rows<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+) -> Result<Vec<PublicationRow>, Fault> {
+    let mut rows = Vec::new();
+    for spelled in key.spellings() {
+        rows.push(read_with_ids(server, host, &presentity_conditions(&spelled, event))?);
+    }
+    if rows.iter().filter(|rows| !rows.is_empty()).count() > 1 {
+        let mut all = rows.concat();
+        all.sort_by_key(|(id, row)| (row.publication.received, *id));
+        rows = vec![all];
+    }
+    Ok(rows.into_iter().flatten().map(|(_, row)| row).collect())
+}
+
+/// Rows in the order of the publications, with their `id`s.
+fn read_with_ids<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     conditions: &[Condition],
-) -> Result<Vec<PublicationCopy>, Fault> {
+) -> Result<Vec<(i64, PublicationRow)>, Fault> {
     let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
     let order = Some("received_time, id");
+    let mut columns = PUBLICATION_COLUMNS.to_vec();
+    columns.push("id");
     single(database, |database, _| {
         let mut found = Vec::new();
-        database.query(table, conditions, PUBLICATION_COLUMNS, order, &mut |row| {
-            found.extend(read_publication(row).map(|row| row.publication));
+        database.query(table, conditions, &columns, order, &mut |row| {
+            let Some((id, row)) = row.split_last() else { return };
+            let id = id.as_int().unwrap_or_default();
+            found.extend(read_publication(row).map(|row| (id, row)));
         })?;
         Ok(found)
     })

@@ -245,8 +245,8 @@ fn indexed<M: Memory>(
             Begun::Pending(pending) => pending,
             Begun::Refused(rejection) => return Err(rejection),
             Begun::Unchanged => return Ok(Applied::Unchanged),
-            Begun::Reopens(stored, key, body) => {
-                return reopened::stored(server, host, publishing, (stored, key, body));
+            Begun::Reopens(stored, body) => {
+                return reopened::stored(server, host, publishing, (stored, body));
             }
         };
     let mut claim = Claim { store: &server.store, pending: Some(pending) };

@@ -87,7 +87,7 @@ pub fn refresh<M: Memory>(
     let key = server.store.key(presentity.user, presentity.host, id);
     match what {
         Refresh::Authorization => {
-            let rules = host.rules(id, presentity.user, presentity.host)?.ok_or(Refusal::Rules)?;
+            let rules = host.rules(id, &key.user, presentity.host)?.ok_or(Refusal::Rules)?;
             watchers::update_watchers(
                 server,
                 host,
@@ -101,7 +101,7 @@ pub fn refresh<M: Memory>(
         }
         Refresh::State => resync::presentity(server, host, &key, package)?,
         Refresh::HardState { file, name } => {
-            let document = host.hard_state(id, presentity.user, presentity.host, file)?;
+            let document = host.hard_state(id, &key.user, presentity.host, file)?;
             if document.as_deref().is_some_and(|document| !pidf::is_well_formed(document)) {
                 return Err(Refusal::Document);
             }

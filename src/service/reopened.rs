@@ -11,7 +11,6 @@ use crate::service::publishing::{Publishing, facts_of};
 use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 use crate::store::publications::{Change, Stored};
-use crate::store::shard::PresentityKey;
 
 /// Looks at the stored document. Only a sibling that keeps its entity-tag can
 /// change it between two of them.
@@ -48,13 +47,13 @@ pub(super) fn stored<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
-    (stored, key, body): (Stored, PresentityKey, Option<Vec<u8>>),
+    (stored, body): (Stored, Option<Vec<u8>>),
 ) -> Result<Applied<M>, Rejection> {
     let body = match body {
         Some(body) => body,
         None => {
             let event = &publishing.package.name;
-            publication_rows::one(server, host, &key, event, &stored.entity_tag)?
+            publication_rows::one(server, host, &stored.key, event, &stored.entity_tag)?
                 .ok_or_else(unknown_entity_tag)?
                 .body
         }

@@ -40,7 +40,9 @@ pub fn presentity<M: Memory>(
     server.store.forget_bodies(key);
     let tags = server.store.entity_tags(key);
     let before = tags.into_iter().map(|tag| (key.clone(), tag)).collect();
-    follow(server, host, &presentity_conditions(key, &package.name), before).map(|_| ())
+    let spelled = |key| presentity_conditions(&key, &package.name);
+    let conditions: Vec<_> = key.spellings().into_iter().map(spelled).collect();
+    follow(server, host, &conditions, before).map(|_| ())
 }
 
 /// Follows all rows, and notifies whoever watches something that is different
@@ -60,7 +62,7 @@ pub fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<
             before.push((key, copy.entity_tag));
         }
     }
-    for key in follow(server, host, &[], before)? {
+    for key in follow(server, host, &[Vec::new()], before)? {
         if let Some(lane) = server.store.tell_again(&key)? {
             notifier::run(server, host, lane, Budget::WORKER);
         }
@@ -69,13 +71,13 @@ pub fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<
     Ok(())
 }
 
-/// `before` is what the index had before the rows are read: what is in both is
+/// The rows are those that meet any of the lists of conditions; `before` is what the index had before the rows are read: what is in both is
 /// updated, what only the rows have is entered, what only the index has is
 /// dropped. Gives the presentities that are different now.
 fn follow<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    conditions: &[Condition],
+    conditions: &[Vec<Condition>],
     before: Vec<(PresentityKey, Vec<u8>)>,
 ) -> Result<Vec<PresentityKey>, Fault> {
     let known: HashSet<Name> = before.iter().map(|(key, tag)| name(key, tag)).collect();
@@ -85,7 +87,7 @@ fn follow<M: Memory>(
         std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)?;
     let database = host.database().ok_or(Fault::Database)?;
     let order = Some("received_time, id");
-    database.query(table, conditions, PUBLICATION_COLUMNS, order, &mut |columns| {
+    let mut read = |columns: &[Value]| {
         let Some(row) = read_publication(columns) else { return };
         let package = Event::parse(&row.event).and_then(|event| server.registry.exact(&event));
         let Some(package) = package else { return };
@@ -100,10 +102,13 @@ fn follow<M: Memory>(
             ..row
         };
         rows.push((key, row, facts, dialog_id));
-    })?;
+    };
+    for conditions in conditions {
+        database.query(table, conditions, PUBLICATION_COLUMNS, order, &mut read)?;
+    }
     let mut changed: Vec<PresentityKey> = Vec::new();
     for (key, row, facts, dialog_id) in rows {
-        if key.host != row.host {
+        if key.host != row.host || key.user != row.user {
             respell(server, host, &key, &row)?;
         }
         let publication = &row.publication;
@@ -143,7 +148,7 @@ fn follow<M: Memory>(
     Ok(changed)
 }
 
-/// A domain in another spelling is made ours, as when rows are loaded (B19).
+/// Another spelling than ours is made ours, as when rows are loaded (B19).
 fn respell<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -152,9 +157,9 @@ fn respell<M: Memory>(
 ) -> Result<(), Fault> {
     let table =
         std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)?;
-    let old = PresentityKey { host: row.host.clone(), ..key.clone() };
+    let old = PresentityKey { user: row.user.clone(), host: row.host.clone(), ..key.clone() };
     let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
-    let set = [("domain", Value::text(&key.host))];
+    let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
     let database = host.database().ok_or(Fault::Database)?;
     durable(database, |database| database.update(table, &conditions, &set))
 }

@@ -144,10 +144,12 @@ fn load<M: Memory>(
     after: i64,
 ) -> Result<Option<i64>, Fault> {
     let now = host.now();
-    let mut conditions = rows::of_presentity(key, package);
-    conditions.push(("status", Compare::Eq, Value::Int(Status::Active as i64)));
-    conditions.push(("expires", Compare::Greater, Value::Int(now)));
-    let page = rows::page(server, host, &conditions, after, PAGE)?;
+    let living = [
+        ("status", Compare::Eq, Value::Int(Status::Active as i64)),
+        ("expires", Compare::Greater, Value::Int(now)),
+    ];
+    let lists = rows::of_presentity(key, package, &living);
+    let page = rows::page_of_any(server, host, &lists, after, PAGE)?;
     let mut last = page.last;
     let mut ids = Vec::with_capacity(page.rows.len());
     let mut due: Vec<DueRow> = Vec::with_capacity(page.rows.len());

@@ -9,7 +9,7 @@ use crate::presence::request::SubscribeRequest;
 use crate::presence::subscription::{
     Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
 };
-use crate::presence::text;
+use crate::presence::{text, uri};
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, Stored};
@@ -194,6 +194,7 @@ fn snapshot(
     event_id: &[u8],
     expires: u32,
 ) -> Result<Snapshot, Rejection> {
+    let watcher = uri::user::stored(request.watcher.user);
     let block = text::pack::<Text>(|n| match Text::ALL[n] {
         Text::CallId => request.id.call_id,
         Text::FromTag => request.id.from_tag,
@@ -204,7 +205,7 @@ fn snapshot(
         Text::ToHost => request.to.host,
         Text::FromUser => request.from.user,
         Text::FromHost => request.from.host,
-        Text::WatcherUser => request.watcher.user,
+        Text::WatcherUser => &watcher,
         Text::WatcherHost => request.watcher.host,
         Text::Contact => request.contact,
         Text::LocalContact => &request.local_contact,

@@ -2,6 +2,10 @@
 //! servers may work on one table: nothing is locked, every change names the
 //! state that it was judged by, and one that meets no row is judged again (A8).
 
+mod presentity;
+
+pub use presentity::{has_subscribers, of_presentity, of_uri, page_of_any, watchers};
+
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
@@ -10,6 +14,7 @@ use crate::presence::subscription::{
     Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
 };
 use crate::presence::text::TooLong;
+use crate::presence::uri;
 use crate::service::durable::single;
 use crate::service::paging::{Place, page as page_of};
 use crate::service::{Server, check_widths};
@@ -161,67 +166,6 @@ pub fn page<M: Memory>(
         rows.extend(read(&server.registry, id, row, now));
     })?;
     Ok(Page { rows, last })
-}
-
-/// The rows of a presentity in one package.
-pub fn of_presentity(key: &PresentityKey, package: &EventPackage) -> Vec<Condition> {
-    let uri = crate::presence::uri::presentity_uri(&key.user, &key.host);
-    vec![
-        ("presentity_uri", Compare::Eq, Value::Text(uri)),
-        ("event", Compare::Eq, Value::text(&package.name)),
-    ]
-}
-
-/// The living subscriptions to a presentity.
-pub fn watchers<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-) -> Result<Vec<Row>, Fault> {
-    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
-    let mut found = rows(server, host, &of_presentity(key, package))?;
-    found.retain(|row| !row.has_ended());
-    Ok(found)
-}
-
-/// Rows of a URI, in all packages: as it is given, and in lower case.
-pub fn of_uri<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    uri: &[u8],
-) -> Result<Vec<Row>, Fault> {
-    let mut found = Vec::<Row>::new();
-    for spelling in [uri.to_vec(), uri.to_ascii_lowercase()] {
-        let conditions = [("presentity_uri", Compare::Eq, Value::Text(spelling))];
-        for row in rows(server, host, &conditions)? {
-            if found.iter().all(|known| known.id != row.id) {
-                found.push(row);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Somebody's subscription to a presentity lives (B33).
-pub fn has_subscribers<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-) -> Result<bool, Fault> {
-    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
-    let mut conditions = of_presentity(key, package);
-    conditions.push(("expires", Compare::Greater, Value::Int(host.now())));
-    let mut after = 0;
-    loop {
-        let page = page(server, host, &conditions, after, FEW)?;
-        if page.rows.iter().any(|row| !row.has_ended()) {
-            return Ok(true);
-        }
-        match page.last {
-            Some(last) => after = last,
-            None => return Ok(false),
-        }
-    }
 }
 
 /// The row of a dialog.
@@ -446,17 +390,21 @@ pub fn replace_same_call<M: Memory>(
     subscription: &Snapshot,
     from_tag: Option<&[u8]>,
 ) -> Result<Vec<Snapshot>, Fault> {
-    let mut conditions = vec![
-        ("presentity_uri", Compare::Eq, Value::Text(presentity_uri(subscription))),
-        ("callid", Compare::Eq, Value::text(subscription.text(Text::CallId))),
-    ];
-    conditions.extend(from_tag.map(|tag| ("from_tag", Compare::Eq, Value::text(tag))));
+    let (user, domain) =
+        (subscription.text(Text::PresentityUser), subscription.text(Text::PresentityHost));
     let mut gone = Vec::new();
-    for row in rows(server, host, &conditions)? {
-        let other = dialog_of(&row.subscription) != dialog_of(subscription)
-            && row.subscription.package == subscription.package;
-        if other && delete(server, host, dialog_of(&row.subscription))? {
-            gone.push(row.subscription);
+    for uri in uri::spellings(user, &domain.to_ascii_lowercase()) {
+        let mut conditions = vec![
+            ("presentity_uri", Compare::Eq, Value::Text(uri)),
+            ("callid", Compare::Eq, Value::text(subscription.text(Text::CallId))),
+        ];
+        conditions.extend(from_tag.map(|tag| ("from_tag", Compare::Eq, Value::text(tag))));
+        for row in rows(server, host, &conditions)? {
+            let other = dialog_of(&row.subscription) != dialog_of(subscription)
+                && row.subscription.package == subscription.package;
+            if other && delete(server, host, dialog_of(&row.subscription))? {
+                gone.push(row.subscription);
+            }
         }
     }
     Ok(gone)
@@ -471,13 +419,15 @@ pub fn flag_watchers<M: Memory>(
     package: &EventPackage,
     (turn, spared): (i64, &[u8]),
 ) -> Result<(), Fault> {
-    let mut conditions = of_presentity(key, package);
-    conditions.push(("status", Compare::Eq, Value::Int(Status::Active as i64)));
+    let mut more = vec![("status", Compare::Eq, Value::Int(Status::Active as i64))];
     if !spared.is_empty() {
-        conditions.push(("contact", Compare::Not, Value::text(spared)));
+        more.push(("contact", Compare::Not, Value::text(spared)));
     }
-    conditions.push(("updated", Compare::Not, Value::Int(turn)));
-    change(server, host, &conditions, &[("updated", Value::Int(turn))]).map(|_| ())
+    more.push(("updated", Compare::Not, Value::Int(turn)));
+    for conditions in of_presentity(key, package, &more) {
+        change(server, host, &conditions, &[("updated", Value::Int(turn))])?;
+    }
+    Ok(())
 }
 
 /// Rows of a turn that this server does not have (it was larger when they were

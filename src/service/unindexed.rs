@@ -8,6 +8,7 @@ use crate::presence::dialog_info;
 use crate::presence::publication::{
     Facts, Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
 };
+use crate::presence::uri;
 use crate::service::durable::single;
 use crate::service::paging::{Place, page as page_of};
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
@@ -45,40 +46,61 @@ pub fn apply<M: Memory>(
     change: &Change<'_>,
 ) -> Result<Applied<M>, Rejection> {
     match judge(server, host, publishing, change) {
-        Err(rejection) if rejection.code == 412 && respell(server, host, publishing)? => {
-            judge(server, host, publishing, change)
+        Err(rejection) if rejection.code == 412 => {
+            let Some(key) = respell(server, host, publishing)? else { return Err(rejection) };
+            judge(server, host, &Publishing { key, ..publishing.clone() }, change)
         }
         judged => judged,
     }
 }
 
-/// Rows of the stock module may spell the domain otherwise (B19): if that is
-/// why none was found, it is made ours.
+/// Rows may spell the user otherwise (B46), and those of the stock module the
+/// domain (B19), which is made ours. Gives the key by which the row is found,
+/// if that is why it was not.
 fn respell<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
+) -> Result<Option<PresentityKey>, Rejection> {
+    let Some(tag) = publishing.if_match else { return Ok(None) };
+    for key in publishing.key.spellings() {
+        if is_there(server, host, &key, &publishing.package.name, tag)? {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+/// There is a row of this user, at the host in whatever spelling: then in ours
+/// from now on.
+fn is_there<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+    tag: &[u8],
 ) -> Result<bool, Rejection> {
-    let Some(tag) = publishing.if_match else { return Ok(false) };
-    let (table, key) = (table(server)?, &publishing.key);
-    let mut row = publication_conditions(key, &publishing.package.name, tag);
+    let table = table(server)?;
+    let mut row = publication_conditions(key, event, tag);
     row.retain(|(column, ..)| *column != "domain");
     let database = host.database().ok_or(Fault::Database)?;
     let spelled = single(database, |database, _| {
         let mut spelled = None;
         database.query(table, &row, &["domain"], None, &mut |columns| {
             let domain = columns.first().map(Value::as_bytes).unwrap_or_default();
-            if domain != key.host && domain.eq_ignore_ascii_case(&key.host) {
+            if uri::eq_ignore_case(domain, &key.host) {
                 spelled = Some(domain.to_vec());
             }
         })?;
         Ok(spelled)
     })?;
     let Some(spelled) = spelled else { return Ok(false) };
-    row.push(("domain", Compare::Eq, Value::Text(spelled)));
-    single(database, |database, _| {
-        database.update(table, &row, &[("domain", Value::text(&key.host))])
-    })?;
+    if spelled != key.host {
+        row.push(("domain", Compare::Eq, Value::Text(spelled)));
+        single(database, |database, _| {
+            database.update(table, &row, &[("domain", Value::text(&key.host))])
+        })?;
+    }
     Ok(true)
 }
 
@@ -163,18 +185,21 @@ fn create<M: Memory>(
     }
     let replaced = match change.dialog_id {
         [] => None,
-        id => same_dialog(rows::read(server, host, key, event)?, id),
+        id => same_dialog(rows::read_rows(server, host, key, event)?, id),
     };
     let database = host.database().ok_or(Fault::Database)?;
     match &replaced {
         None => single(database, |database, _| insert(database, table, &row, &own))?,
         Some(old) => {
-            let old = publication_conditions(key, event, &old.entity_tag);
+            let spelled =
+                PresentityKey { user: old.user.clone(), host: old.host.clone(), ..key.clone() };
+            let old = publication_conditions(&spelled, event, &old.publication.entity_tag);
             rows::replace(database, table, &old, &own, &row)?;
         }
     }
     let unseen = may_be_unseen(server, host, key);
     Ok(replaced
+        .map(|row| row.publication)
         .filter(|old| facts_of(&old.body).is_final && unseen(old))
         .map(|publication| Ended { publication, closing: false }))
 }
@@ -210,9 +235,9 @@ fn insert(
     }
 }
 
-fn same_dialog(publications: Vec<PublicationCopy>, id: &[u8]) -> Option<PublicationCopy> {
-    publications.into_iter().find(|publication| {
-        dialog_info::summary(&publication.body)
+fn same_dialog(rows: Vec<PublicationRow>, id: &[u8]) -> Option<PublicationRow> {
+    rows.into_iter().find(|row| {
+        dialog_info::summary(&row.publication.body)
             .and_then(|info| info.first_id)
             .is_some_and(|first| first == id)
     })
@@ -381,7 +406,7 @@ fn end_expired<M: Memory>(
         return Ok(());
     }
     // As the row spells it.
-    let spelled = PresentityKey { host: domain, ..key.clone() };
+    let spelled = PresentityKey { user, host: domain, ..key.clone() };
     let mut conditions = publication_conditions(&spelled, &event, &publication.entity_tag);
     let at = publication.expires_at.unwrap_or_default();
     conditions.push(("expires", Compare::Eq, Value::Int(at)));

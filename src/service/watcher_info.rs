@@ -7,6 +7,7 @@ use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::event_package::EventPackage;
 use crate::presence::subscription::{Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
+use crate::service::authorization::Name;
 use crate::service::seldom::Seldom;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
@@ -128,8 +129,10 @@ fn all<M: Memory>(
 ) -> Result<Vec<Entry>, Fault> {
     let id_key = id_key(&server.store);
     let mut entries = Vec::new();
+    let mut subscribed = HashSet::new();
     subscriptions::each_watcher(server, host, key, |_, watcher| {
         let dialog = dialog_of(&watcher);
+        subscribed.insert(Name::of(&watcher).identity(server));
         entries.push(Entry {
             round: None,
             id: winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key),
@@ -141,10 +144,11 @@ fn all<M: Memory>(
             event: winfo::WatcherEvent::Subscribe,
         });
     })?;
-    let subscribed: HashSet<Vec<u8>> = entries.iter().map(|entry| entry.uri.clone()).collect();
     let resource = uri::presentity_uri(&key.user, &key.host);
-    for uri in waiting(server, host, key, &resource) {
-        if !subscribed.contains(&uri) {
+    for name in waiting(server, host, key) {
+        // Once, however often the table spells it otherwise.
+        if subscribed.insert(name.identity(server)) {
+            let uri = uri::presentity_uri(&name.user, &name.host);
             entries.push(Entry {
                 round: None,
                 id: winfo::watcher_id(&uri, &resource, b"", id_key),
@@ -157,30 +161,28 @@ fn all<M: Memory>(
     Ok(entries)
 }
 
-/// URIs of those whom the table has as pending; none without a database.
-fn waiting<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-    resource: &[u8],
-) -> Vec<Vec<u8>> {
+/// Those whom the table has as pending; nobody without a database.
+fn waiting<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) -> Vec<Name> {
     let mut found = Vec::new();
     let Some(package) = server.registry.get(key.package) else { return found };
     if !package.requires_authorization {
         return found;
     }
     let Ok(table) = std::str::from_utf8(&server.config.watchers_table) else { return found };
-    let conditions = [
-        ("presentity_uri", Compare::Eq, Value::text(resource)),
-        ("event", Compare::Eq, Value::text(&package.name)),
-        ("status", Compare::Eq, Value::Int(Status::Pending as i64)),
-    ];
     let columns = ["watcher_username", "watcher_domain"];
     let Some(database) = host.database() else { return found };
-    let read = database.query(table, &conditions, &columns, None, &mut |row| {
-        if let [user, domain] = row {
-            found.push(uri::presentity_uri(user.as_bytes(), domain.as_bytes()));
-        }
+    let read = uri::spellings(&key.user, &key.host).into_iter().try_for_each(|resource| {
+        let conditions = [
+            ("presentity_uri", Compare::Eq, Value::Text(resource)),
+            ("event", Compare::Eq, Value::text(&package.name)),
+            ("status", Compare::Eq, Value::Int(Status::Pending as i64)),
+        ];
+        database.query(table, &conditions, &columns, None, &mut |row| {
+            if let [user, domain] = row {
+                let (user, host) = (user.as_bytes().to_vec(), domain.as_bytes().to_vec());
+                found.push(Name { user, host });
+            }
+        })
     });
     if read.is_err() {
         UNREADABLE.log(

@@ -6,18 +6,19 @@ pub use purge::purge;
 
 use crate::error::Fault;
 use crate::ports::{Host, Level};
-use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::event_package::{Event, PackageId};
 use crate::presence::request::UriParts;
 use crate::presence::subscription::{Authorization, Snapshot, Status, Text};
 use crate::presence::{text, uri};
 use crate::service::Server;
-use crate::service::authorization::{self, Name, Row};
+use crate::service::authorization::{self, Name, Place, Row};
 use crate::service::durable::durable;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, Watching};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Rows changed in one transaction.
 const BATCH: usize = 200;
@@ -38,32 +39,39 @@ pub fn update_watchers<M: Memory>(
         return Ok(0);
     }
     let key = server.store.key(user, host_part, package_id);
-    let resource = uri::presentity_uri(&key.user, &key.host);
-    let mut rows = authorization::rows(server, host, &resource, &package.name)?;
+    let mut rows = authorization::rows(server, host, &key, &package.name)?;
+    // Of several spellings of one watcher the one that was decided by hand counts.
+    rows.sort_by_key(|(_, row)| row.by_hand);
     let mut living: Vec<(Watching, Name, Authorization)> = Vec::new();
     subscriptions::each_watcher(server, host, &key, |watching, copy| {
-        living.push((watching, name_of(&copy), state_of(&copy)));
+        living.push((watching, Name::of(&copy), state_of(&copy)));
     })?;
-    let mut decisions: HashMap<Name, Authorization> = HashMap::new();
+    let mut spellings: HashMap<Vec<u8>, usize> = HashMap::new();
+    for (place, _) in &rows {
+        *spellings.entry(place.name.identity(server)).or_default() += 1;
+    }
+    let mut decisions: HashMap<Vec<u8>, Authorization> = HashMap::new();
     let mut changed = Vec::new();
-    for (name, row) in &mut rows {
-        let decision = judge(host, &key, name, row, rules)?;
+    for (place, row) in rows {
+        let decision = judge(host, &key, &place.name, &row, rules)?;
+        let watcher = place.name.identity(server);
         if decision != row.state {
-            changed.push((name.clone(), decision.clone()));
+            let is_only = spellings.get(&watcher) == Some(&1);
+            changed.push((place, decision.clone(), is_only));
         }
-        decisions.insert(name.clone(), decision);
+        decisions.insert(watcher, decision);
     }
     for (_, name, state) in &living {
         // Those whom the table does not have are judged by what they are.
-        if !decisions.contains_key(name) {
+        if let Entry::Vacant(unknown) = decisions.entry(name.identity(server)) {
             let row = Row { state: state.clone(), by_hand: false };
-            decisions.insert(name.clone(), judge(host, &key, name, &row, rules)?);
+            unknown.insert(judge(host, &key, name, &row, rules)?);
         }
     }
-    store(server, host, &resource, package, &changed)?;
+    store(server, host, &changed)?;
     let mut told = 0;
     for (watching, name, _) in living {
-        let Some(decision) = decisions.get(&name) else { continue };
+        let Some(decision) = decisions.get(&name.identity(server)) else { continue };
         match subscriptions::decide(server, host, &key, &watching, decision) {
             Ok(true) => told += 1,
             Ok(false) => {}
@@ -97,25 +105,23 @@ fn judge(
 pub(super) fn ask(
     host: &mut dyn Host,
     key: &PresentityKey,
-    (user, domain): &Name,
+    watcher: &Name,
     assumed: Status,
     rules: Option<&[u8]>,
 ) -> Result<Authorization, Fault> {
+    // Spelled as a subscription of theirs has it.
+    let user = uri::user::stored(&watcher.user);
     let block = text::pack::<Text>(|n| match Text::ALL[n] {
         Text::PresentityUser => &key.user,
         Text::PresentityHost => &key.host,
-        Text::WatcherUser | Text::FromUser => user,
-        Text::WatcherHost | Text::FromHost => domain,
+        Text::WatcherUser | Text::FromUser => &user,
+        Text::WatcherHost | Text::FromHost => &watcher.host,
         _ => b"",
     })
     .map_err(|_| Fault::Host)?;
     let mut subscription = Snapshot::new(key.package, block);
     subscription.status = assumed;
     host.authorize(key.package, &subscription, rules)
-}
-
-pub(super) fn name_of(copy: &Snapshot) -> Name {
-    (copy.text(Text::WatcherUser).to_vec(), copy.text(Text::WatcherHost).to_vec())
 }
 
 fn state_of(copy: &Snapshot) -> Authorization {
@@ -125,9 +131,7 @@ fn state_of(copy: &Snapshot) -> Authorization {
 fn store<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    resource: &[u8],
-    package: &EventPackage,
-    changed: &[(Name, Authorization)],
+    changed: &[(Place, Authorization, bool)],
 ) -> Result<(), Fault> {
     if changed.is_empty() {
         return Ok(());
@@ -136,9 +140,8 @@ fn store<M: Memory>(
     let Some(database) = server.database(host)? else { return Ok(()) };
     for batch in changed.chunks(BATCH) {
         durable(database, |database| {
-            batch.iter().try_for_each(|((user, domain), state)| {
-                let row = authorization::conditions(resource, user, domain, &package.name);
-                database.update(table, &row, &authorization::columns(state))
+            batch.iter().try_for_each(|(place, state, is_only)| {
+                database.update(table, &place.conditions(), &place.columns(state, *is_only))
             })
         })?;
     }
@@ -160,10 +163,10 @@ pub fn auth_status<M: Memory>(
         return Ok((Status::Active, false));
     }
     let key = server.store.key(presentity.user, presentity.host, id);
-    let Some(rules) = host.rules(id, presentity.user, presentity.host)? else {
+    let Some(rules) = host.rules(id, &key.user, presentity.host)? else {
         return Ok((Status::Pending, false));
     };
-    let name = (watcher.user.to_vec(), watcher.host.to_vec());
+    let name = Name { user: watcher.user.to_vec(), host: watcher.host.to_vec() };
     let verdict = ask(host, &key, &name, Status::Pending, Some(&rules))?;
     Ok((verdict.status, verdict.reason == b"polite-block"))
 }

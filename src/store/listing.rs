@@ -2,7 +2,7 @@
 //! Everything is copied out under one shard's lock at a time.
 
 use crate::presence::subscription::Snapshot;
-use crate::presence::uri;
+use crate::presence::uri::{self, UserCase};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::lanes::{PublicationCopy, copy_publication};
@@ -55,7 +55,14 @@ impl<M: Memory> Store<M> {
                                 PublicationPhase::Live | PublicationPhase::Changing
                             )
                         })
-                        .map(|(_, record)| (key.clone(), copy_publication(records, record))),
+                        .map(|(_, record)| {
+                            let user = match record.block().user() {
+                                b"" => key.user.clone(),
+                                user => user.to_vec(),
+                            };
+                            let key = PresentityKey { user, ..key.clone() };
+                            (key, copy_publication(records, record))
+                        }),
                 );
             }
             all
@@ -66,12 +73,14 @@ impl<M: Memory> Store<M> {
     /// The subscriptions of one shard to this presentity URI, compared without
     /// case, in all packages.
     pub fn list_subscriptions(&self, shard: usize, uri: &[u8], now: i64) -> Vec<Listed> {
+        let (user, host) = uri::split(uri);
         self.with(shard, |records| {
             let mut all = Vec::new();
             for (_, owner) in records.presentities.iter() {
                 let watched = owner.watched(&records.words);
-                let known = uri::presentity_uri(watched.owner.user, watched.owner.host);
-                if !known.eq_ignore_ascii_case(uri) {
+                if !uri::same_user(watched.owner.user, user, UserCase::Insensitive)
+                    || !uri::eq_ignore_case(watched.owner.host, host)
+                {
                     continue;
                 }
                 all.extend(

@@ -24,7 +24,7 @@ pub mod writers;
 use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
-use crate::presence::uri::{UserCase, identity};
+use crate::presence::uri::{self, UserCase, identity};
 use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, Slab};
 use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
@@ -190,7 +190,7 @@ impl<M: Memory> Store<M> {
     pub fn key(&self, user: &[u8], host: &[u8], package: PackageId) -> PresentityKey {
         PresentityKey {
             identity: identity(user, host, self.policy.user_case),
-            user: user.to_vec(),
+            user: uri::user::stored(user).into_owned(),
             host: host.to_ascii_lowercase(),
             package,
         }

@@ -12,9 +12,9 @@ pub use bodies::Documents;
 pub use expired::Expired;
 pub use index::PublicationIndex;
 
-pub(super) use claim::{pack, repack};
+pub(super) use claim::{otherwise_spelled, pack, repack};
 
-use crate::error::Rejection;
+use crate::error::{Fault, Rejection};
 use crate::presence::publication::{Facts, Step};
 use crate::presence::publication_block::Parts;
 use crate::shm::{Blob, Id, Memory};
@@ -60,6 +60,8 @@ pub struct Stored {
     pub entity_tag: Vec<u8>,
     /// Sender of its row.
     pub sender: Vec<u8>,
+    /// Its presentity, as its row spells it.
+    pub key: PresentityKey,
 }
 
 /// What `begin` says.
@@ -69,7 +71,7 @@ pub enum Begun<M: Memory> {
     /// Nothing changes; the entity-tag stays (shared lines).
     Unchanged,
     /// It may open a dialog again that the stored document has as terminated.
-    Reopens(Stored, PresentityKey, Option<Vec<u8>>),
+    Reopens(Stored, Option<Vec<u8>>),
     /// Refused.
     Refused(Rejection),
 }
@@ -91,8 +93,6 @@ pub struct Pending<M: Memory> {
     pub stored: Stored,
     /// The publication of the same dialog that the new one replaces.
     pub replaced_row: Option<Stored>,
-    /// Its presentity, as spelled when it became known.
-    pub key: PresentityKey,
     /// There are watchers whom a removal has to be shown to.
     pub has_watchers: bool,
     /// There are watchers who have not seen that the stored document, or the
@@ -274,7 +274,13 @@ fn keep_document<M: Memory>(
     }
 }
 
-fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Stored {
-    let block = records.publications.get(id).map(Publication::block).unwrap_or_default();
-    Stored { entity_tag: block.entity_tag(), sender: block.sender().to_vec() }
+fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Result<Stored, Fault> {
+    let record = records.publications.get(id).ok_or(Fault::Host)?;
+    let key = records.key_of(record.presentity).ok_or(Fault::Host)?;
+    let block = record.block();
+    let key = match block.user() {
+        b"" => key,
+        user => PresentityKey { user: user.to_vec(), ..key },
+    };
+    Ok(Stored { entity_tag: block.entity_tag(), sender: block.sender().to_vec(), key })
 }

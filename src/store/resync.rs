@@ -4,7 +4,7 @@
 use crate::error::Fault;
 use crate::presence::publication_block::Parts;
 use crate::shm::Memory;
-use crate::store::publications::{Change, pack};
+use crate::store::publications::{Change, otherwise_spelled, pack};
 use crate::store::records::{PublicationPhase, Seconds};
 use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
@@ -61,7 +61,9 @@ impl<M: Memory> Store<M> {
             }
             let sender = row.sender.unwrap_or_default();
             let stored = record.block();
+            let user = otherwise_spelled(records, record.presentity, key);
             let same_text = stored.ruid() == row.ruid
+                && stored.user() == user
                 && stored.sender() == sender
                 && stored.dialog_id() == row.dialog_id;
             let same = same_text
@@ -76,6 +78,7 @@ impl<M: Memory> Store<M> {
                 entity_tag: row.entity_tag,
                 sender,
                 ruid: row.ruid,
+                user,
                 dialog_id: row.dialog_id,
                 body: stored.body(),
             };

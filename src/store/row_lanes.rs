@@ -371,6 +371,7 @@ fn add_farewell<M: Memory>(
         entity_tag: &from.entity_tag,
         sender: &from.sender,
         ruid: &from.ruid,
+        user: b"",
         dialog_id: b"",
         body: &from.body,
     };

@@ -92,11 +92,12 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
         return None;
     };
     let (user, host) = uri::split(presentity.as_bytes());
+    let user = uri::user::stored(user);
     let block = text::pack::<Text>(|n| match Text::ALL[n] {
         Text::CallId => call_id.as_bytes(),
         Text::FromTag => from_tag.as_bytes(),
         Text::ToTag => to_tag.as_bytes(),
-        Text::PresentityUser => user,
+        Text::PresentityUser => &user,
         Text::PresentityHost => host,
         Text::ToUser => to_user.as_bytes(),
         Text::ToHost => to_host.as_bytes(),

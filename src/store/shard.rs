@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::Text;
 use crate::presence::subscription_block::{self, Owner};
-use crate::presence::uri::{UserCase, identity};
+use crate::presence::uri::{UserCase, identity, same_user, user};
 use crate::shm::{
     Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob, Slab,
     Unkeyed, Wheel, Words,
@@ -39,12 +39,20 @@ const RECORD_BYTES: usize = 256;
 pub struct PresentityKey {
     /// `uri::identity`.
     pub identity: Vec<u8>,
-    /// User as spelled.
+    /// User as spelled (`uri::user::stored`).
     pub user: Vec<u8>,
     /// Host in lower case.
     pub host: Vec<u8>,
     /// The event package.
     pub package: PackageId,
+}
+
+impl PresentityKey {
+    /// The same, in each spelling that the rows of others may have (B46).
+    pub fn spellings(&self) -> Vec<PresentityKey> {
+        let spelled = |user| PresentityKey { user, ..self.clone() };
+        user::spellings(&self.user).into_iter().map(spelled).collect()
+    }
 }
 
 /// All records of some presentities.
@@ -135,11 +143,9 @@ impl<M: Memory> Shard<M> {
 
     /// The presentity is that of the key.
     pub fn is(&self, known: &Presentity<M>, key: &PresentityKey) -> bool {
-        let same_user = match self.policy.user_case {
-            UserCase::Sensitive => *known.user == *key.user,
-            UserCase::Insensitive => known.user.eq_ignore_ascii_case(&key.user),
-        };
-        known.package == key.package && same_user && self.words.get(known.host) == key.host
+        known.package == key.package
+            && same_user(&known.user, &key.user, self.policy.user_case)
+            && self.words.get(known.host) == key.host
     }
 
     /// The key of a presentity.

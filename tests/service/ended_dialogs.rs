@@ -3,6 +3,7 @@
 
 use crate::fakes::{DIALOG, Publish, Setup, World, dialog};
 use presence::config::PublicationCache;
+use presence::service::sibling_publication::{self, Given};
 
 /// Every place where a document may be, and how often it has to be asked for:
 /// in memory, in its row, in its row and beside it, in rows that judge.
@@ -114,5 +115,34 @@ fn a_final_state_that_some_have_not_seen_is_still_shown() {
         world.create("dialog", &dialog("other", "early"));
         let seen = world.seen();
         assert!(seen.iter().any(|one| one.contains("x:terminated")), "{seen:?}");
+    }
+}
+
+/// A sibling keeps its entity-tag, and publishes over what is there.
+#[test]
+fn a_sibling_opens_nothing_again_either() {
+    for setup in setups() {
+        let mut world = World::new(setup);
+        for (state, kept) in
+            [("early", "early"), ("terminated", "terminated"), ("early", "terminated")]
+        {
+            let body = dialog("x", state);
+            let given = Given {
+                package: DIALOG,
+                user: b"alice",
+                domain: b"h",
+                entity_tag: b"call-1",
+                sender: None,
+                body: body.as_bytes(),
+                expires: 60,
+                for_ever: false,
+                is_new: true,
+            };
+            assert_eq!(
+                sibling_publication::publish(&world.server, &mut world.host, &given),
+                Ok(())
+            );
+            assert_eq!(document(&mut world), dialog("x", kept));
+        }
     }
 }

@@ -9,6 +9,7 @@ mod exhaustion;
 mod fakes;
 mod folding;
 mod footprint;
+mod identity;
 mod many;
 mod ordering;
 mod prompt_rows;

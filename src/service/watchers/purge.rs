@@ -9,7 +9,7 @@ use crate::presence::event_package::{Event, PackageId};
 use crate::presence::subscription::Status;
 use crate::presence::uri;
 use crate::service::authorization::{self, Name, OldRow};
-use crate::service::watchers::{ask, name_of};
+use crate::service::watchers::ask;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
@@ -22,7 +22,8 @@ static SEEN: AtomicI64 = AtomicI64::new(-1);
 struct Resource {
     id: PackageId,
     key: PresentityKey,
-    watching: HashSet<Name>,
+    /// Their identities.
+    watching: HashSet<Vec<u8>>,
     /// Its rules, once they were needed; `Err` when they cannot be had.
     rules: Option<Result<Option<Vec<u8>>, Fault>>,
 }
@@ -37,14 +38,15 @@ pub fn purge<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) ->
     let table = authorization::table(server)?;
     let mut resources: HashMap<(Vec<u8>, Vec<u8>), Option<Resource>> = HashMap::new();
     for row in old {
-        let place = (row.resource.clone(), row.event.clone());
-        let known = resources.entry(place).or_insert_with(|| resource(server, host, &row));
+        let of = (row.place.resource.clone(), row.place.event.clone());
+        let known = resources.entry(of).or_insert_with(|| resource(server, host, &row));
         let Some(known) = known.as_mut() else { continue };
-        if known.watching.contains(&row.name) || !would_come_back(host, known, &row) {
+        if known.watching.contains(&row.place.name.identity(server))
+            || !would_come_back(host, known, &row)
+        {
             continue;
         }
-        let (user, domain) = &row.name;
-        let mut conditions = authorization::conditions(&row.resource, user, domain, &row.event);
+        let mut conditions = row.place.conditions();
         // Somebody may approve it by hand right now.
         conditions.push(("status", Compare::Eq, Value::Int(row.state.status as i64)));
         host.database().ok_or(Fault::Database)?.delete(table, &conditions)?;
@@ -54,12 +56,12 @@ pub fn purge<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) ->
 
 /// `None` for a package that is not known, and when its watchers are not.
 fn resource<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &OldRow) -> Option<Resource> {
-    let id = server.registry.exact(&Event::parse(&row.event)?)?;
-    let (user, domain) = uri::split(&row.resource);
+    let id = server.registry.exact(&Event::parse(&row.place.event)?)?;
+    let (user, domain) = uri::split(&row.place.resource);
     let key = server.store.key(user, domain, id);
     let mut watching = HashSet::new();
     subscriptions::each_watcher(server, host, &key, |_, copy| {
-        watching.insert(name_of(&copy));
+        watching.insert(Name::of(&copy).identity(server));
     })
     .ok()?;
     Some(Resource { id, key, watching, rules: None })
@@ -73,6 +75,6 @@ fn would_come_back(host: &mut dyn Host, known: &mut Resource, row: &OldRow) -> b
     let (id, key) = (known.id, &known.key);
     let rules = known.rules.get_or_insert_with(|| host.rules(id, &key.user, &key.host));
     let Ok(rules) = rules else { return false };
-    ask(host, key, &row.name, Status::Pending, rules.as_deref())
+    ask(host, key, &row.place.name, Status::Pending, rules.as_deref())
         .is_ok_and(|verdict| verdict == row.state)
 }

@@ -1,12 +1,15 @@
 //! First step of a change: it is judged, the publication is claimed, and all
 //! that the change needs is allocated.
 
+use std::borrow::Cow;
+
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
 use crate::presence::publication::{
     Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
 };
 use crate::presence::publication_block::{self, Block, Parts};
+use crate::presence::uri::user;
 use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
@@ -25,7 +28,10 @@ impl<M: Memory> Store<M> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| match change.if_match {
-            None => self.begin_new(records, shard, key, hash, change),
+            None => {
+                let key = spelled_as_others(records, key, hash);
+                self.begin_new(records, shard, &key, hash, change)
+            }
             Some(tag) => {
                 begin_change(records, shard, records.find(key, hash), package, tag, change)
             }
@@ -46,7 +52,7 @@ impl<M: Memory> Store<M> {
         if records.with_tag(presentity, change.entity_tag).is_some() {
             return Ok(Begun::Refused(unknown_entity_tag()));
         }
-        let reserved = reserve(records, presentity, change);
+        let reserved = reserve(records, presentity, key, change);
         let publication = match reserved {
             Ok(publication) => publication,
             Err(fault) => {
@@ -74,10 +80,9 @@ impl<M: Memory> Store<M> {
             now: change.now,
             priority: change.priority,
             sender: change.sender.unwrap_or_default().to_vec(),
-            stored: stored(records, publication),
-            replaced_row: replaced.map(|id| stored(records, id)),
+            stored: stored(records, publication)?,
+            replaced_row: replaced.map(|id| stored(records, id)).transpose()?,
             replaced,
-            key: records.key_of(presentity).unwrap_or_else(|| key.clone()),
             has_watchers: records.may_be_watched(presentity),
             unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
         }))
@@ -217,9 +222,8 @@ fn begin_change<M: Memory>(
         priority: change.priority,
         sender: change.sender.unwrap_or_default().to_vec(),
         replaced: None,
-        stored: stored(records, publication),
+        stored: stored(records, publication)?,
         replaced_row: None,
-        key: records.key_of(presentity).ok_or(Fault::Host)?,
         has_watchers: records.may_be_watched(presentity),
         unseen_final: unseen_final(records, publication),
     }))
@@ -242,18 +246,19 @@ fn reopens<M: Memory>(
     if !concerned || is_judged {
         return Ok(None);
     }
-    let key = records.key_of(record.presentity).ok_or(Fault::Host)?;
     let body = (!body.is_empty()).then(|| body.to_vec());
-    Ok(Some(Begun::Reopens(stored(records, publication), key, body)))
+    Ok(Some(Begun::Reopens(stored(records, publication)?, body)))
 }
 
 /// Puts an invisible new publication at the end of the presentity's list.
 fn reserve<M: Memory>(
     records: &mut Shard<M>,
     presentity: Id<Presentity<M>>,
+    key: &PresentityKey,
     change: &Change<'_>,
 ) -> Result<Id<Publication<M>>, Fault> {
     let parts = Parts {
+        user: otherwise_spelled(records, presentity, key),
         entity_tag: change.entity_tag,
         sender: change.sender.unwrap_or_default(),
         ruid: change.ruid,
@@ -277,6 +282,32 @@ fn reserve<M: Memory>(
         return Err(full);
     }
     Ok(id)
+}
+
+/// The key as a new row has it: in its own spelling if the presentity's rows
+/// are looked for in that, else in the presentity's.
+fn spelled_as_others<'k, M: Memory>(
+    records: &Shard<M>,
+    key: &'k PresentityKey,
+    hash: u64,
+) -> Cow<'k, PresentityKey> {
+    let known = records.find(key, hash).and_then(|id| records.presentities.get(id));
+    match known.map(|owner| &*owner.user) {
+        Some(user) if *user != *key.user && !user::spellings(user).contains(&key.user) => {
+            Cow::Owned(PresentityKey { user: user.to_vec(), ..key.clone() })
+        }
+        _ => Cow::Borrowed(key),
+    }
+}
+
+/// The user of the key, if the presentity spells it otherwise.
+pub(in crate::store) fn otherwise_spelled<'k, M: Memory>(
+    records: &Shard<M>,
+    presentity: Id<Presentity<M>>,
+    key: &'k PresentityKey,
+) -> &'k [u8] {
+    let same = records.presentities.get(presentity).is_none_or(|owner| *owner.user == *key.user);
+    if same { b"" } else { &key.user }
 }
 
 /// A block with these parts.

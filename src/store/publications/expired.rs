@@ -4,7 +4,6 @@
 use crate::shm::{Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Publication, PublicationPhase};
-use crate::store::shard::PresentityKey;
 
 use super::{Stored, keep_document, stored, unseen_final};
 
@@ -12,8 +11,6 @@ use super::{Stored, keep_document, stored, unseen_final};
 pub struct Expired<M: Memory> {
     shard: usize,
     publication: Id<Publication<M>>,
-    /// Its presentity.
-    pub key: PresentityKey,
     /// Its row.
     pub stored: Stored,
     /// There are watchers whom the removal has to be shown to.
@@ -47,12 +44,11 @@ impl<M: Memory> Store<M> {
                 if let Some(record) = records.publications.get_mut(publication) {
                     record.phase = PublicationPhase::Changing;
                 }
-                let Some(key) = records.key_of(presentity) else { continue };
+                let Ok(stored) = stored(records, publication) else { continue };
                 claimed.push(Expired {
                     shard,
                     publication,
-                    key,
-                    stored: stored(records, publication),
+                    stored,
                     has_watchers: records.may_be_watched(presentity),
                     unseen_final: unseen_final(records, publication),
                 });

@@ -84,6 +84,49 @@ fn b17_who_is_approved_by_hand_stays_approved() {
     kamailio.finish();
 }
 
+/// Who was rejected by hand does not come back in another spelling of its
+/// domain.
+#[test]
+fn b19_who_is_rejected_by_hand_stays_rejected_in_any_spelling() {
+    let kamailio = Kamailio::start(config(Storage::Default));
+    store_rules(&kamailio, &[("dave", "", "allow")]);
+    let row_for = |presentity: &str, user: &str, domain: &str| {
+        kamailio.execute(&format!(
+            "INSERT INTO watchers (presentity_uri, watcher_username, watcher_domain, event, \
+             status, reason, inserted_time) VALUES ('{presentity}', '{user}', '{domain}', \
+             'presence', 3, 'rejected', {})",
+            i32::MAX
+        ));
+    };
+    let row = |user: &str, domain: &str| row_for(&aor("alice"), user, domain);
+    let capitals = DOMAIN.to_ascii_uppercase();
+    row("evil", DOMAIN);
+    row("other", &capitals);
+    for (user, domain) in [("evil", capitals.as_str()), ("other", DOMAIN)] {
+        let name = format!("sip:{user}@{domain}");
+        let mut watcher = Watcher::udp(&kamailio, "alice").named(&name);
+        watcher.subscribe(600);
+        let state = watcher.next_notify("initial").state;
+        assert_eq!(state, differs("B19 a rejected watcher", "pending", "terminated"), "{name}");
+    }
+    let rows = kamailio.rows("watchers").len();
+    assert_eq!(rows, differs("B19 rows of one watcher", 4, 2));
+    // The presentity's domain as stock has written it.
+    let alice = format!("sip:alice@{capitals}");
+    row_for(&alice, "third", DOMAIN);
+    let mut watcher = Watcher::udp(&kamailio, &alice).named("third");
+    watcher.subscribe(600);
+    assert_eq!(watcher.next_notify("initial").state, "terminated");
+    // A new one is written in lower case.
+    let mut new = Watcher::udp(&kamailio, "alice").named(&format!("sip:new@{capitals}"));
+    new.subscribe(600);
+    let rows = kamailio.rows("watchers");
+    let domain = rows.iter().find(|row| row["watcher_username"] == "new");
+    let domain = domain.map(|row| row["watcher_domain"].as_str());
+    assert_eq!(domain, Some(differs("B19 domain as written", capitals.as_str(), DOMAIN)));
+    kamailio.finish();
+}
+
 /// Rows of those who do not watch go after a day: the pending ones and those
 /// that the rules would make again.
 #[test]

@@ -111,3 +111,51 @@ both_storages! {
         kamailio.finish();
     }
 }
+
+storages! {
+    [
+        default_mode: Storage::Default;
+        index_and_rows: Storage::sqlite(1, 1);
+        rows_only: Storage::sqlite(3, 0);
+        rows_only_postgres: Storage::on(Driver::Postgres, 3, 0, 2);
+        rows_only_mariadb: Storage::on(Driver::MariaDb, 3, 0, 0);
+    ]
+    /// A key that parks calls is published and watched in either spelling.
+    fn b46_escaped_and_unescaped_users_are_one_presentity(storage) {
+        let kamailio = Kamailio::start(Config::new(storage));
+        let mut escaped = Watcher::udp(&kamailio, "park%2B5900");
+        let mut plain = Watcher::udp(&kamailio, "park+5900");
+        for watcher in [&mut escaped, &mut plain] {
+            watcher.subscribe(600);
+            watcher.next_notify("initial");
+        }
+        let mut phone = Publisher::udp(&kamailio, "park%2b5900");
+        phone.publish(bodies::pidf("park", "phone", "open", "here"));
+        if differs("B46 one presentity", false, true) {
+            for watcher in [&escaped, &plain] {
+                watcher.wait_notify("published", |n| n.body().contains(">open<"));
+            }
+        } else {
+            plain.no_more_notify(Duration::from_millis(150), "another spelling");
+        }
+        if storage.has_publication_rows() {
+            assert_eq!(kamailio.rows("presentity")[0]["username"], "park%2b5900", "as it was made");
+        }
+        // Its entity-tag holds in the other spelling.
+        phone.presentity = aor("park+5900");
+        let changed = phone.try_modify(bodies::pidf("park", "phone", "closed", ""));
+        assert_eq!(changed.status(), Some(differs("B46 an entity-tag in another spelling", 412, 200)));
+        if target() == Target::Ours {
+            for watcher in [&escaped, &plain] {
+                watcher.wait_notify("changed", |n| n.body().contains(">closed<"));
+            }
+            // A malformed escape is nobody else, and harms nobody.
+            for user in ["park%zz", "park%2", "park%00"] {
+                let mut odd = Publisher::udp(&kamailio, user);
+                let reply = odd.try_publish(bodies::pidf("park", "odd", "open", ""));
+                assert!(matches!(reply.status(), Some(200 | 400)), "{user}: {}", reply.start_line);
+            }
+        }
+        kamailio.finish();
+    }
+}

@@ -1,0 +1,120 @@
+//! The rows of a presentity, or of a URI. The presentity of a row is named by a
+//! URI as a request has spelled it, so that it is looked for in each spelling
+//! that it may have (B46).
+
+use std::collections::BTreeSet;
+
+use crate::error::Fault;
+use crate::ports::{Compare, Condition, Host, Value};
+use crate::presence::event_package::EventPackage;
+use crate::presence::uri;
+use crate::service::Server;
+use crate::shm::Memory;
+use crate::store::shard::PresentityKey;
+
+use super::{FEW, Page, Row, page, rows};
+
+/// The rows of a presentity in one package that meet `more`: lists of
+/// conditions, one for each spelling (B46).
+pub fn of_presentity(
+    key: &PresentityKey,
+    package: &EventPackage,
+    more: &[Condition],
+) -> Vec<Vec<Condition>> {
+    let spelled = |uri| {
+        let mut conditions = vec![
+            ("presentity_uri", Compare::Eq, Value::Text(uri)),
+            ("event", Compare::Eq, Value::text(&package.name)),
+        ];
+        conditions.extend_from_slice(more);
+        conditions
+    };
+    uri::spellings(&key.user, &key.host).into_iter().map(spelled).collect()
+}
+
+/// The living subscriptions to a presentity.
+pub fn watchers<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+) -> Result<Vec<Row>, Fault> {
+    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
+    let mut found = Vec::new();
+    for conditions in of_presentity(key, package, &[]) {
+        found.extend(rows(server, host, &conditions)?);
+    }
+    found.retain(|row| !row.has_ended());
+    Ok(found)
+}
+
+/// Rows of a URI, in all packages: as it is given, and in lower case, with any
+/// escapes.
+pub fn of_uri<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    uri: &[u8],
+) -> Result<Vec<Row>, Fault> {
+    let mut found = Vec::<Row>::new();
+    let (user, domain) = uri::split(uri);
+    let mut spellings = vec![uri.to_vec(), uri.to_ascii_lowercase()];
+    spellings.extend(uri::spellings(user, &domain.to_ascii_lowercase()));
+    for spelling in spellings.into_iter().collect::<BTreeSet<_>>() {
+        let conditions = [("presentity_uri", Compare::Eq, Value::Text(spelling))];
+        for row in rows(server, host, &conditions)? {
+            if found.iter().all(|known| known.id != row.id) {
+                found.push(row);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Somebody's subscription to a presentity lives (B33).
+pub fn has_subscribers<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+) -> Result<bool, Fault> {
+    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
+    let living = [("expires", Compare::Greater, Value::Int(host.now()))];
+    let lists = of_presentity(key, package, &living);
+    let mut after = 0;
+    loop {
+        let page = page_of_any(server, host, &lists, after, FEW)?;
+        if page.rows.iter().any(|row| !row.has_ended()) {
+            return Ok(true);
+        }
+        match page.last {
+            Some(last) => after = last,
+            None => return Ok(false),
+        }
+    }
+}
+
+/// Rows that meet any of the lists of conditions, as `page` gives them.
+pub fn page_of_any<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    lists: &[Vec<Condition>],
+    after: i64,
+    most: usize,
+) -> Result<Page, Fault> {
+    let (mut rows, mut last) = (Vec::new(), None);
+    // Each gives its first rows: what comes behind the last row of one of them
+    // may have others before it.
+    let mut end = i64::MAX;
+    for conditions in lists {
+        let page = page(server, host, conditions, after, most)?;
+        if let Some(id) = page.last {
+            end = end.min(id);
+            last = last.max(page.last);
+        }
+        rows.extend(page.rows);
+    }
+    if lists.len() > 1 {
+        last = last.map(|last| last.min(end));
+        rows.retain(|row| row.id <= end);
+        rows.sort_by_key(|row| row.id);
+    }
+    Ok(Page { rows, last })
+}
