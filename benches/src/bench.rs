@@ -21,7 +21,7 @@ pub const WARM: f64 = 7.0;
 pub struct Context<'a> {
     /// The command line.
     pub options: &'a Options,
-    /// P1 to P11.
+    /// P1 to P12.
     pub scenario: &'static str,
     /// Who is measured.
     pub variant: Variant,

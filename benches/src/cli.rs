@@ -10,7 +10,7 @@ Usage: scripts/bench [options] [SCENARIO...]
 
 Measures the stock presence module, ours and the floor (Kamailio without a
 presence module) side by side, and prints a table. Scenarios are the rows P1 to
-P11; without any, all are run. See benches/README.md.
+P12; without any, all are run. See benches/README.md.
 
   --quick         smaller numbers, a few minutes
   --runs N        repetitions, of which the medians are taken (default 3; 1 with --quick)

@@ -84,6 +84,11 @@ impl Store {
             .collect()
     }
 
+    /// Runs SQL.
+    pub fn execute(&self, sql: &str) {
+        self.database.execute(sql);
+    }
+
     /// The number of rows of a table.
     pub fn count(&self, table: &str) -> usize {
         self.database.count(table)

@@ -25,7 +25,7 @@ pub enum Goal {
 /// One number of one run.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// P1 to P11.
+    /// P1 to P12.
     pub scenario: &'static str,
     /// What was measured.
     pub row: String,

@@ -5,6 +5,7 @@ mod expiry;
 mod fan_out;
 mod flush;
 mod footprint;
+mod many;
 mod notifiers;
 mod scale;
 mod single;
@@ -14,7 +15,7 @@ use crate::bench::Context;
 
 /// A row of the table of goals.
 pub struct Scenario {
-    /// P1 to P11.
+    /// P1 to P12.
     pub id: &'static str,
     /// What it is about.
     pub title: &'static str,
@@ -86,6 +87,12 @@ pub static ALL: &[Scenario] = &[
         title: "shared memory per record",
         has_floor: false,
         run: footprint::run,
+    },
+    Scenario {
+        id: "P12",
+        title: "one presentity with very many publications",
+        has_floor: false,
+        run: many::run,
     },
 ];
 
