@@ -285,6 +285,17 @@ impl Ending {
     }
 }
 
+/// A watcher that may not see the state gets NOTIFYs without a document.
+pub fn may_see(status: Status, reason: &[u8]) -> bool {
+    status == Status::Active && reason != b"polite-block"
+}
+
+/// A watcher is sent a NOTIFY when published state changes. Who is politely
+/// blocked would learn of changes from NOTIFYs without documents.
+pub fn is_told_of_changes(status: Status, reason: &[u8]) -> bool {
+    status == Status::Active && reason.is_empty()
+}
+
 /// What the final answer to a NOTIFY means for the subscription (RFC 6665
 /// 4.2.2, RFC 5057). `script_decides`: `xavp_cfg` is set, the event route has
 /// the say over all codes but those of the manual (3.30).

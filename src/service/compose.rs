@@ -14,6 +14,7 @@ use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Farewell, PublicationCopy, Send, State};
 use crate::store::shard::PresentityKey;
+use crate::store::watcher_changes::WatcherChanges;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -105,16 +106,42 @@ pub fn compose<M: Memory>(
     package: &EventPackage,
     mut state: State,
 ) -> Result<Composition, Fault> {
+    let changes = std::mem::take(&mut state.watchers);
+    let watchers = read(server, host, package, &mut state, changes)?;
+    documents(server, host, package, state, watchers)
+}
+
+/// Completes a state by what the database has of it; gives the list of watchers
+/// where that is the state. Can be done again, for what has changed since.
+pub fn read<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    package: &EventPackage,
+    state: &mut State,
+    changes: WatcherChanges,
+) -> Result<Option<WatcherList>, Fault> {
+    if package.kind != Kind::WatcherInfo {
+        return settle(server, host, package, state).map(|()| None);
+    }
+    let Some(base) = package.peer else { return Ok(None) };
+    let key = PresentityKey { package: base, ..state.key.clone() };
+    WatcherList::new(server, host, &key, changes).map(Some)
+}
+
+/// The documents of a state that was read.
+pub fn documents<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    package: &EventPackage,
+    mut state: State,
+    watchers: Option<WatcherList>,
+) -> Result<Composition, Fault> {
     let uri = uri::presentity_uri(&state.key.user, &state.key.host);
-    let mut composition = Composition { round: state.round, uri, ..Composition::default() };
+    let mut composition =
+        Composition { round: state.round, uri, watchers, ..Composition::default() };
     if package.kind == Kind::WatcherInfo {
-        if let Some(base) = package.peer {
-            let key = PresentityKey { package: base, ..state.key.clone() };
-            composition.watchers = Some(WatcherList::new(server, host, &key, state.watchers)?);
-        }
         return Ok(composition);
     }
-    settle(server, host, package, &mut state)?;
     composition.newest_sender =
         state.publications.last().map(|p| p.sender.clone()).unwrap_or_default();
     composition.newest = document(host, package, &state, None);

@@ -18,6 +18,7 @@ pub mod refresh;
 mod reopened;
 pub mod restore;
 pub mod resync;
+mod row_claims;
 mod row_notifier;
 mod seldom;
 pub mod sibling_publication;

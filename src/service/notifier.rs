@@ -7,7 +7,7 @@ use crate::error::Fault;
 use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::notify_headers::{self, SubscriptionState};
-use crate::presence::subscription::{Ending, Snapshot, Status, Text};
+use crate::presence::subscription::{Ending, Snapshot, Status, Text, may_see};
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
 use crate::service::{Server, notify_reply, row_notifier, write_back};
@@ -15,7 +15,6 @@ use crate::shm::Memory;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send, State};
 use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;
-use crate::store::subscriptions::may_see;
 use crate::store::{LaneRef, Token};
 
 static POSTPONED: Seldom = Seldom::new();

@@ -14,7 +14,8 @@ pub struct Place {
     pub page: Wanted,
 }
 
-/// Reads a page; gives the `id` of its last row, `None` when there was none.
+/// Reads a page; gives the `id` of its last row, `None` when no other page
+/// follows: one that is not full is the last.
 pub fn page(
     database: &mut dyn Database,
     table: &str,
@@ -28,16 +29,17 @@ pub fn page(
     let mut columns = columns.to_vec();
     columns.push("id");
     // Collected, for a repeated attempt must not give rows twice.
-    let rows = single(database, |database, _| {
-        let mut rows = Vec::new();
+    let (rows, found) = single(database, |database, _| {
+        let (mut rows, mut found) = (Vec::new(), 0);
         database.page(table, &conditions, &columns, place.page, &mut |mut row| {
+            found += 1;
             if let Some(id) = row.pop().and_then(|id| id.as_int()) {
                 rows.push((id, row));
             }
         })?;
-        Ok(rows)
+        Ok((rows, found))
     })?;
-    let last = rows.iter().map(|(id, _)| *id).max();
+    let last = rows.iter().map(|(id, _)| *id).max().filter(|_| found >= place.page.most);
     for (id, row) in &rows {
         each(*id, row);
     }

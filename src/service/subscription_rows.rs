@@ -34,9 +34,9 @@ const ATTEMPTS: usize = 8;
 /// Rows read to see whether there is one.
 const FEW: usize = 8;
 
-/// `reason` of a row whose watcher has unsubscribed: only its last NOTIFY is
-/// missing.
-const ENDED: &[u8] = b"timeout";
+/// `reason` of a row whose watcher has unsubscribed, or which has run out (then
+/// its status is terminated): only its last NOTIFY is missing.
+pub(super) const ENDED: &[u8] = b"timeout";
 
 /// A row, read. CSeq and version are the last ones used.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ impl Row {
     pub fn ending(&self, now: i64, offset: i64) -> Option<Ending> {
         match self.subscription.status {
             Status::Terminated => Some(match self.subscription.text(Text::Reason) {
-                ENDED => Ending::Unsubscribed,
+                ENDED => Ending::Expired,
                 reason => Ending::from_reason(reason),
             }),
             _ if self.has_ended() => Some(Ending::Unsubscribed),
@@ -142,11 +142,12 @@ fn rows<M: Memory>(
     })
 }
 
-/// A page of rows and where the next one begins; `None` after the last row.
+/// A page of rows and where the next one begins.
 pub struct Page {
     /// Those that can be read.
     pub rows: Vec<Row>,
-    /// `id` of the last row of the page, readable or not.
+    /// `id` of the last row of the page, readable or not; `None` if no other
+    /// page follows.
     pub last: Option<i64>,
 }
 
@@ -340,7 +341,7 @@ pub fn decide<M: Memory>(
     host: &mut dyn Host,
     row: &Row,
     decision: &Authorization,
-    flag: Option<i64>,
+    (flag, now): (Option<i64>, i64),
 ) -> Result<bool, Fault> {
     let dialog = dialog_of(&row.subscription);
     let mut conditions = dialog_conditions(dialog);
@@ -354,7 +355,7 @@ pub fn decide<M: Memory>(
     ];
     if decision.status == Status::Terminated {
         // Should this server not come to tell it, the timer of another does.
-        changes.push(("expires", Value::Int(host.now())));
+        changes.push(("expires", Value::Int(now)));
     }
     changes.extend(flag.map(|flag| ("updated", Value::Int(flag))));
     if change(server, host, &conditions, &changes)? {
@@ -419,7 +420,11 @@ pub fn flag_watchers<M: Memory>(
     package: &EventPackage,
     (turn, spared): (i64, &[u8]),
 ) -> Result<(), Fault> {
-    let mut more = vec![("status", Compare::Eq, Value::Int(Status::Active as i64))];
+    let mut more = vec![
+        ("status", Compare::Eq, Value::Int(Status::Active as i64)),
+        // As `is_told_of_changes`.
+        ("reason", Compare::Eq, Value::text(b"")),
+    ];
     if !spared.is_empty() {
         more.push(("contact", Compare::Not, Value::text(spared)));
     }
@@ -459,8 +464,8 @@ pub fn claim(
     if !wanted.null_reason {
         conditions.push(("reason", Compare::Eq, Value::text(subscription.text(Text::Reason))));
     }
-    if let Some(expires_at) = wanted.expired {
-        // One that was refreshed lives on.
+    if let Some((_, expires_at, _)) = wanted.ends {
+        // One that was refreshed lives on; an end is taken once.
         conditions.push(("expires", Compare::Eq, Value::Int(expires_at)));
     }
     if let Claim::Turn(turn) = wanted.claim {
@@ -471,10 +476,14 @@ pub fn claim(
         ("version", unsigned(version.wrapping_add(count))),
         ("updated", Value::Int(NOT_FLAGGED)),
     ];
-    if wanted.expired.is_some() {
+    if let Some((ending, _, now)) = wanted.ends {
+        // From now on it is ours to tell, for a while.
+        changes.push(("expires", Value::Int(now)));
         // A refresh that comes after the last NOTIFY is too late (B14).
-        changes.push(("status", Value::Int(Status::Terminated as i64)));
-        changes.push(("reason", Value::text(ENDED)));
+        if ending == Ending::Expired {
+            changes.push(("status", Value::Int(Status::Terminated as i64)));
+            changes.push(("reason", Value::text(ENDED)));
+        }
     }
     database.update(table, &conditions, &changes)?;
     Ok(database.affected_rows() != Some(0))
@@ -485,10 +494,19 @@ pub fn claim(
 pub struct Claimed {
     /// Who asks for the NOTIFY.
     pub claim: Claim,
-    /// It ends a subscription that has run out at this time.
-    pub expired: Option<i64>,
+    /// It is the last one: why, the row's `expires` as it was read, and the
+    /// time.
+    pub ends: Option<(Ending, i64, i64)>,
     /// The row's `reason` is NULL, which nothing equals.
     pub null_reason: bool,
+}
+
+/// The table can be changed: a statement that fails all the same does so by its
+/// own fault. (A server that only reads refuses also what meets no row.)
+pub(super) fn can_change(database: &mut dyn Database, table: &str) -> bool {
+    let nobody = DialogId { call_id: b"", from_tag: b"", to_tag: b"" };
+    let nothing = [("updated", Value::Int(NOT_FLAGGED))];
+    database.update(table, &dialog_conditions(nobody), &nothing).is_ok()
 }
 
 /// Deletes the row of a dialog whose last NOTIFY has left, unless somebody has

@@ -373,8 +373,8 @@ pub fn decide<M: Memory>(
     if subscription == row.subscription {
         return Ok(false);
     }
-    let turn = turn_of_dialog(server, dialog_of(&subscription));
-    if !rows::decide(server, host, row, decision, turn)? {
+    let (turn, now) = (turn_of_dialog(server, dialog_of(&subscription)), host.now());
+    if !rows::decide(server, host, row, decision, (turn, now))? {
         return Ok(false);
     }
     let over = decision.status == Status::Terminated;
@@ -386,7 +386,7 @@ pub fn decide<M: Memory>(
     }
     let due = DueRow {
         subscription,
-        expires_at: row.expires_at,
+        expires_at: if over { now } else { row.expires_at },
         ending: over.then_some(ending),
         claim: Claim::Asked,
         told: None,

@@ -21,6 +21,10 @@ const PAGE: usize = 250;
 /// Expired rows read in one go. The server sorts all of them for each page.
 const EXPIRED_PAGE: usize = 1000;
 
+/// Seconds in which whoever has ended a subscription tells its watcher. Then it
+/// is taken to be gone, and another server does.
+const TELLING: i64 = 10;
+
 /// Seconds after its end that a row is kept which cannot be read here: its
 /// package may belong to another server.
 const UNREADABLE_KEPT: i64 = 24 * 3600;
@@ -100,15 +104,21 @@ pub fn key_of<M: Memory>(server: &Server<M>, row: &rows::Row) -> PresentityKey {
 /// that is gone has left unsent.
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let offset = i64::from(server.config.expires_offset);
+    let wait = if server.config.notifier_processes > 0 { server.config.waitn_time } else { 0 };
+    let telling = TELLING + i64::from(wait);
     let mut after = 0;
     loop {
         let now = host.now();
         let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
         let page = rows::page(server, host, &conditions, after, EXPIRED_PAGE)?;
         for row in page.rows {
+            if row.has_ended() && row.expires_at >= now - offset - telling {
+                continue;
+            }
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);
-            let queued = server.store.queue_row(&key, &row.due(ending, Claim::Asked))?;
+            let claim = if row.has_ended() { Claim::Rescue } else { Claim::Asked };
+            let queued = server.store.queue_row(&key, &row.due(ending, claim))?;
             if let Some(lane) = queued {
                 server.store.hand_over(lane);
             }

@@ -5,7 +5,7 @@
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::event_package::EventPackage;
-use crate::presence::subscription::{Snapshot, Status, Text};
+use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
 use crate::service::authorization::Name;
 use crate::service::seldom::Seldom;
@@ -97,9 +97,14 @@ impl WatcherList {
     }
 }
 
-/// A subscription that is a row has run out.
-pub fn row_ended<M: Memory>(server: &Server<M>, key: &PresentityKey, watcher: &Snapshot) {
-    let event = winfo::WatcherEvent::Timeout;
+/// A subscription that is a row has ended.
+pub fn row_ended<M: Memory>(
+    server: &Server<M>,
+    key: &PresentityKey,
+    watcher: &Snapshot,
+    ending: Ending,
+) {
+    let event = winfo::WatcherEvent::from_reason(ending.reason());
     server.store.watcher_row_changed(key, watcher, event, true, false);
 }
 

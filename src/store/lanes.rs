@@ -7,7 +7,7 @@
 //! arrives meanwhile is only marked, so a document is never older than one
 //! sent before in the same dialog, and CSeqs leave in rising order.
 
-use crate::presence::subscription::{Ending, Snapshot, Text};
+use crate::presence::subscription::{Ending, Snapshot, Text, may_see};
 use crate::shm::{Id, Memory};
 use crate::store::records::{
     Aside, Claim, Phase, Presentity, Publication, PublicationPhase, Seconds, Subscription, Watched,
@@ -273,14 +273,13 @@ impl<M: Memory> Store<M> {
                 Phase::Held | Phase::Gone => {}
                 Phase::Live => {
                     let first = record.local_cseq <= 1;
-                    let sees = crate::store::subscriptions::may_see(
-                        record.status,
-                        record.text(Text::Reason),
-                    );
+                    let sees = may_see(record.status, record.text(Text::Reason));
                     if !(composed.skip_first && first && sees) {
                         let newest = match record.claim {
                             Claim::Walk => composed.for_all(record.told),
-                            Claim::None | Claim::Asked | Claim::Turn(_) => Document::Newest,
+                            Claim::None | Claim::Asked | Claim::Rescue | Claim::Turn(_) => {
+                                Document::Newest
+                            }
                         };
                         self.take_one(records, lane, id, (composed, newest), now, sends);
                     }
@@ -336,7 +335,7 @@ impl<M: Memory> Store<M> {
             Phase::Ending(why) => Some(why),
             _ => None,
         };
-        let sees = crate::store::subscriptions::may_see(record.status, record.text(Text::Reason))
+        let sees = may_see(record.status, record.text(Text::Reason))
             && ending.is_none_or(Ending::shows_state);
         if sees && ending.is_none() {
             let up_to = |round| composed.farewells.partition_point(|f| !later(f.round, round));

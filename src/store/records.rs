@@ -4,7 +4,7 @@
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::Facts;
 use crate::presence::publication_block::Block;
-use crate::presence::subscription::{Ending, Status, Text};
+use crate::presence::subscription::{Ending, Status, Text, is_told_of_changes};
 use crate::presence::subscription_block::{self, Owner};
 use crate::shm::{
     Behind, Blob, Id, Linked, Links, List, Memory, Queueable, ShortBlob, Slab, Timed, Timer,
@@ -274,6 +274,9 @@ pub enum Claim {
     None,
     /// Take a CSeq in the row.
     Asked,
+    /// As `Asked`; whoever has ended the row may not have come to tell those who
+    /// watch the watchers.
+    Rescue,
     /// Take a CSeq in the row; it tells of a change that others are told, too.
     Walk,
     /// Take a CSeq in the row while it is flagged for this turn.
@@ -340,9 +343,8 @@ impl<M: Memory> Subscription<M> {
     /// It may see published state as it changes.
     pub fn sees_changes(&self, now: i64) -> bool {
         self.phase == Phase::Live
-            && self.status == Status::Active
+            && is_told_of_changes(self.status, self.text(Text::Reason))
             && self.expires_at.get() > now
-            && self.text(Text::Reason).is_empty()
     }
 }
 

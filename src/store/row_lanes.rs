@@ -164,7 +164,7 @@ impl<M: Memory> Store<M> {
             // been told of everything before the walk.
             record.told = due.told.unwrap_or(match due.claim {
                 Claim::Walk | Claim::Turn(_) => completed,
-                Claim::None | Claim::Asked => round,
+                Claim::None | Claim::Asked | Claim::Rescue => round,
             });
         }
         let token = self.token(shard, records, id).ok_or(Fault::Host)?;
@@ -345,7 +345,7 @@ fn replace<M: Memory>(
             (None, Phase::Ending(Ending::Expired)) => record.phase = Phase::Live,
             (None, _) => {}
         }
-        if due.claim == Claim::Asked {
+        if matches!(due.claim, Claim::Asked | Claim::Rescue) {
             record.claim = due.claim;
         }
     }

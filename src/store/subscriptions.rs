@@ -4,7 +4,7 @@ use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{
-    Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
+    Current, DialogId, Ending, InDialog, Snapshot, Text, in_dialog,
 };
 use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::winfo::WatcherEvent;
@@ -622,9 +622,4 @@ fn dialog_of(snapshot: &Snapshot) -> DialogId<'_> {
         from_tag: snapshot.text(Text::FromTag),
         to_tag: snapshot.text(Text::ToTag),
     }
-}
-
-/// A watcher that may not see the state gets NOTIFYs without a document.
-pub fn may_see(status: Status, reason: &[u8]) -> bool {
-    status == Status::Active && reason != b"polite-block"
 }

@@ -207,6 +207,20 @@ fn any_failure_in_the_middle_loses_no_final_state() {
     }
 }
 
+/// A higher CSeq never has an older step of any publisher (`publisher.step`).
+fn check_order(call: &str, mut sent: Vec<Sent>) {
+    sent.sort_by_key(|notify| notify.cseq);
+    let mut newest: HashMap<String, u32> = HashMap::new();
+    for notify in &sent {
+        for part in notify.body.split('+').filter_map(|part| part.split_once('.')) {
+            let step: u32 = part.1.parse().unwrap();
+            let known = newest.entry(part.0.to_owned()).or_default();
+            assert!(step >= *known, "{call}: {} is older than {known}: {sent:#?}", notify.brief());
+            *known = step;
+        }
+    }
+}
+
 /// Several servers, each with publishers on the same presentity: no CSeq
 /// twice, and the highest one of each dialog has the last state.
 fn race(notifiers: u32) {
@@ -275,6 +289,7 @@ fn race(notifiers: u32) {
             *by_number.entry(notify.cseq).or_default() += 1;
         }
         assert!(by_number.values().all(|times| *times == 1), "{call}: a CSeq twice: {sent:#?}");
+        check_order(&call, sent.clone());
         let last = sent.iter().max_by_key(|notify| notify.cseq).unwrap();
         for n in 0..3 {
             assert!(last.body.contains(&format!("{n}.19")), "{call}: {last:?}");
@@ -664,4 +679,163 @@ fn an_end_that_another_server_has_taken_is_left_to_it() {
         // A claim, and two looks.
         (3, vec![], vec![])
     );
+}
+
+#[test]
+fn a_change_costs_one_watcher_four_statements() {
+    let (mut world, tag) = stage();
+    let database = world.host.database.clone().unwrap();
+    let before = database.statements();
+    world.modify("presence", &tag, "c");
+    // The publication's row; who watches; what is published; the number.
+    assert_eq!((database.statements() - before, world.seen()), (4, vec!["w 5 active a+c".into()]));
+}
+
+#[test]
+fn of_two_servers_that_see_an_end_one_tells_it() {
+    for read_before in [true, false] {
+        let mut world = World::new(setup());
+        let mut other = world.beside(setup());
+        world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+        world.watch("winfo", "presence.winfo");
+        world.send();
+        world.seen();
+        world.pass(11);
+        if read_before {
+            turns::expire(&other.server, &mut other.host).unwrap();
+        }
+        // While the NOTIFY is on its way, its row is still there.
+        world.host.during_notify.push_back(Box::new(move || {
+            other.expire();
+            other.assert_empty();
+        }));
+        world.expire();
+        let seen = world.notifies();
+        let ends = seen.iter().filter(|sent| sent.state.contains("terminated")).count();
+        let told = seen.iter().filter(|sent| sent.body.contains("terminated")).count();
+        assert_eq!((ends, told), (1, 1), "{read_before}: {seen:#?}");
+        assert_eq!(calls(&world), ["winfo"]);
+    }
+}
+
+#[test]
+fn another_server_tells_an_end_for_one_that_was_killed() {
+    for unsubscribes in [true, false] {
+        let mut world = World::new(setup());
+        world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+        world.watch("winfo", "presence.winfo");
+        world.send();
+        world.seen();
+        let mut victim = world.beside(setup());
+        victim.host.room = Some(0);
+        if unsubscribes {
+            victim.subscribe(Subscribe::end("w"));
+        } else {
+            world.pass(11);
+            turns::expire(&victim.server, &mut victim.host).unwrap();
+            victim.send_step();
+        }
+        world.seen();
+        // It may still be at it.
+        world.expire();
+        assert_eq!(world.seen(), [""; 0], "{unsubscribes}");
+        world.pass(12);
+        world.expire();
+        let seen = world.notifies();
+        let ends: Vec<_> = seen.iter().filter(|sent| sent.call_id == "w").collect();
+        assert!(ends.len() == 1 && ends[0].state == "terminated;reason=timeout", "{ends:?}");
+        let told = seen.iter().filter(|sent| sent.body.contains("status=\"terminated\"")).count();
+        assert_eq!(told, 1, "{unsubscribes}: {seen:#?}");
+        assert_eq!(calls(&world), ["winfo"]);
+    }
+}
+
+#[test]
+fn an_end_that_waits_for_memory_is_told_once() {
+    let mut world = World::new(setup());
+    world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
+    world.watch("winfo", "presence.winfo");
+    world.send();
+    world.seen();
+    world.pass(11);
+    world.host.room = Some(0);
+    turns::expire(&world.server, &mut world.host).unwrap();
+    world.send_step();
+    world.host.room = None;
+    world.send();
+    let seen = world.notifies();
+    let ends = seen.iter().filter(|sent| sent.state.contains("terminated")).count();
+    let told = seen.iter().filter(|sent| sent.body.contains("terminated")).count();
+    assert_eq!((ends, told), (1, 1), "{seen:#?}");
+    assert_eq!(calls(&world), ["winfo"]);
+}
+
+#[test]
+fn who_is_politely_blocked_is_not_told_of_changes() {
+    use presence::ports::{Database, Value};
+    for notifiers in [0, 1] {
+        let config: fn(&mut presence::config::Config) = match notifiers {
+            0 => |_| {},
+            _ => |config| {
+                config.notifier_processes = 1;
+                config.waitn_time = 1;
+                config.notifier_poll_rate = 1;
+            },
+        };
+        let mut world = World::new(Setup { config, ..setup() });
+        world.watch("blocked", "presence");
+        let set = [("reason", Value::text(b"polite-block"))];
+        world.host.database.clone().unwrap().update("active_watchers", &[], &set).unwrap();
+        world.watch("w", "presence");
+        world.seen();
+        world.create("presence", "a");
+        turns::serve(&world.server, &mut world.host, 0);
+        world.send();
+        assert_eq!(world.seen(), ["w 3 active a"], "{notifiers}");
+        // It gets those of its own.
+        world.subscribe(Subscribe::refresh("blocked"));
+        assert_eq!(world.seen(), ["blocked 3 active"], "{notifiers}");
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_changed_holds_nobody() {
+    let mut complaints = Vec::new();
+    for notifiers in [0, 1] {
+        let config: fn(&mut presence::config::Config) = match notifiers {
+            0 => |_| {},
+            _ => |config| {
+                config.notifier_processes = 1;
+                config.waitn_time = 1;
+                config.notifier_poll_rate = 1;
+            },
+        };
+        for bad in ["a", "m", "z"] {
+            let mut world = World::new(Setup { config, ..setup() });
+            for call in ["b", "k", "y", bad] {
+                world.watch(call, "presence");
+            }
+            world.seen();
+            world.host.database.as_ref().unwrap().fail_if(move |statement| {
+                statement.verb == "update"
+                    && statement.texts.contains(&bad.as_bytes())
+                    && !statement.texts.contains(&&b"sip:alice@h"[..])
+            });
+            for step in ["1", "2"] {
+                world.create("presence", step);
+                turns::serve(&world.server, &mut world.host, 0);
+                world.send();
+            }
+            let mut seen = world.notifies();
+            seen.retain(|sent| sent.body.ends_with('2'));
+            let mut told: Vec<_> = seen.iter().map(|sent| sent.call_id.as_str()).collect();
+            told.sort_unstable();
+            assert_eq!(told, ["b", "k", "y"], "{notifiers} {bad}");
+            complaints.extend(world.complaints());
+            world.assert_empty();
+        }
+    }
+    // Once in a while.
+    assert!(complaints.iter().any(|line| line.contains("given up")), "{complaints:?}");
 }
