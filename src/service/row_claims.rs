@@ -296,10 +296,19 @@ pub(super) fn follow<M: Memory>(
                 group.failures = if group.is_as_read(&row) { group.failures + 1 } else { 0 };
                 group.renumber(&row);
             }
+            // By its own fault, or the database's.
+            Err(_) if can_change(server, host) => group.failures += 1,
             Err(fault) => outcome = Err(fault),
         }
     }
     outcome
+}
+
+fn can_change<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> bool {
+    match (rows::table(server), host.database()) {
+        (Ok(table), Some(database)) => rows::can_change(database, table),
+        _ => false,
+    }
 }
 
 /// The row is not as it was read: somebody has changed it, or has taken the

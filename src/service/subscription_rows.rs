@@ -4,7 +4,7 @@
 
 mod presentity;
 
-pub use presentity::{has_subscribers, of_presentity, of_uri, page_of_any, watchers};
+pub use presentity::{has_subscribers, of_presentity, of_uri, of_watcher, page_of_any, watchers};
 
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted};

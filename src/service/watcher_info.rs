@@ -9,15 +9,18 @@ use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
 use crate::service::authorization::Name;
 use crate::service::seldom::Seldom;
-use crate::service::{Server, subscriptions};
+use crate::service::{Server, subscription_rows as rows, subscriptions};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Send};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{PresentityKey, later};
 use crate::store::watcher_changes::{ChangedWatcher, WatcherChanges, id_key};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 static UNREADABLE: Seldom = Seldom::new();
+
+/// Watchers whose rows are read one by one; of more all are read.
+const FEW: usize = 4;
 
 /// One watcher in a document.
 #[derive(Debug, Clone)]
@@ -53,11 +56,16 @@ impl WatcherList {
         key: &PresentityKey,
         changes: WatcherChanges,
     ) -> Result<WatcherList, Fault> {
-        Ok(WatcherList {
-            all: changes.wants_full.then(|| all(server, host, key)).transpose()?,
-            changed: latest(changes.list),
-            full_since: changes.full_since,
-        })
+        let all = changes.wants_full.then(|| all(server, host, key)).transpose()?;
+        let living = match server.store.policy.rows_only() {
+            true => living(server, host, key, &changes.list, all.as_deref())?,
+            false => None,
+        };
+        let mut changed = latest(changes.list);
+        if let Some(living) = living {
+            follow_rows(&mut changed, &living);
+        }
+        Ok(WatcherList { all, changed, full_since: changes.full_since })
     }
 
     /// The document for one watcher of the watchers.
@@ -106,6 +114,57 @@ pub fn row_ended<M: Memory>(
 ) {
     let event = winfo::WatcherEvent::from_reason(ending.reason());
     server.store.watcher_row_changed(key, watcher, event, true, false);
+}
+
+/// Another server may have told of a later state of the watchers: what is told
+/// now is what their rows say. Who is gone by now is told of by who has ended it.
+fn follow_rows(changed: &mut Vec<Entry>, living: &HashMap<String, Status>) {
+    changed.retain_mut(|entry| {
+        if !lives(entry.status) {
+            return true;
+        }
+        let status = living.get(&entry.id);
+        entry.status = status.copied().unwrap_or(entry.status);
+        status.is_some()
+    });
+}
+
+fn lives(status: Status) -> bool {
+    matches!(status, Status::Active | Status::Pending)
+}
+
+/// The state of those watchers that have changed and live, by their ids; `None`
+/// if there are none.
+fn living<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    changes: &[ChangedWatcher],
+    all: Option<&[Entry]>,
+) -> Result<Option<HashMap<String, Status>>, Fault> {
+    let users: HashSet<&[u8]> =
+        changes.iter().filter(|one| lives(one.status)).map(|one| one.user.as_slice()).collect();
+    if users.is_empty() {
+        return Ok(None);
+    }
+    if let Some(all) = all {
+        return Ok(Some(all.iter().map(|entry| (entry.id.clone(), entry.status)).collect()));
+    }
+    let mut found = Vec::new();
+    if users.len() > FEW {
+        found = rows::watchers(server, host, key)?;
+    } else {
+        for user in users {
+            found.extend(rows::of_watcher(server, host, key, user)?);
+        }
+    }
+    let id_key = id_key(&server.store);
+    let named = found.iter().map(|row| {
+        let dialog = dialog_of(&row.subscription);
+        let id = winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key);
+        (id, row.subscription.status)
+    });
+    Ok(Some(named.collect()))
 }
 
 /// Of several changes of one watcher the last one.

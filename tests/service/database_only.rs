@@ -839,3 +839,38 @@ fn a_row_that_cannot_be_changed_holds_nobody() {
     // Once in a while.
     assert!(complaints.iter().any(|line| line.contains("given up")), "{complaints:?}");
 }
+
+#[test]
+fn watchers_of_watchers_see_no_older_state_of_another_server() {
+    let mut world = World::new(setup());
+    world.watch("winfo", "presence.winfo");
+    world.send();
+    world.seen();
+    let mut other = world.beside(setup());
+    // Before this server comes to tell that there is a watcher, it has gone.
+    world.host.during_notify.push_back(Box::new(move || {
+        assert_eq!(other.subscribe(Subscribe::end("w")).code, 200);
+        other.send();
+    }));
+    world.watch("w", "presence");
+    world.send();
+    let sent = world.notifies();
+    let newest = sent.iter().filter(|sent| sent.call_id == "winfo").max_by_key(|sent| sent.cseq);
+    assert!(!newest.unwrap().body.contains("status=\"active\""), "{sent:#?}");
+    assert!(sent.iter().any(|sent| sent.body.contains("status=\"terminated\"")), "{sent:#?}");
+}
+
+#[test]
+fn watchers_of_watchers_are_told_of_one_without_the_others() {
+    let mut world = World::new(setup());
+    world.watch("winfo", "presence.winfo");
+    world.watch("v", "presence");
+    world.send();
+    world.seen();
+    world.watch("w", "presence");
+    world.send();
+    let sent = world.notifies();
+    let told: Vec<_> = sent.iter().filter(|sent| sent.call_id == "winfo").collect();
+    assert!(told.len() == 1 && told[0].body.contains("sip:w@h<"), "{told:?}");
+    assert!(!told[0].body.contains("sip:v@h"), "{told:?}");
+}

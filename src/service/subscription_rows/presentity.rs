@@ -47,6 +47,24 @@ pub fn watchers<M: Memory>(
     Ok(found)
 }
 
+/// A watcher's living subscriptions to a presentity, by its user part as they
+/// spell it.
+pub fn of_watcher<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    user: &[u8],
+) -> Result<Vec<Row>, Fault> {
+    let package = server.registry.get(key.package).ok_or(Fault::Package)?;
+    let watcher = [("watcher_username", Compare::Eq, Value::text(user))];
+    let mut found = Vec::new();
+    for conditions in of_presentity(key, package, &watcher) {
+        found.extend(rows(server, host, &conditions)?);
+    }
+    found.retain(|row| !row.has_ended());
+    Ok(found)
+}
+
 /// Rows of a URI, in all packages: as it is given, and in lower case, with any
 /// escapes.
 pub fn of_uri<M: Memory>(

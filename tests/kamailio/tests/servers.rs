@@ -120,6 +120,30 @@ fn check_numbers_and_senders(cluster: &Cluster, watcher: &Watcher, senders: &[So
     }
 }
 
+/// A higher CSeq never shows an older state: no publisher's number (the note of
+/// its tuple) goes down, and none goes away.
+fn check_order(cluster: &Cluster, watcher: &Watcher) {
+    let mut list = watcher.notifies();
+    list.sort_by_key(|notify| notify.cseq);
+    let mut newest: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    for notify in &list {
+        let tuples = bodies::tuples(&notify.body());
+        let shown: BTreeMap<String, u32> = tuples
+            .into_iter()
+            .filter(|tuple| tuple.id.starts_with('p'))
+            .filter_map(|tuple| Some((tuple.id, tuple.note.parse().ok()?)))
+            .collect();
+        for (id, (number, cseq)) in &newest {
+            let now = shown.get(id).copied().unwrap_or_default();
+            if now < *number {
+                let cseqs = format!("{cseq} shows {number}, {} shows {now}", notify.cseq);
+                cluster.fail(&format!("{}, {id}: CSeq {cseqs}", watcher.watcher));
+            }
+        }
+        newest.extend(shown.into_iter().map(|(id, number)| (id, (number, notify.cseq))));
+    }
+}
+
 /// The state in the NOTIFY with the highest CSeq: for each open part its number.
 fn newest(watcher: &Watcher) -> BTreeMap<String, String> {
     let last = watcher.notifies().into_iter().max_by_key(|n| n.cseq);
@@ -161,6 +185,7 @@ storages! {
             for watcher in &watchers {
                 wait_everybodys_last(&cluster, watcher);
                 check_numbers_and_senders(&cluster, watcher, &cluster.addresses());
+                check_order(&cluster, watcher);
             }
             cluster.finish();
         }
@@ -205,6 +230,7 @@ storages! {
                 // What the victim had published expires; then the rest is there.
                 wait_everybodys_last(&cluster, watcher);
                 check_numbers_and_senders(&cluster, watcher, &addresses);
+                check_order(&cluster, watcher);
             }
             // Dialogs of the victim live on at another.
             for watcher in &mut watchers {
@@ -311,7 +337,7 @@ storages! {
         let mut guard = Watcher::udp(&cluster.servers[2], "alice").event("presence.winfo").named("g");
         guard.subscribe(600);
         let mut watchers: Vec<Watcher> =
-            (0..6).map(|n| Watcher::udp(&cluster.servers[n % SERVERS], "alice").named(&format!("w{n}"))).collect();
+            (0..20).map(|n| Watcher::udp(&cluster.servers[n % SERVERS], "alice").named(&format!("w{n}"))).collect();
         for watcher in &mut watchers {
             watcher.subscribe(2);
         }
