@@ -81,8 +81,10 @@ fn accept<M: Memory>(
     let policy = server.config.expires_policy();
     let expires = policy.subscription(requested, package.default_expires)?;
     // Who ends a subscription gets no more documents that matter.
-    if request.to_tag.is_none() || expires > 0 {
-        request.demands.documents(&package.content_type)?;
+    if (request.to_tag.is_none() || expires > 0)
+        && let Err(rejection) = request.demands.documents(&package.content_type)
+    {
+        return Err(of_dialog(server, host, request, package_id)?.unwrap_or(rejection));
     }
     match incoming.check_subscription(package_id) {
         PackageVerdict::Accepted => {}
@@ -99,6 +101,21 @@ fn accept<M: Memory>(
         }
     };
     Ok(Some(Accepted { package: package_id, expires, afterwards }))
+}
+
+/// 481 where a request that is to be refused names a dialog that there is not,
+/// or not of this package: it is that which its watcher has to know.
+fn of_dialog<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    request: &SubscribeRequest<'_>,
+    package: PackageId,
+) -> Result<Option<Rejection>, Fault> {
+    let Some(to_tag) = request.to_tag else { return Ok(None) };
+    let dialog = DialogId { call_id: request.id.call_id, from_tag: request.id.from_tag, to_tag };
+    let known = subscriptions::find(server, host, dialog)?;
+    let is_same = known.is_some_and(|subscription| subscription.package == package);
+    Ok((!is_same).then(subscriptions::no_such_subscription))
 }
 
 fn renew<M: Memory>(

@@ -631,6 +631,12 @@ fn b47_demands_that_cannot_be_met_are_refused() {
     assert_eq!(world.subscribe(late).code, 400);
     let late = Publish { body: "a", cseq: Some(u32::MAX), ..Publish::default() };
     assert_eq!(world.publish(late).code, 400);
+    // Whoever has no such dialog has to know that first.
+    let bad = || Demands { accept: values(&["text/plain"]), ..Demands::default() };
+    let other = Subscribe { event: Some("message-summary"), ..Subscribe::refresh("w") };
+    for it in [Subscribe::refresh("nobody"), other] {
+        assert_eq!(world.subscribe(Subscribe { demands: bad(), ..it }).code, 481);
+    }
     // Winfo has a type of its own; who leaves is let go.
     let accept = || Demands { accept: values(&["application/pidf+xml"]), ..Demands::default() };
     let winfo =
