@@ -9,8 +9,11 @@ use std::fmt;
 pub enum Fault {
     /// Shared memory is exhausted.
     SharedMemory,
-    /// The database refused or could not be reached.
+    /// The database could not be reached, or did not do its work.
     Database,
+    /// The database answers, but refuses this statement: the fault is the
+    /// request's or the row's own.
+    Refused,
     /// A sibling module's callback failed.
     Package,
     /// The host refused: parsing, reply or transaction failed.
@@ -24,6 +27,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Fault::SharedMemory => "out of shared memory",
             Fault::Database => "database failure",
+            Fault::Refused => "refused by the database",
             Fault::Package => "event package callback failed",
             Fault::Host => "host refused",
             Fault::TooLong => "longer than a record can keep",
@@ -84,6 +88,8 @@ impl From<Fault> for Rejection {
             },
             // It is the request that is at fault, and stays so.
             Fault::TooLong => Rejection::bad_request("Header Fields Too Long"),
+            // As with a value that is known not to fit: to send it again is no use.
+            Fault::Refused => Rejection::bad_request("Refused by the Database"),
             Fault::Database | Fault::Package | Fault::Host => {
                 Rejection { is_fault: true, ..Rejection::new(500, "Server Internal Error") }
             }

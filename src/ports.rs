@@ -242,9 +242,24 @@ pub enum Extent {
     Part,
 }
 
+/// Why the last statement failed, as far as that can be found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The database cannot be reached, or takes no changes at the moment.
+    Away,
+    /// It met the change of somebody else: it may be repeated.
+    Conflict,
+    /// The database says that the statement itself is at fault.
+    Statement,
+    /// The database answers others. Repeated once or twice it is known to be
+    /// the statement.
+    Unclear,
+}
+
 /// The process's database connection. Table names come from the configuration.
-/// An error says only that the statement failed (the host's API has no error
-/// classes); the driver has logged why.
+/// `Fault::Database` says only that the statement failed (the host's API has no
+/// error classes; the driver has logged why), and `verdict` says more;
+/// `Fault::Refused` that it was known to be of no use, and was not sent.
 pub trait Database {
     /// Adds a row.
     fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault>;
@@ -310,6 +325,9 @@ pub trait Database {
     fn commit(&mut self) -> Result<(), Fault>;
     /// Gives the transaction's changes up.
     fn rollback(&mut self) -> Result<(), Fault>;
+    /// Why the last statement or transaction failed; to be asked when no
+    /// transaction is open.
+    fn verdict(&mut self) -> Verdict;
     /// Rows that the last update or delete met; `None` where the driver
     /// cannot tell.
     fn affected_rows(&mut self) -> Option<u64>;

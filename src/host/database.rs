@@ -1,21 +1,25 @@
 //! The database, through Kamailio's database API (srdb1).
 //!
-//! The API knows no error classes: a call fails, and its driver has logged
-//! why. Transactions are the driver's; SQLite's driver has none, so they are
+//! The API knows no error classes: a call fails, its driver has logged why, and
+//! the database is asked (`verdict`). Transactions are the driver's; SQLite's driver has none, so they are
 //! sent to it as statements.
 
 mod driver;
 mod prepared;
 mod transaction;
+mod verdict;
 mod write_turn;
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
+use std::time::Instant;
 
 use crate::error::Fault;
 use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
-use crate::ports::{Assignment, Compare, Condition, Database, Extent, RowUpdate, Value, Wanted};
+use crate::ports::{
+    Assignment, Compare, Condition, Database, Extent, RowUpdate, Value, Verdict, Wanted,
+};
 use crate::sql::many::{self, Step};
 use crate::sql::prepared::{self as statements, Prepared};
 use crate::sql::{Dialect, Names, packed};
@@ -42,6 +46,14 @@ pub struct Connection {
     session: Option<Value>,
     /// The last statement has failed: see [`Connection::try_again`].
     failed: bool,
+    /// Why, if nobody has asked yet.
+    word: Option<Verdict>,
+    /// It is being found out.
+    probing: bool,
+    /// Outages when this connection was last seen to work.
+    outages: u32,
+    /// When the last statement was sent, on SQLite.
+    started: Instant,
     /// A transaction of ours is open; on SQLite with the turn to write, if it
     /// got one.
     in_transaction: bool,
@@ -197,21 +209,28 @@ impl Connection {
     /// has lost its server writes binary values the way that a server unknown
     /// to it might want them, connects again, and stores what it has written.
     fn try_again(&mut self) -> Result<(), Fault> {
-        if self.failed {
-            match self.driver.dialect() {
-                Some(Dialect::Postgres) if self.prepared.is_used() => self.ask_session()?,
-                Some(_) => drop(self.raw(ANYTHING)?),
-                None => {}
-            }
+        if self.in_transaction || self.probing {
+            return Ok(());
         }
-        self.failed = false;
+        self.pass()?;
+        if self.failed && self.driver.dialect().is_some() && self.probe().is_err() {
+            self.diagnose();
+            return Err(Fault::Database);
+        }
+        if self.driver.is_sqlite() {
+            self.started = Instant::now();
+        }
         Ok(())
     }
 
-    /// Remembers a failure.
+    /// Remembers a failure, and why.
     fn check(&mut self, result: c_int) -> Result<(), Fault> {
-        self.failed |= result < 0;
-        check(result)
+        if result >= 0 {
+            return Ok(());
+        }
+        self.failed = true;
+        self.diagnose();
+        Err(Fault::Database)
     }
 
     fn use_table(&mut self, table: &str) -> Result<(), Fault> {
@@ -250,12 +269,25 @@ impl Connection {
     /// is always asked for: SQLite's driver only prepares a statement whose
     /// result nobody wants.
     fn ask(&mut self, statement: &[u8], each: &mut dyn FnMut(&[Value])) -> Result<(), Fault> {
+        let asked = self.ask_plain(statement, each);
+        self.check(if asked.is_ok() { 0 } else { -1 })
+    }
+
+    /// As `raw`; why it fails is not asked.
+    fn plain(&mut self, statement: &[u8]) -> Result<Option<Value>, Fault> {
+        let mut first = None;
+        self.ask_plain(statement, &mut |row| first = first.take().or(row.first().cloned()))?;
+        Ok(first)
+    }
+
+    fn ask_plain(&mut self, statement: &[u8], each: &mut dyn FnMut(&[Value])) -> Result<(), Fault> {
         let query = self.driver.functions.raw_query.ok_or(Fault::Database)?;
         let statement = text::lend(statement);
         let mut result = ptr::null_mut();
         // SAFETY: the connection is open; statement and result live here.
-        let sent = unsafe { query(self.handle, &raw const statement, &raw mut result) };
-        self.check(sent)?;
+        if unsafe { query(self.handle, &raw const statement, &raw mut result) } < 0 {
+            return Err(Fault::Database);
+        }
         // SAFETY: the driver's result, not freed yet.
         unsafe { value::rows(result, each) };
         self.free(result);
@@ -277,10 +309,6 @@ impl Drop for Connection {
             unsafe { close(self.handle) };
         }
     }
-}
-
-fn check(result: c_int) -> Result<(), Fault> {
-    if result < 0 { Err(Fault::Database) } else { Ok(()) }
 }
 
 fn operators(conditions: &[Condition]) -> Vec<sys::db_op_t> {
@@ -506,6 +534,10 @@ impl Database for Connection {
 
     fn rollback(&mut self) -> Result<(), Fault> {
         self.roll_back()
+    }
+
+    fn verdict(&mut self) -> Verdict {
+        self.word.take().unwrap_or(Verdict::Unclear)
     }
 
     fn affected_rows(&mut self) -> Option<u64> {

@@ -24,10 +24,6 @@ const RETRY: i64 = 5;
 /// Watchers without a subscription are forgotten after this many seconds (B17).
 const WATCHERS_KEPT: i64 = 24 * 3600;
 
-/// After so many rows that cannot be deleted the others of the shard wait for
-/// the next time.
-const MAX_FAILURES: usize = 3;
-
 /// Publications that were claimed, the next one last. What is not dealt with is
 /// given back, also when a callback panics; those that were not tried come
 /// first the next time.
@@ -59,17 +55,15 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     }
     // One time for all: what is to be retried later is not retried now.
     let now = host.now();
-    let mut failed = false;
+    let (mut failed, mut is_away) = (false, false);
     for shard in 0..server.store.shards() {
-        let (mut more, mut failures) = (true, 0);
-        while more && failures < MAX_FAILURES {
+        let mut more = true;
+        while more && !is_away {
             let (expired, rest) = server.store.claim_expired(shard, now, BATCH);
             more = rest;
             let mut claimed = Claimed { store: &server.store, now, expired };
             claimed.expired.reverse();
-            while failures < MAX_FAILURES
-                && let Some(publication) = claimed.expired.last()
-            {
+            while !is_away && let Some(publication) = claimed.expired.last() {
                 let ended = end(server, host, publication);
                 let Some(publication) = claimed.expired.pop() else { break };
                 match ended {
@@ -78,16 +72,18 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
                         let document = document.as_deref();
                         server.store.remove_expired(publication, farewell, document, quietly);
                     }
-                    Err(_) => {
-                        failures += 1;
+                    // The row's own fault is no reason to keep the others waiting.
+                    Err(fault) => {
                         failed = true;
+                        is_away = fault == Fault::Database;
                         server.store.keep_expired(publication, now, RETRY);
                     }
                 }
             }
         }
     }
-    if failed || sweep_publications(server, host, now).is_err() {
+    let swept = if is_away { Err(Fault::Database) } else { sweep_publications(server, host, now) };
+    if failed || swept.is_err() {
         undeleted(host);
     }
     server.wake_senders(host);

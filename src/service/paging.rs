@@ -29,21 +29,61 @@ pub fn page(
     let mut columns = columns.to_vec();
     columns.push("id");
     // Collected, for a repeated attempt must not give rows twice.
-    let (rows, found) = single(database, |database, _| {
+    let (rows, found) = match read(database, table, &conditions, &columns, place.page) {
+        Err(Fault::Refused) => each_alone(database, table, &conditions, &columns, place.page)?,
+        read => read?,
+    };
+    let last = rows.iter().map(|(id, _)| *id).max().filter(|_| found >= place.page.most);
+    for (id, row) in &rows {
+        each(*id, row);
+    }
+    Ok(last)
+}
+
+/// Rows by `id`, and how many there were.
+type Rows = (Vec<(i64, Vec<Value>)>, usize);
+
+/// Rows of `columns`, the last of which is `id`.
+fn read(
+    database: &mut dyn Database,
+    table: &str,
+    conditions: &[Condition],
+    columns: &[&'static str],
+    page: Wanted,
+) -> Result<Rows, Fault> {
+    single(database, |database, _| {
         let (mut rows, mut found) = (Vec::new(), 0);
-        database.page(table, &conditions, &columns, place.page, &mut |mut row| {
+        database.page(table, conditions, columns, page, &mut |mut row| {
             found += 1;
             if let Some(id) = row.pop().and_then(|id| id.as_int()) {
                 rows.push((id, row));
             }
         })?;
         Ok((rows, found))
-    })?;
-    let last = rows.iter().map(|(id, _)| *id).max().filter(|_| found >= place.page.most);
-    for (id, row) in &rows {
-        each(*id, row);
+    })
+}
+
+/// A page with a row that the database cannot give (in this connection's
+/// character set, for one): the others are read one by one. An unreadable row
+/// is without columns.
+fn each_alone(
+    database: &mut dyn Database,
+    table: &str,
+    conditions: &[Condition],
+    columns: &[&'static str],
+    page: Wanted,
+) -> Result<Rows, Fault> {
+    let (ids, found) = read(database, table, conditions, &["id"], page)?;
+    let mut rows = Vec::with_capacity(ids.len());
+    for (id, _) in ids {
+        let conditions = [("id", Compare::Eq, Value::Int(id))];
+        match read(database, table, &conditions, columns, page) {
+            Ok((row, _)) => rows.extend(row),
+            Err(Fault::Refused) => rows.push((id, Vec::new())),
+            Err(fault) => return Err(fault),
+        }
     }
-    Ok(last)
+    Ok((rows, found))
 }
 
 /// Reads all of a table, or most, in pages of `most` rows. `is_text`: no column

@@ -10,7 +10,7 @@ use crate::presence::event_package::PackageId;
 use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
-use crate::service::durable::durable;
+use crate::service::durable::single;
 use crate::service::{Server, paging};
 use crate::shm::Memory;
 use crate::store::publications::Change;
@@ -133,7 +133,11 @@ pub fn publications<M: Memory>(
             crate::store::shard::PresentityKey { user: row.user, host: row.host, ..key.clone() };
         let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
         let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
-        durable(database, |database| database.update(&table, &conditions, &set))?;
+        match single(database, |database, _| database.update(&table, &conditions, &set)) {
+            // It is found in its own spelling.
+            Ok(()) | Err(Fault::Refused) => {}
+            Err(fault) => return Err(fault),
+        }
     }
     report(host, "publications", restored);
     Ok(restored)

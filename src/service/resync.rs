@@ -9,7 +9,7 @@ use crate::ports::{Condition, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::publication::Step;
 use crate::service::Server;
-use crate::service::durable::durable;
+use crate::service::durable::single;
 use crate::service::notifier::{self, Budget};
 use crate::service::restore::facts;
 use crate::shm::Memory;
@@ -161,5 +161,9 @@ fn respell<M: Memory>(
     let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
     let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
     let database = host.database().ok_or(Fault::Database)?;
-    durable(database, |database| database.update(table, &conditions, &set))
+    match single(database, |database, _| database.update(table, &conditions, &set)) {
+        // It is found in its own spelling.
+        Err(Fault::Refused) => Ok(()),
+        respelled => respelled,
+    }
 }

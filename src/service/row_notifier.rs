@@ -10,7 +10,7 @@ use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::subscription::{Status, Text, is_told_of_changes};
 use crate::service::compose::{self, Composition, compose, fold};
-use crate::service::durable::{durable, single};
+use crate::service::durable::{each_or_all, single};
 use crate::service::notifier::{Budget, Delivery, PORTION, deliver};
 use crate::service::row_claims::{self, Group, Taken, groups};
 use crate::service::seldom::Seldom;
@@ -275,7 +275,7 @@ fn delete_ended<M: Memory>(server: &Server<M>, host: &mut dyn Host, sent: &[Grou
                 .iter()
                 .try_for_each(|send| single(database, |database, _| delete(database, send)));
         }
-        durable(database, |database| ended.iter().try_for_each(|send| delete(database, send)))
+        each_or_all(database, &ended, |database, send| delete(database, send))
     });
     if let Err(fault) = deleted {
         let line = format_args!("ended subscriptions stay in the table for now: {fault}");

@@ -28,9 +28,6 @@ use crate::store::shard::PresentityKey;
 /// Expired rows read in one go.
 const PAGE: usize = 250;
 
-/// After so many rows that cannot be deleted the database is taken to be away.
-const MAX_FAILURES: usize = 3;
-
 /// A publication that is not as it was, as its watchers have to see it once
 /// more.
 struct Ended {
@@ -360,7 +357,7 @@ fn ended(aggregates: bool, publication: PublicationCopy) -> Option<Ended> {
 /// that was refreshed lives on.
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let table = table(server)?;
-    let (mut after, mut failures) = (0, 0);
+    let (mut after, mut refused) = (0, false);
     loop {
         let conditions = [
             ("expires", Compare::Less, Value::Int(host.now())),
@@ -375,17 +372,16 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
                 page.extend(read_publication(row))
             })?;
         for row in page {
-            if end_expired(server, host, table, row).is_err() {
-                failures += 1;
-            }
-            if failures == MAX_FAILURES {
-                return Err(Fault::Database);
+            match end_expired(server, host, table, row) {
+                // Its own fault is no reason to keep the others waiting.
+                Err(Fault::Refused) => refused = true,
+                ended => ended?,
             }
         }
         server.wake_senders(host);
         match last {
             Some(last) => after = last,
-            None if failures > 0 => return Err(Fault::Database),
+            None if refused => return Err(Fault::Refused),
             None => return Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use crate::presence::subscription::{Authorization, Snapshot, Status, Text};
 use crate::presence::{text, uri};
 use crate::service::Server;
 use crate::service::authorization::{self, Name, Place, Row};
-use crate::service::durable::durable;
+use crate::service::durable::each_or_all;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, Watching};
 use crate::shm::Memory;
@@ -139,10 +139,8 @@ fn store<M: Memory>(
     let table = authorization::table(server)?;
     let Some(database) = server.database(host)? else { return Ok(()) };
     for batch in changed.chunks(BATCH) {
-        durable(database, |database| {
-            batch.iter().try_for_each(|(place, state, is_only)| {
-                database.update(table, &place.conditions(), &place.columns(state, *is_only))
-            })
+        each_or_all(database, batch, |database, (place, state, is_only)| {
+            database.update(table, &place.conditions(), &place.columns(state, *is_only))
         })?;
     }
     Ok(())

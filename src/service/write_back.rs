@@ -1,6 +1,8 @@
 //! Writes subscriptions to the database: back (`subs_db_mode=2`), or through
 //! before their requests are answered (`subs_db_mode=1`).
 
+use std::time::{Duration, Instant};
+
 use crate::config::SubscriptionMode;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Host, Level, Value};
@@ -15,6 +17,7 @@ use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, sub
 use crate::store::write_back::{Dirty, RowChange};
 
 static TOO_LONG: Seldom = Seldom::new();
+static REFUSED: Seldom = Seldom::new();
 static UNWRITTEN: Seldom = Seldom::new();
 
 /// Rows in one transaction.
@@ -39,26 +42,42 @@ const PATIENCE: u32 = 15_000;
 /// Gives the number of rows that could not be written.
 pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> usize {
     let mut failed = false;
-    for lag in [Lag::Urgent, Lag::Changed] {
+    let mut has_written = false;
+    for lag in [Lag::Urgent, Lag::Changed, Lag::Refused] {
         let mut walk = Walk::new(server, lag, 0);
+        walk.has_written = has_written;
+        let (since, longest) = (Instant::now(), if last { LAST_REFUSED } else { REFUSED_TIME });
         // What fails is put back and waits for the next flush; so does what
         // changes meanwhile.
-        while !walk.is_over() {
+        while !walk.is_over() && (lag != Lag::Refused || since.elapsed() < longest) {
             let written = in_turn(server, last, || walk.write(server, host, last));
-            failed |= written.is_none_or(|written| written.bad > 0);
-            if written.is_none_or(Written::is_away) {
+            failed |= written.is_none_or(|written| written.failed > 0);
+            if written.is_none_or(|written| written.is_away) {
                 break;
             }
         }
+        has_written |= walk.has_written;
     }
-    if !failed {
-        return 0;
+    let lags = [Lag::Urgent, Lag::Changed, Lag::Refused];
+    let unwritten = lags.into_iter().map(|lag| lagging(server, lag)).sum();
+    if failed {
+        let line =
+            format_args!("{unwritten} subscriptions could not be written and are tried again");
+        host.log(Level::Error, line);
     }
-    let unwritten = lagging(server, Lag::Urgent) + lagging(server, Lag::Changed);
-    let line = format_args!("{unwritten} subscriptions could not be written and are tried again");
-    host.log(Level::Error, line);
-    unwritten
+    if failed { unwritten } else { lagging(server, Lag::Refused) }
 }
+
+/// Rows that were refused are tried again for so long in one flush; they may be
+/// many. At shutdown a little longer.
+const REFUSED_TIME: Duration = Duration::from_millis(100);
+const LAST_REFUSED: Duration = Duration::from_secs(5);
+
+/// Of them so few are taken together.
+const REFUSED_BATCH: usize = 10;
+
+/// After so many refusals a row waits until its subscription changes.
+const REFUSALS: u8 = 8;
 
 /// Rows that lag behind in this way.
 fn lagging<M: Memory>(server: &Server<M>, lag: Lag) -> usize {
@@ -89,12 +108,12 @@ pub fn prompt<M: Memory>(server: &Server<M>, host: &mut dyn Host, now: i64) -> b
             break;
         }
         let written = walk.write(server, host, false);
-        if written.bad > 0 {
-            let bad = written.bad;
+        if written.failed > 0 {
+            let bad = written.failed;
             let line = format_args!("{bad} subscriptions could not be written and are tried again");
             UNWRITTEN.log(host, Level::Error, line);
         }
-        if written.is_away() {
+        if written.is_away {
             server.store.write_again(now + PAUSE, walk.shard);
             return false;
         }
@@ -121,17 +140,12 @@ fn in_turn<M: Memory, T>(server: &Server<M>, last: bool, step: impl FnOnce() -> 
 }
 
 /// What became of a batch.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Written {
-    rows: usize,
-    bad: usize,
-}
-
-impl Written {
-    /// Nothing was written: the others would fail, too.
-    fn is_away(self) -> bool {
-        self.bad > 0 && self.bad == self.rows
-    }
+    /// Rows that could not be written, but for those that were refused.
+    failed: usize,
+    /// The database is away: the others would fail, too.
+    is_away: bool,
 }
 
 /// A walk over the shards for rows that lag behind in one way. Of each shard it
@@ -143,12 +157,15 @@ struct Walk {
     shards: usize,
     /// Rows of this shard that are to be taken; `None` before it is looked at.
     left: Option<usize>,
+    /// The database has taken some row: those that it refuses are at fault
+    /// themselves.
+    has_written: bool,
 }
 
 impl Walk {
     fn new<M: Memory>(server: &Server<M>, lag: Lag, first: usize) -> Walk {
         let shards = server.store.shards();
-        Walk { lag, shard: first % shards.max(1), shards, left: None }
+        Walk { lag, shard: first % shards.max(1), shards, left: None, has_written: false }
     }
 
     fn is_over(&self) -> bool {
@@ -160,10 +177,11 @@ impl Walk {
     /// are sorted.
     fn take<M: Memory>(&mut self, server: &Server<M>, now: i64, last: bool) -> Vec<Dirty> {
         let mut rows = Vec::new();
-        while !self.is_over() && rows.len() < BATCH {
+        let most = if self.lag == Lag::Refused { REFUSED_BATCH } else { BATCH };
+        while !self.is_over() && rows.len() < most {
             let place = (self.shard, self.lag);
             let left = self.left.unwrap_or_else(|| server.store.count_dirty(self.shard, self.lag));
-            let room = BATCH - rows.len();
+            let room = most - rows.len();
             if left > 0 {
                 rows.extend(server.store.take_dirty(place, room.min(left), now, last));
             }
@@ -180,7 +198,11 @@ impl Walk {
     /// Writes a batch.
     fn write<M: Memory>(&mut self, server: &Server<M>, host: &mut dyn Host, last: bool) -> Written {
         let rows = self.take(server, host.now(), last);
-        Written { rows: rows.len(), bad: write(server, host, &rows, last) }
+        let has_written = self.has_written;
+        let mut batch = Batch { last, has_written, written: Written::default() };
+        batch.write(server, host, &rows, self.lag == Lag::Refused);
+        self.has_written = batch.has_written;
+        batch.written
     }
 }
 
@@ -231,16 +253,25 @@ fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Row<'_>) -> bo
         "a subscription is kept in memory only: its {column} is longer than the column (Call-ID {call_id})"
     );
     TOO_LONG.log(host, Level::Warning, line);
-    // What the table has is out of date, and must not come back after a restart.
-    if let (RowChange::Update, Ok(table), Some(database)) =
-        (dirty.change, table(server), host.database())
-        && single(database, |database, _| database.delete(table, &row.key())).is_err()
-    {
-        server.store.row_failed(dirty);
-        return false;
+    match forget_row(server, host, row) {
+        Ok(()) | Err(Fault::Refused) => server.store.row_unwritable(dirty),
+        Err(_) => server.store.row_failed(dirty),
     }
-    server.store.row_unwritable(dirty);
     false
+}
+
+/// What the table has is out of date, and must not come back after a restart.
+fn forget_row<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    row: &Row<'_>,
+) -> Result<(), Fault> {
+    if row.dirty.change != RowChange::Update {
+        return Ok(());
+    }
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, _| database.delete(table, &row.key()))
 }
 
 /// Writes the row of one subscription before its request is answered
@@ -279,61 +310,117 @@ pub fn reserve<M: Memory>(server: &Server<M>, host: &mut dyn Host, tokens: &[Tok
     tokens.dedup();
     let rows: Vec<_> =
         tokens.into_iter().filter_map(|token| server.store.take_row(token, now)).collect();
-    write(server, host, &rows, false);
+    // What was refused before is left to the next flush.
+    let (fresh, refused): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.refusals == 0);
+    refused.iter().for_each(|row| server.store.row_failed(row));
+    let mut batch = Batch { last: false, has_written: false, written: Written::default() };
+    batch.write(server, host, &fresh, false);
 }
 
-/// Writes a batch; gives the number of rows that failed.
-fn write<M: Memory>(server: &Server<M>, host: &mut dyn Host, rows: &[Dirty], last: bool) -> usize {
-    let (mut told, mut nameless) = (Vec::with_capacity(rows.len()), 0);
-    for dirty in rows {
-        match Row::of(server, dirty) {
-            Some(row) => told.extend(fits(server, host, &row).then_some(row)),
-            None => {
-                server.store.row_failed(dirty);
-                nameless += 1;
+/// Rows that are written together.
+struct Batch {
+    last: bool,
+    has_written: bool,
+    written: Written,
+}
+
+impl Batch {
+    /// Writes rows: together, or `each` alone.
+    fn write<M: Memory>(
+        &mut self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        rows: &[Dirty],
+        each: bool,
+    ) {
+        let rows: Vec<_> = rows.iter().filter_map(|dirty| self.row(server, host, dirty)).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let together = if each { Err(Fault::Refused) } else { write_together(server, host, &rows) };
+        match together {
+            Ok(()) => rows.iter().for_each(|row| self.written(server, row)),
+            // One bad row must not hold up the others.
+            Err(fault) => self.write_each(server, host, &rows, fault),
+        }
+    }
+
+    /// Writes each row of a batch alone; together they have failed with `fault`.
+    fn write_each<M: Memory>(
+        &mut self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        rows: &[Row<'_>],
+        fault: Fault,
+    ) {
+        self.written.is_away |= fault == Fault::Database;
+        let mut refused = Vec::new();
+        for row in rows {
+            let written = match self.written.is_away {
+                true => Err(Fault::Database),
+                false => write_alone(server, host, row),
+            };
+            match written {
+                Ok(()) => self.written(server, row),
+                Err(Fault::Refused) => refused.push(row),
+                Err(_) => {
+                    self.written.is_away = true;
+                    self.written.failed += 1;
+                    server.store.row_failed(row.dirty);
+                }
             }
         }
+        for row in refused {
+            self.refuse(server, host, row);
+        }
     }
-    nameless + write_rows(server, host, &told, last)
-}
 
-fn write_rows<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    rows: &[Row<'_>],
-    last: bool,
-) -> usize {
-    if rows.is_empty() {
-        return 0;
+    /// What is to be written of a row; `None` where nothing is.
+    fn row<'a, M: Memory>(
+        &mut self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        dirty: &'a Dirty,
+    ) -> Option<Row<'a>> {
+        let Some(row) = Row::of(server, dirty) else {
+            server.store.row_failed(dirty);
+            self.written.failed += 1;
+            return None;
+        };
+        fits(server, host, &row).then_some(row)
     }
-    if write_together(server, host, rows).is_ok() {
+
+    fn written<M: Memory>(&mut self, server: &Server<M>, row: &Row<'_>) {
+        self.has_written = true;
         // At the end nothing is freed any more: a process may have died with
         // the allocator's lock in hand.
-        if !last {
-            rows.iter().for_each(|row| server.store.row_written(row.dirty));
-        }
-        return 0;
-    }
-    // One bad row must not hold up the others.
-    let mut failed = Vec::new();
-    let mut untried = rows.iter();
-    while failed.len() < MAX_FAILURES
-        && let Some(row) = untried.next()
-    {
-        match write_alone(server, host, row) {
-            Ok(()) if last => {}
-            Ok(()) => server.store.row_written(row.dirty),
-            Err(_) => failed.push(row),
+        if !self.last {
+            server.store.row_written(row.dirty);
         }
     }
-    // Those that were not tried come first the next time.
-    let lag = failed.len() + untried.len();
-    untried.chain(failed).for_each(|row| server.store.row_failed(row.dirty));
-    lag
-}
 
-/// After so many bad rows in a batch the database itself is taken to be away.
-const MAX_FAILURES: usize = 3;
+    /// The row is at fault if the database takes others. It is tried again some
+    /// times, after the others: what stands against it may pass.
+    fn refuse<M: Memory>(&mut self, server: &Server<M>, host: &mut dyn Host, row: &Row<'_>) {
+        let dirty = row.dirty;
+        let for_good = self.has_written
+            && dirty.refusals >= REFUSALS
+            // One that is over has nothing else to wait for.
+            && dirty.change != RowChange::Delete;
+        let call_id = dirty.subscription.text(Text::CallId).escape_ascii();
+        let again = if for_good { "until it changes" } else { "and tried again after the others" };
+        let line = format_args!(
+            "a subscription is kept in memory only, {again}: the database refuses its row (Call-ID {call_id})"
+        );
+        REFUSED.log(host, Level::Warning, line);
+        if for_good {
+            let _ = forget_row(server, host, row);
+            server.store.row_unwritable(dirty);
+        } else {
+            server.store.row_refused(dirty);
+        }
+    }
+}
 
 /// Attempts to write a batch with one statement for many rows. A server that
 /// does not take it has its rows in those that follow, one by one.

@@ -6,6 +6,7 @@
 pub mod lane_owners;
 pub mod lanes;
 pub mod listing;
+pub mod outage;
 pub mod publications;
 pub mod records;
 pub mod renewal;

@@ -261,6 +261,9 @@ pub enum Lag {
     None,
     /// Some columns are out of date: they follow with the timer.
     Changed,
+    /// The database has refused it: it is tried again by the timer, after all
+    /// others.
+    Refused,
     /// It is missing, or its subscription is over: a crash would lose the one,
     /// and bring the other back (B49).
     Urgent,
@@ -319,6 +322,8 @@ pub struct Subscription<M: Memory> {
     pub has_row: bool,
     /// It may have one: only the answer to the INSERT may have been lost.
     pub row_in_doubt: bool,
+    /// How often in succession the database has refused its row.
+    pub refusals: u8,
     /// What its next NOTIFY has to do about the row.
     pub claim: Claim,
     /// Its row's `reason` is NULL (rows of the stock module).

@@ -81,6 +81,8 @@ pub struct Shard<M: Memory> {
     pub changed: List<Subscription<M>, Dirty>,
     /// Subscriptions whose row is to be made or deleted.
     pub urgent: List<Subscription<M>, Dirty>,
+    /// Subscriptions whose row the database has refused.
+    pub refused: List<Subscription<M>, Dirty>,
     /// Presentities whose lane was handed over.
     pub queued: Queue<Presentity<M>, Queued>,
     /// Documents that the database keeps as well.
@@ -123,6 +125,7 @@ impl<M: Memory> Shard<M> {
             publication_expiry: Wheel::new(heap, WHEEL_BUCKETS, now)?,
             changed: List::new(),
             urgent: List::new(),
+            refused: List::new(),
             queued: Queue::new(),
             documents: Documents::new(heap, policy.kept_bodies),
             index: PublicationIndex::new(heap, hash),
@@ -282,19 +285,28 @@ impl<M: Memory> Shard<M> {
     }
 
     /// Puts a subscription on the list of those whose row is to be written: the
-    /// urgent one if it has none, or is over.
+    /// urgent one if it has none, or is over; that of the refused if it is one.
     pub fn mark_dirty(&mut self, id: Id<Subscription<M>>) {
         let Some(record) = self.subscriptions.get(id) else { return };
         let is_over = matches!(record.phase, Phase::Ending(_) | Phase::Gone);
-        let lag = if is_over || !record.has_row { Lag::Urgent } else { Lag::Changed };
-        if record.lag == lag || record.lag == Lag::Urgent {
+        let lag = match record.refusals {
+            0 if is_over || !record.has_row => Lag::Urgent,
+            0 => Lag::Changed,
+            _ => Lag::Refused,
+        };
+        if record.lag == lag || (record.lag, lag) == (Lag::Urgent, Lag::Changed) {
             return;
         }
         self.take_off(id);
         if let Some(record) = self.subscriptions.get_mut(id) {
             record.lag = lag;
         }
-        let list = if lag == Lag::Urgent { &mut self.urgent } else { &mut self.changed };
+        let list = match lag {
+            Lag::Urgent => &mut self.urgent,
+            Lag::Changed => &mut self.changed,
+            Lag::Refused => &mut self.refused,
+            Lag::None => return,
+        };
         list.push_back(&mut self.subscriptions, id);
     }
 
@@ -304,6 +316,7 @@ impl<M: Memory> Shard<M> {
         let list = match std::mem::replace(&mut record.lag, Lag::None) {
             Lag::Urgent => &mut self.urgent,
             Lag::Changed => &mut self.changed,
+            Lag::Refused => &mut self.refused,
             Lag::None => return,
         };
         list.unlink(&mut self.subscriptions, id);

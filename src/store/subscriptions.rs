@@ -498,6 +498,7 @@ pub(super) fn new_record<M: Memory>(
         lag: Lag::None,
         has_row: false,
         row_in_doubt: false,
+        refusals: 0,
         claim: Claim::None,
         null_reason: false,
         watching: Links::new(),

@@ -32,6 +32,9 @@ pub struct Dirty {
     pub subscription: Snapshot,
     /// Unix time of its end.
     pub expires_at: i64,
+    /// How often in succession the database has refused it: those that it
+    /// refuses are not written among others, which they would keep from it.
+    pub refusals: u8,
 }
 
 impl<M: Memory> Store<M> {
@@ -40,6 +43,7 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| match lag {
             Lag::Urgent => records.urgent.len(),
             Lag::Changed => records.changed.len(),
+            Lag::Refused => records.refused.len(),
             Lag::None => 0,
         })
         .unwrap_or_default()
@@ -61,6 +65,7 @@ impl<M: Memory> Store<M> {
                 let first = match lag {
                     Lag::Urgent => records.urgent.front(),
                     Lag::Changed => records.changed.front(),
+                    Lag::Refused => records.refused.front(),
                     Lag::None => None,
                 };
                 let Some(id) = first else { break };
@@ -85,6 +90,9 @@ impl<M: Memory> Store<M> {
 
     /// The row has been written.
     pub fn row_written(&self, row: &Dirty) {
+        if row.refusals > 0 {
+            self.count_refusals(row, |_| 0);
+        }
         if row.change == RowChange::Delete {
             let _ = self.with(row.token.shard(), |records| {
                 if let Some(id) = gone(records, row.token) {
@@ -106,6 +114,23 @@ impl<M: Memory> Store<M> {
         }
     }
 
+    /// The database has refused the row while it took others: it is taken again
+    /// next time, after the others.
+    pub fn row_refused(&self, row: &Dirty) {
+        self.count_refusals(row, |refusals| refusals.saturating_add(1));
+        self.row_failed(row);
+    }
+
+    fn count_refusals(&self, row: &Dirty, count: impl FnOnce(u8) -> u8) {
+        let _ = self.with(row.token.shard(), |records| {
+            if let Some(id) = Self::resolve(records, row.token)
+                && let Some(record) = records.subscriptions.get_mut(id)
+            {
+                record.refusals = count(record.refusals);
+            }
+        });
+    }
+
     /// The row cannot be written as it is: not before the subscription changes.
     pub fn row_unwritable(&self, row: &Dirty) {
         let _ = self.with(row.token.shard(), |records| {
@@ -114,6 +139,7 @@ impl<M: Memory> Store<M> {
             {
                 record.has_row = false;
                 record.reserved_cseq = 0;
+                record.refusals = 0;
             }
         });
     }
@@ -191,7 +217,8 @@ fn row_of<M: Memory>(
         record.has_row = true;
         record.row_in_doubt = false;
     }
-    Some(Dirty { token, change, subscription, expires_at: record.expires_at.get() })
+    let (expires_at, refusals) = (record.expires_at.get(), record.refusals);
+    Some(Dirty { token, change, subscription, expires_at, refusals })
 }
 
 fn gone<M: Memory>(records: &Shard<M>, token: Token) -> Option<Id<Subscription<M>>> {

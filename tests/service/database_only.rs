@@ -189,7 +189,7 @@ fn any_failure_in_the_middle_loses_no_final_state() {
             match answer.code {
                 200 => (last, tag) = (body, Some(answer.tag)),
                 _ if tag.is_none() => {}
-                code => assert_eq!(code, 500),
+                code => assert!(code == 500 || code == 400, "{code}"),
             }
         }
         database.work_again();

@@ -54,7 +54,7 @@ fn a_row_that_cannot_be_written_changes_nothing() {
             _ => (Some(&*tag), "", Some("0")),
         };
         let answer = world.publish(Publish { tag, body, expires, ..Publish::default() });
-        assert_eq!(answer.code, 500);
+        assert_eq!(answer.code, 400, "the database answers others");
         assert_eq!((rows(&world, "body"), world.usage()), (vec!["a".to_owned()], usage.clone()));
     }
     database.work_again();

@@ -210,6 +210,117 @@ fn bad_rows_do_not_keep_the_others() {
     assert_eq!(stored(&world).len(), 20);
 }
 
+/// The database refuses rows, and takes the others at once, however many it
+/// refuses and wherever they are.
+#[test]
+fn thousands_of_bad_rows_do_not_keep_the_others() {
+    let mut world = World::new(Setup { shards: 4, ..setup() });
+    for n in 0..400 {
+        world.watch(&format!("bad{n}"), "presence");
+    }
+    for n in 0..100 {
+        world.watch(&format!("good{n}"), "presence");
+    }
+    let database = world.host.database.clone().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    database.fail_if(move |s| {
+        let bad = s.verb == "insert" && s.texts.iter().any(|text| text.starts_with(b"bad"));
+        count.fetch_add(usize::from(bad), SeqCst);
+        bad
+    });
+    assert_eq!(flush(&mut world), 400);
+    assert_eq!(stored(&world).len(), 100);
+    // They are told of, but not each.
+    assert!(world.complaints().len() < 5, "{:?}", world.complaints());
+    // New ones are written together, as if there were no bad ones.
+    world.watch("late1", "presence");
+    world.watch("late2", "presence");
+    let begun = database.statements();
+    let before = asked.load(SeqCst);
+    flush(&mut world);
+    assert_eq!(stored(&world).len(), 102);
+    assert!(database.statements() > begun + 2 && asked.load(SeqCst) > before, "tried again");
+    // A clean stop writes what it can.
+    world.watch("last", "presence");
+    write_back::flush(&world.server, &mut world.host, true);
+    assert_eq!(stored(&world).len(), 103);
+    database.work_again();
+    while flush(&mut world) > 0 {}
+    assert_eq!(stored(&world).len(), 503);
+}
+
+/// What the database's own word says is not tried a second time.
+#[test]
+fn a_row_at_fault_is_tried_once_and_given_up_in_the_end() {
+    let mut world = World::new(setup());
+    world.watch("bad", "presence");
+    let database = world.host.database.clone().unwrap();
+    database.explain(presence::ports::Verdict::Statement);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    database.fail_if(move |s| {
+        let bad = s.verb == "insert" && s.texts.contains(&&b"bad"[..]);
+        count.fetch_add(usize::from(bad), SeqCst);
+        bad
+    });
+    flush(&mut world);
+    assert_eq!(asked.load(SeqCst), 2, "among the others, and alone");
+    for n in 0..20 {
+        world.watch(&format!("good{n}"), "presence");
+        flush(&mut world);
+    }
+    assert!(asked.load(SeqCst) < 15, "{}", asked.load(SeqCst));
+    assert_eq!(flush(&mut world), 0, "it waits until it changes");
+    database.work_again();
+    world.subscribe(Subscribe::refresh("bad"));
+    assert_eq!(flush(&mut world), 0);
+    assert_eq!(stored(&world).len(), 21);
+    // One that is over is freed in the end, whatever the database says.
+    database.fail_if(|s| s.verb == "delete" && s.texts.contains(&&b"bad"[..]));
+    world.subscribe(Subscribe { cseq: Some(99), ..Subscribe::end("bad") });
+    for _ in 0..20 {
+        assert_eq!(flush(&mut world), 1);
+    }
+    database.work_again();
+    assert_eq!((flush(&mut world), stored(&world).len()), (0, 20));
+}
+
+/// Nobody sleeps for what cannot succeed.
+#[test]
+fn a_refused_row_costs_no_time() {
+    let mut world =
+        World::new(Setup { mode: presence::config::SubscriptionMode::WriteThrough, ..setup() });
+    let database = world.host.database.clone().unwrap();
+    database.fail_if(|s| s.texts.contains(&&b"bad"[..]));
+    let start = std::time::Instant::now();
+    for _ in 0..50 {
+        let reply = world.subscribe(Subscribe::new("bad"));
+        assert_eq!((reply.code, reply.reason), (400, "Refused by the Database"));
+    }
+    assert!(start.elapsed() < std::time::Duration::from_millis(500), "{:?}", start.elapsed());
+    // A database that is away is another thing.
+    database.fail_if(|_| true);
+    assert_eq!(world.subscribe(Subscribe::new("bad")).code, 500);
+    database.work_again();
+    assert_eq!(world.subscribe(Subscribe::new("bad")).code, 200);
+}
+
+/// A conflict passes.
+#[test]
+fn conflicts_are_repeated() {
+    let mut world = World::new(setup());
+    world.watch("w", "presence");
+    let database = world.host.database.clone().unwrap();
+    database.explain(presence::ports::Verdict::Conflict);
+    let mut left = 5;
+    database.fail_if(move |s| {
+        left -= i32::from(s.verb == "insert");
+        s.verb == "insert" && left >= 0
+    });
+    assert_eq!((flush(&mut world), stored(&world).len()), (0, 1));
+}
+
 #[test]
 fn an_end_while_the_row_is_being_written_removes_the_row() {
     for fails in [false, true] {

@@ -3,14 +3,18 @@
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use crate::error::Fault;
-use crate::host::database::Connection;
 use crate::host::database::write_turn::{Held, WriteTurn};
+use crate::host::database::{Connection, verdict};
 use crate::host::log::Shown;
+use crate::host::memory::ShmArena;
 use crate::host::{sys, text};
+use crate::shm::place;
 use crate::sql::Dialect;
 use crate::sql::prepared::Prepared;
+use crate::store::outage::{Outage, Pass};
 
 /// Connections that this process has opened.
 static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
@@ -25,6 +29,8 @@ pub struct Driver {
     url: Vec<u8>,
     pub(super) fetch_rows: c_int,
     write_turn: Option<&'static WriteTurn>,
+    /// Whether the database is away; `None` where it is a file.
+    pub(super) outage: Option<&'static Outage>,
 }
 
 impl Driver {
@@ -38,6 +44,7 @@ impl Driver {
             url: terminated,
             fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
             write_turn: None,
+            outage: None,
         };
         let name = driver.url();
         // SAFETY: reads the URL and fills the structure.
@@ -59,6 +66,8 @@ impl Driver {
         }
         if driver.is_sqlite() {
             driver.write_turn = WriteTurn::new();
+        } else {
+            driver.outage = place(ShmArena, Outage::new()).ok();
         }
         Ok(driver)
     }
@@ -116,6 +125,10 @@ impl Driver {
     /// for one that no other module of this process shares, where the driver
     /// can do that.
     pub fn open(&self, own: bool) -> Result<Connection, Fault> {
+        let pass = self.outage.map_or(Pass::Open, |outage| outage.pass(verdict::milliseconds));
+        if pass == Pass::Closed {
+            return Err(Fault::Database);
+        }
         let url = self.url();
         let handle = match (self.functions.init2, self.functions.init) {
             // SAFETY: reads the URL; the driver keeps a copy of its own.
@@ -126,6 +139,11 @@ impl Driver {
             (_, Some(init)) => unsafe { init(&raw const url) },
             _ => ptr::null_mut(),
         };
+        match self.outage {
+            Some(outage) if handle.is_null() => verdict::is_away(outage),
+            Some(outage) => verdict::is_back(outage),
+            None => {}
+        }
         if handle.is_null() {
             return Err(Fault::Database);
         }
@@ -136,6 +154,10 @@ impl Driver {
             current: None,
             session: None,
             failed: false,
+            word: None,
+            probing: false,
+            outages: self.outage.map_or(0, Outage::count),
+            started: Instant::now(),
             in_transaction: false,
             turn: None,
             prepared: Prepared::default(),

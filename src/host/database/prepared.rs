@@ -24,13 +24,13 @@ impl Connection {
     /// Where the server cannot say, nothing is prepared any more.
     pub(super) fn ask_session(&mut self) -> Result<(), Fault> {
         for _ in 0..2 {
-            match self.raw(SESSION) {
+            match self.plain(SESSION) {
                 Ok(session) => {
                     self.prepared.set_session(session);
                     return Ok(());
                 }
                 // Was it the connection or the question?
-                Err(_) => self.raw(ANYTHING)?,
+                Err(_) => self.plain(ANYTHING)?,
             };
         }
         self.prepared = Prepared::never();
@@ -54,8 +54,11 @@ impl Connection {
 
     fn execute_call(&mut self, call: Call) -> Result<Option<()>, Fault> {
         self.try_again()?;
-        if self.prepared.lacks_session() {
-            self.ask_session()?;
+        if self.prepared.lacks_session()
+            && let Err(fault) = self.ask_session()
+        {
+            self.diagnose();
+            return Err(fault);
         }
         let Some(statements) = self.prepared.statements(self.number, &call, Instant::now()) else {
             return Ok(None);

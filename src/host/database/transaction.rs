@@ -7,6 +7,7 @@ use crate::error::Fault;
 use crate::host::database::Connection;
 use crate::host::database::write_turn::Held;
 use crate::host::sys;
+use crate::ports::Verdict;
 
 /// Marks a transaction: see [`Connection::commit_transaction`].
 const MARK: &[u8] = b"SAVEPOINT presence";
@@ -17,6 +18,7 @@ const SESSION: &[u8] = b"SELECT CONNECTION_ID()";
 
 impl Connection {
     pub(super) fn begin_transaction(&mut self) -> Result<(), Fault> {
+        self.try_again()?;
         if self.driver.is_sqlite() {
             self.turn = self.write_turn();
             self.in_transaction = true;
@@ -50,6 +52,7 @@ impl Connection {
         self.transaction(b"COMMIT", self.driver.functions.end_transaction)?;
         self.ended();
         if numbered && self.raw(SESSION)? != self.session {
+            self.word = Some(Verdict::Unclear);
             return Err(Fault::Database);
         }
         Ok(())
@@ -58,6 +61,9 @@ impl Connection {
     pub(super) fn roll_back(&mut self) -> Result<(), Fault> {
         let undone = self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction);
         self.ended();
+        if undone.is_err() {
+            self.diagnose();
+        }
         undone
     }
 

@@ -9,6 +9,7 @@ use crate::presence::event_package::{Event, PackageId};
 use crate::presence::subscription::Status;
 use crate::presence::uri;
 use crate::service::authorization::{self, Name, OldRow};
+use crate::service::durable::single;
 use crate::service::watchers::ask;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
@@ -49,7 +50,12 @@ pub fn purge<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) ->
         let mut conditions = row.place.conditions();
         // Somebody may approve it by hand right now.
         conditions.push(("status", Compare::Eq, Value::Int(row.state.status as i64)));
-        host.database().ok_or(Fault::Database)?.delete(table, &conditions)?;
+        let database = host.database().ok_or(Fault::Database)?;
+        match single(database, |database, _| database.delete(table, &conditions)) {
+            // One that cannot be deleted does not keep the others.
+            Ok(()) | Err(Fault::Refused) => {}
+            Err(fault) => return Err(fault),
+        }
     }
     Ok(())
 }

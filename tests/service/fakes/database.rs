@@ -1,7 +1,9 @@
 //! Tables in memory, with transactions and failures on demand.
 
 use presence::error::Fault;
-use presence::ports::{Assignment, Compare, Condition, Database, RowUpdate, Value, Wanted};
+use presence::ports::{
+    Assignment, Compare, Condition, Database, RowUpdate, Value, Verdict, Wanted,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +32,8 @@ struct Inner {
     /// Says which statements fail.
     fails: Option<Judge>,
     statements: usize,
+    /// What it says of a failure while it is there.
+    verdict: Option<Verdict>,
     /// Statements for many rows are refused.
     one_by_one: bool,
     /// A scan fails after so many rows; without it there are only pages.
@@ -54,6 +58,11 @@ impl FakeDatabase {
     /// Lets the statements fail for which `judge` says so.
     pub fn fail_if(&self, judge: impl FnMut(&Statement<'_>) -> bool + Send + 'static) {
         self.lock().fails = Some(Box::new(judge));
+    }
+
+    /// Says this of failures.
+    pub fn explain(&self, verdict: Verdict) {
+        self.lock().verdict = Some(verdict);
     }
 
     /// Also ends the transaction of who panicked in one.
@@ -316,6 +325,16 @@ impl Database for FakeDatabase {
         self.in_transaction = false;
         self.busy.store(false, SeqCst);
         Ok(())
+    }
+
+    /// A statement of its own to the judge.
+    fn verdict(&mut self) -> Verdict {
+        let probe = Statement { verb: "verdict", texts: Vec::new() };
+        let mut inner = self.lock();
+        match inner.fails.as_mut().is_some_and(|fails| fails(&probe)) {
+            true => Verdict::Away,
+            false => inner.verdict.unwrap_or(Verdict::Unclear),
+        }
     }
 
     fn affected_rows(&mut self) -> Option<u64> {

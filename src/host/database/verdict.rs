@@ -1,0 +1,149 @@
+//! Why statements fail, and whether the database is there at all: the API has
+//! no error classes, so the database is asked. MySQL's says what was wrong with
+//! the last statement; the others show by answering another one that they are
+//! not away.
+
+use std::time::Duration;
+
+use crate::error::Fault;
+use crate::host::database::{ANYTHING, Connection};
+use crate::host::log::{log_error, log_info};
+use crate::ports::{Database, Value, Verdict};
+use crate::sql::{Dialect, explain};
+use crate::store::outage::{Outage, Pass};
+
+/// The last statement's errors, one is enough.
+const ERRORS: &[u8] = b"SHOW ERRORS LIMIT 1";
+
+/// A server that answers may be a standby, or be told to take no changes.
+const READ_ONLY: &[u8] = b"SELECT current_setting('transaction_read_only')";
+
+/// An SQLite statement that took so long has waited for somebody's lock.
+const WAITED: Duration = Duration::from_secs(1);
+
+/// The machine's time in milliseconds, the same for all processes; never 0.
+pub(super) fn milliseconds() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills the structure, which lives during the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    (seconds * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000).max(1)
+}
+
+/// The database does not answer. Whoever finds out first tells it.
+pub(super) fn is_away(outage: &Outage) {
+    if outage.begins(milliseconds()) {
+        log_error!("the database is away; it is asked every second whether it is back");
+    }
+}
+
+pub(super) fn is_back(outage: &Outage) {
+    if outage.ends() {
+        log_info!("the database is back");
+    }
+}
+
+impl Connection {
+    /// To be called before a statement, and not in a transaction: fails at once
+    /// while the database is known to be away.
+    pub(super) fn pass(&mut self) -> Result<(), Fault> {
+        let Some(outage) = self.driver.outage else { return Ok(()) };
+        match outage.pass(milliseconds) {
+            Pass::Open => {
+                let count = outage.count();
+                // What this connection was connected to is gone: it is asked
+                // something before it is trusted with a change.
+                self.failed |= self.outages != count;
+                self.outages = count;
+                Ok(())
+            }
+            Pass::Look => {
+                let answers = self.probe();
+                if answers.is_ok() {
+                    is_back(outage);
+                    self.outages = outage.count();
+                } else {
+                    self.word = Some(Verdict::Away);
+                }
+                answers
+            }
+            Pass::Closed => {
+                self.word = Some(Verdict::Away);
+                Err(Fault::Database)
+            }
+        }
+    }
+
+    /// Asks the database something that cannot be wrong. A connection whose
+    /// driver has connected again has told it so.
+    pub(super) fn probe(&mut self) -> Result<(), Fault> {
+        match self.driver.dialect() {
+            Some(Dialect::Postgres) => {
+                self.plain(ANYTHING)?;
+                if self.prepared.is_used() {
+                    self.ask_session()?;
+                }
+            }
+            Some(_) => drop(self.plain(ANYTHING)?),
+            None => self.probe_table()?,
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    /// What has no SQL that we know of is asked for a row of a table.
+    fn probe_table(&mut self) -> Result<(), Fault> {
+        let Some(table) = self.tables.first() else { return Ok(()) };
+        let table = String::from_utf8_lossy(&table.name).into_owned();
+        let nothing = [("id", crate::ports::Compare::Eq, Value::Int(-1))];
+        self.probing = true;
+        let asked = self.query(&table, &nothing, &["id"], None, &mut |_| {});
+        self.probing = false;
+        asked
+    }
+
+    /// Finds out why a statement has failed. Within a transaction PostgreSQL
+    /// answers nothing more: there the rollback tells.
+    pub(super) fn diagnose(&mut self) {
+        if self.probing {
+            return;
+        }
+        let verdict = match self.driver.dialect() {
+            Some(Dialect::MySql) => self.ask_errors(),
+            Some(Dialect::Sqlite) if self.started.elapsed() > WAITED => Verdict::Away,
+            Some(Dialect::Sqlite) => Verdict::Unclear,
+            Some(Dialect::Postgres) | None if self.in_transaction => Verdict::Unclear,
+            Some(Dialect::Postgres) | None => self.ask_something(),
+        };
+        self.word = Some(verdict);
+    }
+
+    fn ask_errors(&mut self) -> Verdict {
+        let mut code = None;
+        let asked = self.ask_plain(ERRORS, &mut |row| code = row.get(1).and_then(Value::as_int));
+        match (asked, code) {
+            (Err(_), _) => self.away(),
+            (Ok(()), Some(code)) => explain::mysql(code),
+            // It has connected again.
+            (Ok(()), None) => Verdict::Unclear,
+        }
+    }
+
+    fn ask_something(&mut self) -> Verdict {
+        if self.probe().is_err() {
+            return self.away();
+        }
+        let is_postgres = self.driver.dialect() == Some(Dialect::Postgres);
+        match is_postgres.then(|| self.plain(READ_ONLY)) {
+            Some(Ok(Some(answer))) if answer.as_bytes() == b"on" => Verdict::Away,
+            _ => Verdict::Unclear,
+        }
+    }
+
+    fn away(&mut self) -> Verdict {
+        if let Some(outage) = self.driver.outage {
+            is_away(outage);
+        }
+        Verdict::Away
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether the database is away, known to all processes: each that found out by
+//! itself would wait for it, and its driver would log every statement.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Milliseconds between two looks at a database that is away.
+const PAUSE: u64 = 1000;
+
+/// In shared memory; without a lock.
+#[derive(Debug, Default)]
+pub struct Outage {
+    /// When somebody may look next; 0 while the database is there.
+    next: AtomicU64,
+    /// Outages so far.
+    count: AtomicU32,
+}
+
+/// What a process may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Pass {
+    /// Use the database.
+    Open,
+    /// Look whether it is back; nobody else does.
+    Look,
+    /// Go without.
+    Closed,
+}
+
+impl Outage {
+    /// The database is there.
+    pub const fn new() -> Outage {
+        Outage { next: AtomicU64::new(0), count: AtomicU32::new(0) }
+    }
+
+    /// To be asked before a statement; `now` is the machine's time in
+    /// milliseconds, which never goes back.
+    pub fn pass(&self, now: impl FnOnce() -> u64) -> Pass {
+        let next = self.next.load(Ordering::Acquire);
+        if next == 0 {
+            return Pass::Open;
+        }
+        let now = now();
+        // Should who looks die meanwhile, another one looks after the pause.
+        let looks = now >= next
+            && self
+                .next
+                .compare_exchange(next, now + PAUSE, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if looks { Pass::Look } else { Pass::Closed }
+    }
+
+    /// The database is away; true for the one who says it first.
+    pub fn begins(&self, now: u64) -> bool {
+        let first =
+            self.next.compare_exchange(0, now + PAUSE, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if first {
+            self.count.fetch_add(1, Ordering::Release);
+        }
+        first
+    }
+
+    /// It is back; true for the one who says it first.
+    pub fn ends(&self) -> bool {
+        self.next.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// Outages so far: a connection from before the last one is broken.
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn one_looks_each_second() {
+        let outage = Outage::new();
+        assert_eq!((outage.pass(|| 5), outage.count()), (Pass::Open, 0));
+        assert!(outage.begins(5000) && !outage.begins(5001));
+        assert_eq!(outage.count(), 1);
+        assert_eq!(outage.pass(|| 5999), Pass::Closed);
+        assert_eq!(outage.pass(|| 6000), Pass::Look);
+        assert_eq!(outage.pass(|| 6000), Pass::Closed);
+        assert_eq!(outage.pass(|| 7000), Pass::Look);
+        assert!(outage.ends() && !outage.ends());
+        assert_eq!(outage.pass(|| 7000), Pass::Open);
+        assert!(outage.begins(7000));
+        assert_eq!(outage.count(), 2);
+    }
+
+    #[test]
+    fn many_processes_look_no_more_than_one() {
+        let outage = Outage::new();
+        let (firsts, looks) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    firsts.fetch_add(usize::from(outage.begins(1)), Ordering::SeqCst);
+                    for now in 0..20_000 {
+                        let looking = outage.pass(|| now) == Pass::Look;
+                        looks.fetch_add(usize::from(looking), Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(firsts.into_inner(), 1);
+        assert!(looks.into_inner() <= 20);
+    }
+}
