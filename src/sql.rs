@@ -6,6 +6,7 @@
 //! ([`literal`]); a row with anything else is left to the driver's own
 //! functions, which know the connection.
 
+pub mod columns;
 pub mod explain;
 pub mod literal;
 pub mod many;

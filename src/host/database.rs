@@ -4,6 +4,7 @@
 //! the database is asked (`verdict`). Transactions are the driver's; SQLite's driver has none, so they are
 //! sent to it as statements.
 
+mod columns;
 mod driver;
 mod prepared;
 mod transaction;
@@ -17,13 +18,10 @@ use std::time::Instant;
 use crate::error::Fault;
 use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
-use crate::ports::{
-    Assignment, Compare, Condition, Database, Extent, RowUpdate, Value, Verdict, Wanted,
-};
+use crate::ports::{Assignment, Condition, Database, Extent, RowUpdate, Value, Verdict, Wanted};
 use crate::sql::many::{self, Step};
 use crate::sql::prepared::{self as statements, Prepared};
 use crate::sql::{Dialect, Names, packed};
-use crate::store::widths::Widths;
 
 pub use driver::Driver;
 use write_turn::Held;
@@ -52,6 +50,8 @@ pub struct Connection {
     probing: bool,
     /// Outages when this connection was last seen to work.
     outages: u32,
+    /// The last change was not sent, for it could meet no row.
+    met_nothing: bool,
     /// When the last statement was sent, on SQLite.
     started: Instant,
     /// A transaction of ours is open; on SQLite with the turn to write, if it
@@ -93,33 +93,6 @@ impl Connection {
             ));
         }
         Ok(())
-    }
-
-    /// The widths of a table's columns, where the driver enforces them: SQL's
-    /// information schema has them. None where they cannot be read.
-    pub fn widths(&mut self, table: &str) -> Widths {
-        if !self.driver.enforces_widths() {
-            return Widths::default();
-        }
-        let mut conditions = vec![("table_name", Compare::Eq, Value::text(table.as_bytes()))];
-        if let Some(schema) = self.driver.schema() {
-            conditions.push(("table_schema", Compare::Eq, Value::text(schema)));
-        }
-        let wanted = ["column_name", "character_maximum_length"];
-        let mut columns = Vec::new();
-        let catalogue = self.qualified("information_schema", "columns");
-        let read = self.query(&catalogue, &conditions, &wanted, None, &mut |row| {
-            if let [name, width] = row
-                && let Some(width) = width.as_int().and_then(|width| usize::try_from(width).ok())
-            {
-                let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
-                columns.push((name, width));
-            }
-        });
-        match read {
-            Ok(()) => Widths::new(columns),
-            Err(_) => Widths::default(),
-        }
     }
 
     /// A table of another schema, as the driver has to be given it: MySQL's puts
@@ -321,6 +294,7 @@ fn condition_values(conditions: &[Condition]) -> Vec<sys::db_val_t> {
 
 impl Database for Connection {
     fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault> {
+        columns::check(table, row)?;
         if let Some(done) = self.execute(table, |names| statements::insert(names, row)) {
             return done;
         }
@@ -340,6 +314,11 @@ impl Database for Connection {
         conditions: &[Condition],
         set: &[Assignment],
     ) -> Result<(), Fault> {
+        columns::check(table, set)?;
+        self.met_nothing = columns::meet_nothing(table, conditions);
+        if self.met_nothing {
+            return Ok(());
+        }
         if let Some(done) = self.execute(table, |names| statements::update(names, conditions, set))
         {
             return done;
@@ -369,6 +348,10 @@ impl Database for Connection {
     }
 
     fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
+        self.met_nothing = columns::meet_nothing(table, conditions);
+        if self.met_nothing {
+            return Ok(());
+        }
         if let Some(done) = self.execute(table, |names| statements::delete(names, conditions)) {
             return done;
         }
@@ -392,6 +375,9 @@ impl Database for Connection {
         order_by: Option<&str>,
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault> {
+        if columns::meet_nothing(table, conditions) {
+            return Ok(());
+        }
         self.use_table(table)?;
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
@@ -541,6 +527,9 @@ impl Database for Connection {
     }
 
     fn affected_rows(&mut self) -> Option<u64> {
+        if self.met_nothing {
+            return Some(0);
+        }
         if self.driver.is_sqlite() {
             let changes = self.raw(b"SELECT changes()").ok().flatten();
             let changes = changes.and_then(|changes| u64::try_from(changes.as_int()?).ok());

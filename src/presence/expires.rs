@@ -66,6 +66,14 @@ pub struct ExpiresPolicy {
 }
 
 impl ExpiresPolicy {
+    /// Nothing lives longer than to `last`, if there is an end to the times that
+    /// can be stored and it is not over.
+    pub fn until(self, last: Option<UnixTime>, now: UnixTime) -> ExpiresPolicy {
+        let left = last.and_then(|last| last.checked_sub(now)).filter(|left| *left > 0);
+        let most = left.map_or(u32::MAX, |left| u32::try_from(left).unwrap_or(u32::MAX));
+        ExpiresPolicy { max: self.max.min(most), ..self }
+    }
+
     /// The lifetime of a subscription; `default` is its package's. 423 with
     /// Min-Expires if it is too brief (RFC 6665 4.2.1.1).
     pub fn subscription(&self, requested: Option<u32>, default: u32) -> Result<u32, Rejection> {

@@ -32,17 +32,18 @@ pub mod watcher_info;
 pub mod watchers;
 pub mod write_back;
 
-use crate::config::{Config, PublicationCache};
+use crate::config::{Config, PublicationCache, SubscriptionMode};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Database, Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::expires::ExpiresPolicy;
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
 use crate::service::seldom::Seldom;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::retransmissions::{Answer, RequestKey, Seen};
-use crate::store::widths::{TableWidths, Widths};
+use crate::store::widths::{TableWidths, Unfit, Widths};
 
 /// The server as every process sees it: configuration and registry are frozen
 /// before the host forks, the store is shared.
@@ -53,7 +54,7 @@ pub struct Server<M: Memory> {
     pub registry: EventPackageRegistry,
     /// Publications, subscriptions, lanes.
     pub store: Store<M>,
-    /// How long the values of columns may be.
+    /// What the columns of tables take.
     pub widths: TableWidths,
 }
 
@@ -77,6 +78,20 @@ impl<M: Memory> Server<M> {
         if self.store.take_wake() {
             host.wake_senders();
         }
+    }
+
+    /// The limits on the lifetimes of subscriptions: a row must be able to say
+    /// when one ends.
+    fn subscription_lifetimes(&self, now: i64) -> ExpiresPolicy {
+        let is_stored = self.config.subs_db_mode != SubscriptionMode::Memory;
+        let last = self.widths.subscriptions.most("expires").filter(|_| is_stored);
+        self.config.expires_policy().until(last, now)
+    }
+
+    /// The same of publications.
+    fn publication_lifetimes(&self, now: i64) -> ExpiresPolicy {
+        let last = self.widths.publications.most("expires");
+        self.config.expires_policy().until(last.filter(|_| self.publications_in_database()), now)
     }
 
     /// The package that serves an Event header, and the parsed header.
@@ -103,8 +118,13 @@ impl<M: Memory> Server<M> {
 
 /// Refuses a request whose row would not fit into its table (B20).
 fn check_widths(widths: &Widths, row: &[Assignment]) -> Result<(), Rejection> {
-    match widths.too_long(row) {
-        Some(_) => Err(Rejection::new(400, "Header Fields Too Long")),
+    match widths.unfit(row) {
+        Some((_, Unfit::TooLong)) => Err(Rejection::bad_request("Header Fields Too Long")),
+        Some((_, Unfit::Characters)) => {
+            Err(Rejection::bad_request("Invalid Characters in Header Fields"))
+        }
+        // The numbers are ours: times after 2038, in a column of 32 bits.
+        Some((_, Unfit::Range)) => Err(Fault::Database.into()),
         None => Ok(()),
     }
 }

@@ -87,8 +87,11 @@ fn accept<M: Memory>(
         (Some(_), true) => PublicationKind::Modification,
     };
     let requested = expires::parse(request.expires)?;
-    let granted =
-        server.config.expires_policy().publication(requested, package.default_expires, kind)?;
+    let granted = server.publication_lifetimes(host.now()).publication(
+        requested,
+        package.default_expires,
+        kind,
+    )?;
     let step = step(request.if_match, has_body, granted)?;
     if has_body && !content_type::acceptable(request.content_type, &package.content_type) {
         return Err(unsupported_media(package));

@@ -83,7 +83,7 @@ fn publish_once<M: Memory>(
         (false, true) => Step::Refresh,
         (false, false) => Step::Modify,
     };
-    let policy = server.config.expires_policy();
+    let policy = server.publication_lifetimes(host.now());
     let publishing = Publishing {
         package_id: given.package,
         package,

@@ -78,7 +78,7 @@ fn accept<M: Memory>(
     request.demands.of_subscribe(request.id.cseq)?;
     let (package_id, package, event) = server.package(request.event)?;
     let requested = expires::parse(request.expires)?;
-    let policy = server.config.expires_policy();
+    let policy = server.subscription_lifetimes(host.now());
     let expires = policy.subscription(requested, package.default_expires)?;
     // Who ends a subscription gets no more documents that matter.
     if (request.to_tag.is_none() || expires > 0)

@@ -191,6 +191,7 @@ pub fn insert<M: Memory>(
     let package = server.registry.get(subscription.package).ok_or(Fault::Package)?;
     let mut row = subscription_row(subscription, &package.name, expires_at, updated);
     set(&mut row, "local_cseq", stored_cseq(subscription.local_cseq));
+    server.widths.subscriptions.spare(&mut row);
     check_widths(&server.widths.subscriptions, &row)?;
     let key = dialog_conditions(dialog_of(subscription));
     let database = host.database().ok_or(Fault::Database)?;

@@ -16,7 +16,7 @@ use crate::store::records::Lag;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};
 
-static TOO_LONG: Seldom = Seldom::new();
+static UNFIT: Seldom = Seldom::new();
 static REFUSED: Seldom = Seldom::new();
 static UNWRITTEN: Seldom = Seldom::new();
 
@@ -43,9 +43,14 @@ const PATIENCE: u32 = 15_000;
 pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> usize {
     let mut failed = false;
     let mut has_written = false;
+    // Those that this flush finds out are not tried again by it.
+    let known: Vec<_> = (0..server.store.shards())
+        .map(|shard| server.store.count_dirty(shard, Lag::Refused))
+        .collect();
     for lag in [Lag::Urgent, Lag::Changed, Lag::Refused] {
         let mut walk = Walk::new(server, lag, 0);
         walk.has_written = has_written;
+        walk.known = if lag == Lag::Refused { &known } else { &[] };
         let (since, longest) = (Instant::now(), if last { LAST_REFUSED } else { REFUSED_TIME });
         // What fails is put back and waits for the next flush; so does what
         // changes meanwhile.
@@ -150,22 +155,31 @@ struct Written {
 
 /// A walk over the shards for rows that lag behind in one way. Of each shard it
 /// takes no more than lag when it comes there.
-struct Walk {
+struct Walk<'a> {
     lag: Lag,
     shard: usize,
     /// Shards that were not looked at yet, this one included.
     shards: usize,
     /// Rows of this shard that are to be taken; `None` before it is looked at.
     left: Option<usize>,
+    /// Rows of each shard that are to be taken at most; empty: all.
+    known: &'a [usize],
     /// The database has taken some row: those that it refuses are at fault
     /// themselves.
     has_written: bool,
 }
 
-impl Walk {
-    fn new<M: Memory>(server: &Server<M>, lag: Lag, first: usize) -> Walk {
+impl<'a> Walk<'a> {
+    fn new<M: Memory>(server: &Server<M>, lag: Lag, first: usize) -> Walk<'a> {
         let shards = server.store.shards();
-        Walk { lag, shard: first % shards.max(1), shards, left: None, has_written: false }
+        Walk {
+            lag,
+            shard: first % shards.max(1),
+            shards,
+            left: None,
+            known: &[],
+            has_written: false,
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -180,7 +194,10 @@ impl Walk {
         let most = if self.lag == Lag::Refused { REFUSED_BATCH } else { BATCH };
         while !self.is_over() && rows.len() < most {
             let place = (self.shard, self.lag);
-            let left = self.left.unwrap_or_else(|| server.store.count_dirty(self.shard, self.lag));
+            let left = self.left.unwrap_or_else(|| {
+                let all = server.store.count_dirty(self.shard, self.lag);
+                self.known.get(self.shard).map_or(all, |known| all.min(*known))
+            });
             let room = most - rows.len();
             if left > 0 {
                 rows.extend(server.store.take_dirty(place, room.min(left), now, last));
@@ -220,7 +237,7 @@ impl<'a> Row<'a> {
     /// `None` where its package is unknown.
     fn of<M: Memory>(server: &Server<M>, dirty: &'a Dirty) -> Option<Row<'a>> {
         let subscription = &dirty.subscription;
-        let set = match dirty.change {
+        let mut set = match dirty.change {
             RowChange::Delete => Vec::new(),
             RowChange::Update => subscription_changes(subscription, dirty.expires_at),
             RowChange::Insert => {
@@ -228,6 +245,7 @@ impl<'a> Row<'a> {
                 subscription_row(subscription, &event.name, dirty.expires_at, 0)
             }
         };
+        server.widths.subscriptions.spare(&mut set);
         let mut not_later = dialog_conditions(dialog_of(subscription));
         if let Ok(cseq) = i32::try_from(subscription.remote_cseq) {
             not_later.push(("remote_cseq", Compare::Less, Value::Int(i64::from(cseq) + 1)));
@@ -246,13 +264,14 @@ fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
 
 /// A row that its table cannot take stays unwritten; the log says so (B20).
 fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Row<'_>) -> bool {
-    let Some(column) = server.widths.subscriptions.too_long(&row.set) else { return true };
+    let Some((column, why)) = server.widths.subscriptions.unfit(&row.set) else { return true };
     let dirty = row.dirty;
     let call_id = dirty.subscription.text(Text::CallId).escape_ascii();
     let line = format_args!(
-        "a subscription is kept in memory only: its {column} is longer than the column (Call-ID {call_id})"
+        "a subscription is kept in memory only: its {column} {} (Call-ID {call_id})",
+        why.reason()
     );
-    TOO_LONG.log(host, Level::Warning, line);
+    UNFIT.log(host, Level::Warning, line);
     match forget_row(server, host, row) {
         Ok(()) | Err(Fault::Refused) => server.store.row_unwritable(dirty),
         Err(_) => server.store.row_failed(dirty),

@@ -6,6 +6,7 @@ use presence::ports::{Assignment, Value};
 use presence::presence::subscription::{Snapshot, Status, Text};
 use presence::service::{restore, write_back};
 use presence::store::rows;
+use presence::store::widths::{Column, Widths};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -509,7 +510,8 @@ fn an_end_that_a_failing_flush_has_in_hand() {
 #[test]
 fn what_does_not_fit_is_not_written_before_a_notify_either() {
     let mut world = World::new(setup());
-    let widths = presence::store::widths::Widths::new([("contact".to_owned(), 30)].to_vec());
+    let contact = Column { name: "contact".to_owned(), width: Some(30), ..Column::default() };
+    let widths = Widths::new(vec![contact]);
     Arc::get_mut(&mut world.server).unwrap().widths.subscriptions = widths;
     world.watch("w", "presence");
     flush(&mut world);

@@ -156,6 +156,7 @@ impl Driver {
             failed: false,
             word: None,
             probing: false,
+            met_nothing: false,
             outages: self.outage.map_or(0, Outage::count),
             started: Instant::now(),
             in_transaction: false,
