@@ -81,6 +81,9 @@ pub enum NotifyOutcome {
     /// Its watcher can only be reached over a connection that the watcher has
     /// opened, and that is gone; no outcome will be reported.
     Gone,
+    /// It fits neither into memory, however much is free, nor into a datagram; no
+    /// outcome will be reported.
+    TooLarge,
     /// The host has no memory for it at the moment; no outcome will be
     /// reported.
     NoMemory,

@@ -187,7 +187,7 @@ pub fn child_init(rank: i32) -> Result<(), String> {
         sys::PROC_TCP_MAIN | sys::PROC_POSTCHILDINIT => Ok(()),
         rank if rank == sys::PROC_MAIN as i32 => {
             for _ in 0..notifier::SENDERS {
-                process::spawn(c"PRESENCE SENDER", sender::step)
+                sender::start()
                     .map_err(|error| format!("the sender process cannot be started: {error}"))?;
             }
             (0..config.notifier_processes).try_for_each(start_notifier)

@@ -1,26 +1,45 @@
 //! `PRESENCE SENDER`: the processes that send what others hand over, and that
 //! write new and ended subscriptions within a second (B49).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::host::boundary;
-use crate::host::state::{KamailioServer, WAKE, server};
+use crate::host::process::Wake;
+use crate::host::state::{Kamailio, KamailioServer, WAKE, server};
 use crate::host::worker::Worker;
-use crate::service::notifier::{self, Budget, Run};
+use crate::host::{boundary, process};
+use crate::service::waiting::Waiting;
 use crate::service::write_back;
 
 /// A sender looks for work at least this often, also when nobody wakes it.
 const IDLE: Duration = Duration::from_secs(5);
 /// The same where rows have to be written within a second.
 const IDLE_PROMPT: Duration = Duration::from_millis(250);
-/// Pause after a state that could not be composed.
+/// Pause after a panic.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// One step: waits for lanes that were handed over and sends what they have to
-/// send.
-pub fn step() {
-    let (Some(server), Some(wake)) = (server(), WAKE.get()) else { return };
-    wake.wait(if write_back::is_prompt(server) { IDLE_PROMPT } else { IDLE });
+/// Starts a sender process: it waits for lanes that were handed over and sends what
+/// they have to send.
+pub fn start() -> io::Result<()> {
+    let start = Instant::now();
+    let mut waiting = None;
+    process::spawn(c"PRESENCE SENDER", move || {
+        if let (Some(server), Some(wake)) = (server(), WAKE.get()) {
+            let waiting = waiting.get_or_insert_with(|| Waiting::new(server));
+            step(server, wake, waiting, start);
+        }
+    })
+}
+
+fn step(
+    server: &'static KamailioServer,
+    wake: &Wake,
+    waiting: &mut Waiting<'static, Kamailio>,
+    start: Instant,
+) {
+    let idle = if write_back::is_prompt(server) { IDLE_PROMPT } else { IDLE };
+    let next = waiting.next().map_or(idle, |next| next.saturating_sub(start.elapsed()));
+    wake.wait(next.min(idle));
     let mut host = Worker::default();
     // One lane of each shard in turn: a lane with a hundred thousand watchers
     // comes back to its queue and must not keep the others waiting.
@@ -28,17 +47,25 @@ pub fn step() {
     let mut unwritten = write(server, &mut host);
     while busy && !failed {
         busy = false;
+        // A boundary for each: a lane whose documents make a callback panic must
+        // not keep those after it from being served.
+        let mut serve = |work: &mut dyn FnMut(&mut Worker) -> bool| {
+            let done = boundary::enter("sender", None, || Some(work(&mut host)));
+            failed |= done.is_none();
+            busy |= done.unwrap_or(true);
+            if done != Some(false) {
+                unwritten = write(server, &mut host);
+            }
+        };
         for shard in 0..server.store.shards() {
-            let Some(lane) = server.store.take_over(shard) else { continue };
-            busy = true;
-            // A boundary for each: a lane whose documents make a callback
-            // panic must not keep the shards after it from being served.
-            let run = boundary::enter("sender", Run::Failed, || {
-                notifier::run(server, &mut host, lane, Budget::SENDER)
+            serve(&mut |host| {
+                let lane = server.store.take_over(shard);
+                let is_some = lane.is_some();
+                lane.into_iter().for_each(|lane| waiting.serve(host, lane, start.elapsed()));
+                is_some
             });
-            failed |= run == Run::Failed;
-            unwritten = write(server, &mut host);
         }
+        serve(&mut |host| waiting.serve_next(host, start.elapsed()));
     }
     if failed {
         std::thread::sleep(PAUSE);

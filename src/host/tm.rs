@@ -12,10 +12,24 @@ use crate::host::log::{self, Shown, log_debug};
 use crate::host::tm::dialog::Dialog;
 use crate::host::{boundary, reply_event, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
+use crate::presence::next_hop::{DATAGRAM, Way};
 use crate::presence::subscription::{Snapshot, Text};
 
 /// What tm answers when it has no memory for a transaction: `E_OUT_OF_MEM`.
 const NO_MEMORY: c_int = -2;
+
+/// What it answers for any other reason: `E_UNSPEC`.
+const UNSPECIFIED: c_int = -1;
+
+/// Bytes of a NOTIFY besides what the subscription has: names of headers, Via,
+/// User-Agent.
+const OVERHEAD: usize = 320;
+
+/// Bytes of a transaction, besides the message.
+const TRANSACTION: usize = 16 * 1024;
+
+/// Shared memory that was free before anything was stored: there is never more.
+static FREE_AT_START: OnceLock<usize> = OnceLock::new();
 
 /// Module `tm`'s functions.
 struct Transactions(sys::tm_binds);
@@ -54,6 +68,9 @@ pub fn bind(hook: CompletionHook) -> Result<(), String> {
     if unsafe { sys::kshim_load_tm(&raw mut *api) } < 0 {
         return Err("module tm is not loaded: add loadmodule \"tm.so\" before presence".into());
     }
+    // SAFETY: asks the allocator for a number.
+    let free = unsafe { sys::kshim_shm_available() };
+    let _ = FREE_AT_START.set(usize::try_from(free).unwrap_or(usize::MAX));
     HOOK.set(hook).map_err(|_| "module tm is bound twice")?;
     TRANSACTIONS.set(Transactions(*api)).map_err(|_| "module tm is bound twice".into())
 }
@@ -97,6 +114,12 @@ impl Transport for TmTransport {
         if Dialog::is_gone(way) {
             return NotifyOutcome::Gone;
         }
+        let bytes = size(notify);
+        let fits = bytes <= FREE_AT_START.get().copied().unwrap_or(usize::MAX)
+            && (bytes <= DATAGRAM || way != Way::Datagram);
+        if !fits && !notify.body.is_empty() {
+            return NotifyOutcome::TooLarge;
+        }
         let mut method = text::lend(b"NOTIFY");
         let mut headers = text::lend(notify.headers);
         let mut body = text::lend(notify.body);
@@ -121,7 +144,13 @@ impl Transport for TmTransport {
         let shown = variables::show(variables::Shown::notified(subscription, notify.cseq));
         // SAFETY: all that the request points to lives on this stack until the
         // call returns; tm copies what it keeps.
-        let result = unsafe { send(&raw mut request) };
+        let mut result = unsafe { send(&raw mut request) };
+        if result == NO_MEMORY && has_room(bytes) && !Dialog::is_gone(dialog.way(subscription)) {
+            // There is memory now: it has come back, or something else is wrong.
+            dialog.raw.loc_seq.value = notify.cseq.wrapping_sub(1);
+            // SAFETY: as above.
+            result = unsafe { send(&raw mut request) };
+        }
         drop(shown);
         if result > 0
             && let Some(kept) = kept
@@ -132,11 +161,11 @@ impl Transport for TmTransport {
             // It was closed meanwhile.
             return NotifyOutcome::Gone;
         }
-        if result == NO_MEMORY {
-            return NotifyOutcome::NoMemory;
-        }
         if result < 0 {
-            return NotifyOutcome::Failed;
+            // tm says so for want of memory, but also of a Via that it cannot make;
+            // without memory for its own copy it says that it does not know.
+            let no_memory = matches!(result, NO_MEMORY | UNSPECIFIED) && !has_room(bytes);
+            return if no_memory { NotifyOutcome::NoMemory } else { NotifyOutcome::Failed };
         }
         if log::local_enabled() {
             dialog.log(subscription, notify);
@@ -144,6 +173,37 @@ impl Transport for TmTransport {
         // tm answers 0 when event_route[tm:local-request] dropped the request:
         // then there is no transaction and no callback.
         if result == 0 { NotifyOutcome::Dropped } else { NotifyOutcome::Sent }
+    }
+}
+
+/// Bytes of a NOTIFY, rather too many than too few.
+fn size(notify: &Notify<'_>) -> usize {
+    let document = notify.body.len() + notify.headers.len();
+    if document < DATAGRAM / 2 {
+        // It fits anyway.
+        return document + OVERHEAD;
+    }
+    let of = |field| notify.subscription.text(field).len();
+    let once = [Text::FromTag, Text::ToTag, Text::CallId, Text::RecordRoute, Text::Contact];
+    let names = [Text::FromUser, Text::FromHost, Text::ToUser, Text::ToHost];
+    let dialog: usize = once.into_iter().chain(names).map(of).sum();
+    document + dialog + OVERHEAD
+}
+
+/// There is memory for a NOTIFY of so many bytes, shared and of this process.
+fn has_room(bytes: usize) -> bool {
+    // SAFETY: blocks that nobody else sees are taken and given back at once.
+    unsafe {
+        let shared = sys::kshim_shm_malloc(bytes + TRANSACTION);
+        let private = sys::kshim_pkg_malloc(OVERHEAD * 4);
+        let has_both = !shared.is_null() && !private.is_null();
+        if !shared.is_null() {
+            sys::kshim_shm_free(shared);
+        }
+        if !private.is_null() {
+            sys::kshim_pkg_free(private);
+        }
+        has_both
     }
 }
 

@@ -20,6 +20,7 @@ use crate::service::{publication_rows, reopened, unindexed};
 use crate::shm::Memory;
 use crate::store::publications::{Begun, Change, Pending};
 use crate::store::retransmissions::Answer;
+use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
 
 /// Unix time at which priorities made of the time begin, as in stock.
@@ -30,6 +31,8 @@ struct Accepted<M: Memory> {
     answer: Answer,
     lane: Option<LaneRef<M>>,
     sphere: Option<Watched>,
+    /// The presentity that it has made a publication for.
+    created: Option<PresentityKey>,
 }
 
 /// Serves a PUBLISH.
@@ -49,6 +52,12 @@ pub fn handle<M: Memory>(
             let lane = accepted.lane.map(|lane| notifier::Owned::new(server, lane));
             attempt.answered(server, &accepted.answer);
             let served = reply_ok(server, incoming, request, &accepted.answer);
+            if served == Served::No {
+                attempt.refused(server);
+                if let Some(key) = accepted.created {
+                    withdraw(server, host, key, &accepted.answer.entity_tag);
+                }
+            }
             if let Some(lane) = lane {
                 notifier::run_owned(lane, host, Budget::WORKER);
             }
@@ -113,7 +122,44 @@ fn accept<M: Memory>(
         sender: request.sender,
         body: request.body,
     };
-    publish(server, host, &publishing).map(Some)
+    let accepted = publish(server, host, &publishing)?;
+    let created = (step == Step::Create).then_some(publishing.key);
+    Ok(Some(Accepted { created, ..accepted }))
+}
+
+/// Nobody has been told the entity-tag of a new publication: it would stay until it
+/// expires, beside the one that its publisher makes instead. (A change stays: its
+/// publisher makes a new publication as after any lost reply.)
+fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: PresentityKey, tag: &[u8]) {
+    let Some(package) = server.registry.get(key.package) else { return };
+    // It is not shown closed.
+    let silent = EventPackage { aggregates: false, ..package.clone() };
+    let removal = Publishing {
+        package_id: key.package,
+        package: &silent,
+        key,
+        step: Step::Remove,
+        if_match: Some(tag),
+        own_tag: None,
+        expires: 0,
+        for_ever: false,
+        sender: None,
+        body: b"",
+    };
+    match publish(server, host, &removal) {
+        Ok(removed) => {
+            if let Some(lane) = removed.lane {
+                notifier::run(server, host, lane, Budget::WORKER);
+            }
+        }
+        Err(rejection) => {
+            let line = format_args!(
+                "a publication whose 200 could not be sent stays until it expires: {}",
+                rejection.reason
+            );
+            host.log(crate::ports::Level::Error, line);
+        }
+    }
 }
 
 /// 415 with what the package takes (RFC 3903 6 step 6).
@@ -201,11 +247,13 @@ fn publish<M: Memory>(
     let answer = |entity_tag| Answer { code: 200, expires: told, entity_tag };
     Ok(match (applied, publishing.step) {
         (Applied::Unchanged | Applied::Reopens(_), _) => {
-            Accepted { answer: answer(old_tag()), lane: None, sphere: None }
+            Accepted { answer: answer(old_tag()), lane: None, sphere: None, created: None }
         }
         // A removal answers with the tag that has just died, as stock does.
-        (Applied::Made(lane), Step::Remove) => Accepted { answer: answer(old_tag()), lane, sphere },
-        (Applied::Made(lane), _) => Accepted { answer: answer(tag), lane, sphere },
+        (Applied::Made(lane), Step::Remove) => {
+            Accepted { answer: answer(old_tag()), lane, sphere, created: None }
+        }
+        (Applied::Made(lane), _) => Accepted { answer: answer(tag), lane, sphere, created: None },
     })
 }
 

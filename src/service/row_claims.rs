@@ -40,7 +40,8 @@ pub(super) enum Taken {
 
 impl Group {
     fn new(first: Send) -> Group {
-        let state = Taken::NotYet;
+        // One that fetches has no row.
+        let state = if first.claim == Claim::None { Taken::Ours } else { Taken::NotYet };
         Group { sends: vec![first], state, unsure: false, failures: 0, taken_at: 0 }
     }
 

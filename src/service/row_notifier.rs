@@ -4,6 +4,8 @@
 //! that was read, and the state is read in between: who takes the next number
 //! has read this one, so its state is not older. Nothing is locked for that.
 
+use std::collections::VecDeque;
+
 use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Compare, Database, Host, Level, Value};
@@ -14,6 +16,7 @@ use crate::service::durable::{each_or_all, single};
 use crate::service::notifier::{Budget, Delivery, PORTION, deliver};
 use crate::service::row_claims::{self, Group, Taken, groups};
 use crate::service::seldom::Seldom;
+use crate::service::shortage::{Shortage, requeue};
 use crate::service::subscription_rows as rows;
 use crate::service::turns::turn_of;
 use crate::service::{Server, notify_reply};
@@ -25,7 +28,6 @@ use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Token};
 
 static UNDELETED: Seldom = Seldom::new();
-static UNQUEUED: Seldom = Seldom::new();
 static GIVEN_UP: Seldom = Seldom::new();
 
 /// Rows of watchers read in one go.
@@ -44,10 +46,11 @@ pub fn round<M: Memory>(
     lane: LaneRef<M>,
     budget: Budget,
     sent: &mut usize,
+    shortage: &mut Shortage,
 ) -> Result<bool, Fault> {
     loop {
-        if portion(server, host, lane, sent)? {
-            if *sent >= budget.notifies {
+        if portion(server, host, lane, sent, shortage)? {
+            if shortage.is_full() || *sent >= budget.notifies {
                 return Ok(false);
             }
             continue;
@@ -118,6 +121,7 @@ fn portion<M: Memory>(
     host: &mut dyn Host,
     lane: LaneRef<M>,
     sent: &mut usize,
+    shortage: &mut Shortage,
 ) -> Result<bool, Fault> {
     let Some(mut state) = server.store.lane_state_shown(lane, host.now()) else {
         return Ok(false);
@@ -149,10 +153,10 @@ fn portion<M: Memory>(
     let mut state = Some(state);
     let mut open = groups(taken.sends);
     for _ in 0..ATTEMPTS {
-        let outcome = attempt(server, host, package, &mut state, &mut open);
+        let outcome = attempt(server, host, package, &mut state, &mut open, shortage);
         open = give_up(host, open);
         if let Err(fault) = outcome {
-            requeue(server, host, &key, open);
+            requeue(server, host, &key, open.into_iter().filter_map(Group::due));
             return Err(fault);
         }
         if open.is_empty() {
@@ -160,7 +164,7 @@ fn portion<M: Memory>(
         }
     }
     // Others keep taking the numbers: they have told of more than we have.
-    requeue(server, host, &key, open);
+    requeue(server, host, &key, open.into_iter().filter_map(Group::due));
     Ok(true)
 }
 
@@ -172,6 +176,7 @@ fn attempt<M: Memory>(
     package: &EventPackage,
     whole: &mut Option<State>,
     open: &mut Vec<Group>,
+    shortage: &mut Shortage,
 ) -> Result<(), Fault> {
     let Some(state) = whole else { return Ok(()) };
     // The rows were read before, and the numbers are taken after that: see above.
@@ -183,14 +188,19 @@ fn attempt<M: Memory>(
         }
         false => None,
     };
-    let claimed = row_claims::claim(server, host, open);
-    let (ours, others): (Vec<_>, Vec<_>) =
-        std::mem::take(open).into_iter().partition(|group| group.state == Taken::Ours);
+    // One that fetches has no row.
+    let is_ours = |group: &Group| group.state == Taken::Ours;
+    let (mut ours, mut others): (Vec<_>, Vec<_>) =
+        std::mem::take(open).into_iter().partition(is_ours);
+    let claimed = row_claims::claim(server, host, &mut others);
+    let (taken, others): (Vec<_>, Vec<_>) = others.into_iter().partition(is_ours);
+    ours.extend(taken);
     *open = others;
     if !ours.is_empty() {
         for group in &ours {
             group.tell_watchers_of(server, &state.key);
         }
+        let key = state.key.clone();
         // Another attempt has to read it again.
         let state = if open.is_empty() { whole.take() } else { whole.clone() };
         let composed = match read.zip(state) {
@@ -204,44 +214,63 @@ fn attempt<M: Memory>(
                 return Err(fault);
             }
         };
-        let unsent = send(server, host, package, &composition, ours);
-        if !unsent.is_empty() {
-            open.extend(unsent);
-            return Err(Fault::SharedMemory);
-        }
+        send(server, host, package, &composition, (&key, ours), shortage);
     }
     claimed?;
     row_claims::follow(server, host, open)
 }
 
-/// Sends what has its numbers; gives what has to wait for memory.
+/// Sends what has its numbers.
 fn send<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     package: &EventPackage,
     composition: &Composition,
-    mut ours: Vec<Group>,
-) -> Vec<Group> {
-    let mut gone = Vec::new();
-    let full = ours.iter().position(|group| {
-        let failed = group.sends.iter().find_map(|send| {
-            let delivery = deliver(host, package, composition, send);
-            (delivery != Delivery::Done).then_some((delivery, send))
-        });
-        match failed {
-            Some((Delivery::Gone, send)) if send.ending.is_none() => {
-                gone.push(send.subscription.clone())
+    (key, ours): (&PresentityKey, Vec<Group>),
+    shortage: &mut Shortage,
+) {
+    let mut in_hand = InHand { server, key, groups: ours.into() };
+    let mut sent = Vec::new();
+    while let Some(group) = in_hand.groups.pop_front() {
+        let delivery = group
+            .sends
+            .iter()
+            .map(|send| deliver(host, package, composition, send, shortage))
+            .find(|delivery| *delivery != Delivery::Done);
+        match delivery {
+            None => sent.push(group),
+            Some(Delivery::Postponed) => {
+                group.due().into_iter().for_each(|due| shortage.keep_row(key, due));
             }
-            _ => {}
+            Some(Delivery::Done | Delivery::Gone) => {
+                match group.sends.first().filter(|_| group.ending().is_none()) {
+                    Some(first) => {
+                        notify_reply::gone(server, host, Token::ROW, &first.subscription);
+                    }
+                    None => sent.push(group),
+                }
+            }
         }
-        failed.is_some_and(|(delivery, _)| delivery == Delivery::Postponed)
-    });
-    for subscription in &gone {
-        notify_reply::gone(server, host, Token::ROW, subscription);
     }
-    let unsent = full.map(|first| ours.split_off(first)).unwrap_or_default();
-    delete_ended(server, host, &ours);
-    unsent
+    drop(in_hand);
+    delete_ended(server, host, &sent);
+}
+
+/// NOTIFYs whose CSeqs are taken. When a callback panics, those whose turn had not
+/// come are due again.
+struct InHand<'a, M: Memory> {
+    server: &'a Server<M>,
+    key: &'a PresentityKey,
+    groups: VecDeque<Group>,
+}
+
+impl<M: Memory> Drop for InHand<'_, M> {
+    fn drop(&mut self) {
+        for due in self.groups.drain(..).filter_map(Group::due) {
+            // The lane is the caller's: it is not given again.
+            let _ = self.server.store.queue_row(self.key, &due);
+        }
+    }
 }
 
 /// Without those whose NOTIFY is needless, and those whose row is at fault:
@@ -264,6 +293,7 @@ fn delete_ended<M: Memory>(server: &Server<M>, host: &mut dyn Host, sent: &[Grou
         .iter()
         .filter(|group| group.ending().is_some())
         .filter_map(|group| group.sends.last())
+        .filter(|last| last.claim != Claim::None)
         .collect();
     let (Ok(table), false) = (rows::table(server), ended.is_empty()) else { return };
     let delete = |database: &mut dyn Database, send: &Send| {
@@ -280,24 +310,6 @@ fn delete_ended<M: Memory>(server: &Server<M>, host: &mut dyn Host, sent: &[Grou
     if let Err(fault) = deleted {
         let line = format_args!("ended subscriptions stay in the table for now: {fault}");
         UNDELETED.log(host, Level::Error, line);
-    }
-}
-
-/// What could not be sent is due again, as far as there is memory. A watcher for
-/// whom there is none is told at the presentity's next change.
-fn requeue<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-    groups: Vec<Group>,
-) {
-    for due in groups.into_iter().filter_map(Group::due) {
-        // The lane is the caller's: it is not given again.
-        if let Err(fault) = server.store.queue_row(key, &due) {
-            let call_id = due.subscription.text(Text::CallId).escape_ascii();
-            let line = format_args!("NOTIFY given up: {fault} (Call-ID {call_id})");
-            UNQUEUED.log(host, Level::Error, line);
-        }
     }
 }
 

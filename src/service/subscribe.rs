@@ -59,7 +59,12 @@ pub fn handle<M: Memory>(
             let answer = Answer { code, expires: accepted.expires, entity_tag: Vec::new() };
             attempt.answered(server, &answer);
             let served = reply_ok(incoming, code, accepted.expires, request);
-            afterwards(server, host, accepted);
+            if served == Served::No {
+                attempt.refused(server);
+                unanswered(server, host, accepted);
+            } else {
+                afterwards(server, host, accepted);
+            }
             served
         }
         Err(rejection) => {
@@ -242,6 +247,17 @@ fn snapshot(
     snapshot.expires = expires;
     snapshot.flags = request.flags;
     Ok(snapshot)
+}
+
+/// The 2xx could not be sent. Who asked for something new has got nothing; what there
+/// was before has changed.
+fn unanswered<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Accepted) {
+    match &accepted.afterwards {
+        Afterwards::Release(stored) if !subscriptions::withdraw(server, host, stored) => {
+            afterwards(server, host, accepted);
+        }
+        Afterwards::Release(_) | Afterwards::Once { .. } => {}
+    }
 }
 
 fn afterwards<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Accepted) {

@@ -23,6 +23,7 @@ use crate::store::subscriptions::Inserted;
 use crate::store::{LaneRef, Token};
 
 static UNTOLD: Seldom = Seldom::new();
+static UNDELETED: Seldom = Seldom::new();
 
 /// A subscription that a SUBSCRIBE has made or changed; its NOTIFY waits for
 /// the 2xx.
@@ -75,7 +76,7 @@ pub fn insert<M: Memory>(
         if server.config.subs_db_mode == SubscriptionMode::WriteThrough
             && let Err(rejection) = write_back::write_through(server, host, token)
         {
-            server.store.withdraw(token);
+            server.store.withdraw(token, false);
             return Err(rejection);
         }
         return Ok(Stored::Record(token));
@@ -240,6 +241,40 @@ pub fn renew<M: Memory>(
         }))
     });
     Ok((verdict, stored))
+}
+
+/// The 2xx could not be sent: a new subscription is not stored. False if it is an older
+/// one, which stays as the request has changed it: its watcher may still be there, and
+/// an end is an end.
+pub fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, stored: &Stored) -> bool {
+    let deleted = match stored {
+        Stored::Record(token) => {
+            if !server.store.withdraw(*token, true) {
+                return false;
+            }
+            match server.config.subs_db_mode {
+                // Else the row goes with the next flush, if there is one.
+                SubscriptionMode::WriteThrough => {
+                    write_back::write_through(server, host, *token).is_ok()
+                }
+                _ => true,
+            }
+        }
+        Stored::Row(row) => {
+            if !matches!(row.event, Some((WatcherEvent::Subscribe, _))) {
+                return false;
+            }
+            rows::delete(server, host, dialog_of(&row.due.subscription)).is_ok()
+        }
+    };
+    if !deleted {
+        UNDELETED.log(
+            host,
+            Level::Error,
+            format_args!("a subscription whose 2xx could not be sent has left its row"),
+        );
+    }
+    true
 }
 
 /// The subscription as it is.

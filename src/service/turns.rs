@@ -14,6 +14,7 @@ use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;
 
 static UNREADABLE: Seldom = Seldom::new();
+static UNQUEUED: Seldom = Seldom::new();
 
 /// Flagged rows read in one go.
 const PAGE: usize = 250;
@@ -77,8 +78,15 @@ fn try_serve<M: Memory>(server: &Server<M>, host: &mut dyn Host, turn: i64) -> R
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);
             let claim = Claim::Turn(i32::try_from(turn).unwrap_or(i32::MAX));
-            let queued = server.store.queue_row(&key, &row.due(ending, claim))?;
-            lanes.extend(queued.map(|lane| Owned::new(server, lane)));
+            match server.store.queue_row(&key, &row.due(ending, claim)) {
+                Ok(lane) => lanes.extend(lane.map(|lane| Owned::new(server, lane))),
+                // It stays flagged, for the next time round.
+                Err(fault) => UNQUEUED.log(
+                    host,
+                    Level::Error,
+                    format_args!("a NOTIFY has to wait for another turn: {fault}"),
+                ),
+            }
         }
         for lane in lanes {
             notifier::run_owned(lane, host, Budget::SENDER);
@@ -118,9 +126,13 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);
             let claim = if row.has_ended() { Claim::Rescue } else { Claim::Asked };
-            let queued = server.store.queue_row(&key, &row.due(ending, claim))?;
-            if let Some(lane) = queued {
-                server.store.hand_over(lane);
+            match server.store.queue_row(&key, &row.due(ending, claim)) {
+                Ok(lane) => lane.into_iter().for_each(|lane| server.store.hand_over(lane)),
+                Err(fault) => UNQUEUED.log(
+                    host,
+                    Level::Error,
+                    format_args!("an ended subscription has to wait for its NOTIFY: {fault}"),
+                ),
             }
         }
         server.wake_senders(host);

@@ -14,11 +14,14 @@ use crate::service::Server;
 use crate::service::authorization::{self, Name, Place, Row};
 use crate::service::durable::each_or_all;
 use crate::service::notifier::{self, Budget};
+use crate::service::seldom::Seldom;
 use crate::service::subscriptions::{self, Watching};
 use crate::shm::Memory;
 use crate::store::shard::PresentityKey;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+
+static UNJUDGED: Seldom = Seldom::new();
 
 /// Rows changed in one transaction.
 const BATCH: usize = 200;
@@ -52,8 +55,16 @@ pub fn update_watchers<M: Memory>(
     }
     let mut decisions: HashMap<Vec<u8>, Authorization> = HashMap::new();
     let mut changed = Vec::new();
+    // One about whom the package cannot say anything keeps its state.
+    let mut unjudged = None;
     for (place, row) in rows {
-        let decision = judge(host, &key, &place.name, &row, rules)?;
+        let decision = match judge(host, &key, &place.name, &row, rules) {
+            Ok(decision) => decision,
+            Err(fault) => {
+                unjudged = Some(fault);
+                continue;
+            }
+        };
         let watcher = place.name.identity(server);
         if decision != row.state {
             let is_only = spellings.get(&watcher) == Some(&1);
@@ -65,7 +76,17 @@ pub fn update_watchers<M: Memory>(
         // Those whom the table does not have are judged by what they are.
         if let Entry::Vacant(unknown) = decisions.entry(name.identity(server)) {
             let row = Row { state: state.clone(), by_hand: false };
-            unknown.insert(judge(host, &key, name, &row, rules)?);
+            match judge(host, &key, name, &row, rules) {
+                Ok(decision) => drop(unknown.insert(decision)),
+                Err(fault) => unjudged = Some(fault),
+            }
+        }
+    }
+    if let Some(fault) = unjudged {
+        let line = format_args!("a watcher cannot be judged and keeps its state: {fault}");
+        UNJUDGED.log(host, Level::Error, line);
+        if decisions.is_empty() {
+            return Err(fault);
         }
     }
     store(server, host, &changed)?;

@@ -2,8 +2,8 @@
 
 use crate::shm::{Id, Memory};
 use crate::store::lanes::{Send, close_pass};
-use crate::store::records::Presentity;
-use crate::store::shard::{Shard, later};
+use crate::store::records::{Phase, Presentity};
+use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
 
@@ -11,35 +11,98 @@ use std::sync::atomic::Ordering;
 const SHARED_FROM: u32 = 128;
 
 impl<M: Memory> Store<M> {
-    /// These NOTIFYs have been sent: the next ones of their dialogs may be.
+    /// These NOTIFYs have been sent: the next ones of their dialogs may be, and
+    /// subscriptions whose last one it was are gone.
     pub fn delivered(&self, lane: LaneRef<M>, tokens: impl Iterator<Item = Token>) {
+        let mut ended = Vec::new();
         let _ = self.with(usize::from(lane.shard), |records| {
             for token in tokens {
-                if let Some(id) = Self::resolve(records, token)
-                    && let Some(record) = records.subscriptions.get_mut(id)
-                {
-                    record.in_flight = false;
+                let Some(id) = Self::resolve(records, token) else { continue };
+                let Some(record) = records.subscriptions.get_mut(id) else { continue };
+                record.in_flight = false;
+                if record.phase == Phase::Leaving {
+                    let places = records.subscriptions.get(id).map(|r| self.places(records, r));
+                    ended.extend(places.zip(Some(token)));
+                    records.retire_subscription(id);
+                }
+            }
+        });
+        for (places, token) in ended {
+            self.forget(places, token);
+        }
+    }
+
+    /// These NOTIFYs could not be sent. Their watchers have not been told, and are
+    /// not due again before `due_again` says so.
+    pub fn not_sent<'a>(&self, lane: LaneRef<M>, sends: impl Iterator<Item = &'a Send>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            for send in sends {
+                let id = send.token.and_then(|token| Self::resolve(records, token));
+                let Some(record) = id.and_then(|id| records.subscriptions.get_mut(id)) else {
+                    continue;
+                };
+                record.in_flight = false;
+                if later(record.told, send.told) {
+                    record.told = send.told;
+                }
+                if let (Phase::Leaving, Some(why)) = (record.phase, send.ending) {
+                    record.phase = Phase::Ending(why);
                 }
             }
         });
     }
 
-    /// These NOTIFYs could not be sent: their watchers are due, with what they
-    /// have not been told. Of a subscription that has ended nothing is left.
-    pub fn not_sent(&self, lane: LaneRef<M>, sends: &[Send]) {
-        let _ = self.with(usize::from(lane.shard), |records| {
-            for send in sends {
-                let Some(id) = send.token.and_then(|token| Self::resolve(records, token)) else {
-                    continue;
-                };
-                if let Some(record) = records.subscriptions.get_mut(id)
-                    && later(record.told, send.told)
-                {
-                    record.told = send.told;
+    /// The NOTIFYs that `not_sent` was told of are to be sent again, each by its
+    /// token and CSeq, unless a later one has been taken since.
+    pub fn due_again(&self, unsent: &[(Token, u32)]) {
+        for (token, cseq) in unsent {
+            let _ = self.with(token.shard(), |records| {
+                let id = Self::resolve(records, *token)?;
+                let record = records.subscriptions.get(id)?;
+                if record.local_cseq == *cseq {
+                    records.mark_due(id);
                 }
-                records.mark_due(id);
+                Some(())
+            });
+        }
+    }
+
+    /// Nothing more is tried for these NOTIFYs, which `not_sent` was told of. Who
+    /// has ended goes without.
+    pub fn given_up(&self, lane: LaneRef<M>, unsent: &[(Token, u32)]) {
+        let mut ended = Vec::new();
+        let _ = self.with(usize::from(lane.shard), |records| {
+            for (token, cseq) in unsent {
+                let id = Self::resolve(records, *token);
+                let record = id.and_then(|id| records.subscriptions.get_mut(id));
+                if let Some(record) = record
+                    && matches!(record.phase, Phase::Ending(_))
+                    && (record.local_cseq, record.is_due) == (*cseq, false)
+                {
+                    record.phase = Phase::Leaving;
+                    ended.push(*token);
+                }
             }
         });
+        self.delivered(lane, ended.into_iter());
+        let _ = self.with(usize::from(lane.shard), |records| {
+            self.drop_if_idle(records, lane.presentity);
+        });
+    }
+
+    /// The owner leaves the lane as it is: somebody comes back to it.
+    pub fn park(&self, lane: LaneRef<M>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            if let Some(record) = records.presentities.get_mut(lane.presentity) {
+                record.lane.leave();
+            }
+            self.drop_if_idle(records, lane.presentity);
+        });
+    }
+
+    /// The presentity of a lane that the caller owns.
+    pub fn lane_key(&self, lane: LaneRef<M>) -> Option<PresentityKey> {
+        self.with(usize::from(lane.shard), |records| records.key_of(lane.presentity)).ok()?
     }
 
     /// Everything taken has been sent. True: there is more, and the caller

@@ -86,7 +86,7 @@ pub enum Document {
 pub struct Send {
     /// The subscription, with this NOTIFY's CSeq and version.
     pub subscription: Snapshot,
-    /// Names it when the reply comes; `None` after the last NOTIFY.
+    /// Names the subscription; `None` for one of which nothing is stored.
     pub token: Option<Token>,
     /// What it carries.
     pub document: Document,
@@ -226,7 +226,8 @@ impl<M: Memory> Store<M> {
             // Now, or the next call would begin the walk again.
             close_pass(records, lane.presentity);
             if self.policy.keeps_rows() {
-                let tokens = sends.iter().filter_map(|send| send.token);
+                let living = sends.iter().filter(|send| send.ending.is_none());
+                let tokens = living.filter_map(|send| send.token);
                 unreserved.extend(tokens.filter(|token| is_unreserved(records, *token)));
             }
             by_document(&mut sends);
@@ -270,7 +271,7 @@ impl<M: Memory> Store<M> {
             let Some(record) = records.subscriptions.get_mut(id) else { continue };
             record.is_due = false;
             match record.phase {
-                Phase::Held | Phase::Gone => {}
+                Phase::Held | Phase::Leaving | Phase::Gone => {}
                 Phase::Live => {
                     let first = record.local_cseq <= 1;
                     let sees = may_see(record.status, record.text(Text::Reason));
@@ -299,13 +300,11 @@ impl<M: Memory> Store<M> {
                     ended.extend(self.release_row(records, usize::from(lane.shard), id));
                 }
                 Phase::Ending(_) => {
-                    let places =
-                        records.subscriptions.get(id).map(|record| self.places(records, record));
-                    let token = self.token(usize::from(lane.shard), records, id);
                     let newest = Document::Newest;
                     self.take_one(records, lane, id, (composed, newest), now, sends);
-                    records.retire_subscription(id);
-                    ended.extend(places.zip(token));
+                    if let Some(record) = records.subscriptions.get_mut(id) {
+                        record.phase = Phase::Leaving;
+                    }
                 }
             }
         }
@@ -361,7 +360,6 @@ impl<M: Memory> Store<M> {
             }
         } else {
             let document = if sees { newest } else { Document::None };
-            let token = token.filter(|_| ending.is_none());
             sends.push(next_notify(record, watched, token, document, ending, now));
         }
         if self.policy.keeps_rows()

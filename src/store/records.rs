@@ -250,6 +250,8 @@ pub enum Phase {
     Live,
     /// Ended: its last NOTIFY is due.
     Ending(Ending),
+    /// Its last NOTIFY is being sent: over, unless that cannot be sent now.
+    Leaving,
     /// Over; the record waits only for its row to be deleted.
     Gone,
 }

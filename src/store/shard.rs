@@ -326,7 +326,7 @@ impl<M: Memory> Shard<M> {
     /// one by one.
     pub fn mark_due(&mut self, id: Id<Subscription<M>>) {
         let Some(record) = self.subscriptions.get_mut(id) else { return };
-        if record.is_due || record.phase == Phase::Gone {
+        if record.is_due || matches!(record.phase, Phase::Leaving | Phase::Gone) {
             return;
         }
         record.is_due = true;

@@ -232,7 +232,7 @@ impl<M: Memory> Store<M> {
             match record.phase {
                 Phase::Held => record.phase = Phase::Live,
                 Phase::Live | Phase::Ending(_) => {}
-                Phase::Gone => return None,
+                Phase::Leaving | Phase::Gone => return None,
             }
             let (presentity, expires_at) = (record.presentity, record.expires_at.get());
             if begins {
@@ -268,7 +268,7 @@ impl<M: Memory> Store<M> {
         let removed = self.with(token.shard(), |records| {
             let id = Self::resolve(records, token)?;
             let record = records.subscriptions.get(id)?;
-            if record.phase == Phase::Gone {
+            if matches!(record.phase, Phase::Leaving | Phase::Gone) {
                 return None;
             }
             let presentity = record.presentity;
@@ -326,6 +326,9 @@ impl<M: Memory> Store<M> {
                 if phase == Phase::Held && now <= patience {
                     let wheel = &mut records.subscription_expiry;
                     wheel.schedule(&mut records.subscriptions, id, patience);
+                    continue;
+                }
+                if phase == Phase::Leaving {
                     continue;
                 }
                 if !matches!(phase, Phase::Ending(_)) {
@@ -532,9 +535,12 @@ fn owe_full<M: Memory>(
 
 /// The token is that of a subscription of this dialog which is not over.
 pub(super) fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: DialogId<'_>) -> bool {
-    Store::resolve(records, token)
-        .and_then(|id| records.subscriptions.get(id))
-        .is_some_and(|record| record.phase != Phase::Gone && dialog_of_record(record) == dialog)
+    Store::resolve(records, token).and_then(|id| records.subscriptions.get(id)).is_some_and(
+        |record| {
+            !matches!(record.phase, Phase::Leaving | Phase::Gone)
+                && dialog_of_record(record) == dialog
+        },
+    )
 }
 
 /// The token is that of a subscription to this presentity.
@@ -578,7 +584,7 @@ fn current<M: Memory>(
             Phase::Held | Phase::Live => false,
             // It ran out, but the watcher has not been told: it may go on.
             Phase::Ending(Ending::Expired) => false,
-            Phase::Ending(_) | Phase::Gone => true,
+            Phase::Ending(_) | Phase::Leaving | Phase::Gone => true,
         },
     })
 }
@@ -586,7 +592,7 @@ fn current<M: Memory>(
 /// The subscription is over; only its last NOTIFY is to be sent.
 pub(super) fn end<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, why: Ending) {
     if let Some(record) = records.subscriptions.get_mut(id)
-        && record.phase != Phase::Gone
+        && !matches!(record.phase, Phase::Leaving | Phase::Gone)
     {
         record.phase = Phase::Ending(why);
     }

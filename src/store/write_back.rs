@@ -103,7 +103,7 @@ impl<M: Memory> Store<M> {
                 let Some(record) = records.subscriptions.get_mut(id) else { return };
                 match record.phase {
                     Phase::Gone => {}
-                    Phase::Ending(_) => record.has_row = false,
+                    Phase::Ending(_) | Phase::Leaving => record.has_row = false,
                     // Refreshed before its last NOTIFY: it needs a row again.
                     Phase::Held | Phase::Live => {
                         record.has_row = false;
@@ -144,24 +144,29 @@ impl<M: Memory> Store<M> {
         });
     }
 
-    /// A new subscription could not be stored: nothing is left of it. One that
-    /// is older than the request stays.
-    pub fn withdraw(&self, token: Token) {
+    /// A new subscription could not be stored or answered: nothing is left of it. A row
+    /// that was written is to be deleted. False for one that is older than the request,
+    /// which stays.
+    pub fn withdraw(&self, token: Token, is_written: bool) -> bool {
         let places = self.with(token.shard(), |records| {
             let id = Self::resolve(records, token)?;
             let record = records.subscriptions.get_mut(id)?;
             if record.phase != Phase::Held {
                 return None;
             }
-            record.has_row = false;
+            record.has_row &= is_written;
             let presentity = record.presentity;
             let places = self.places(records, records.subscriptions.get(id)?);
             records.retire_subscription(id);
             self.drop_if_idle(records, presentity);
             Some(places)
         });
-        if let Ok(Some(places)) = places {
-            self.forget(places, token);
+        match places {
+            Ok(Some(places)) => {
+                self.forget(places, token);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -199,7 +204,7 @@ fn row_of<M: Memory>(
     records.take_off(id);
     let record = records.subscriptions.get_mut(id)?;
     let change = match (record.phase, record.has_row) {
-        (Phase::Gone | Phase::Ending(_), _) => RowChange::Delete,
+        (Phase::Gone | Phase::Leaving | Phase::Ending(_), _) => RowChange::Delete,
         (_, true) => RowChange::Update,
         (_, false) => RowChange::Insert,
     };

@@ -16,6 +16,7 @@ mod prompt_rows;
 mod publish;
 mod publish_stored;
 mod subscribe;
+mod unanswered;
 mod winfo;
 mod write_back;
 mod write_through;

@@ -102,3 +102,45 @@ fn b50_with_timeout_rm_subs_0_the_subscription_stays() {
     }
     kamailio.finish();
 }
+
+/// A document that is mostly a note of so many bytes.
+fn long(user: &str, device: &str, bytes: usize) -> String {
+    bodies::pidf(user, device, "open", &format!("{device}-{}", "x".repeat(bytes)))
+}
+
+storages! {
+    [
+        memory: Storage::Memory;
+        default_mode: Storage::Default;
+        database_only: Storage::sqlite(3, 0);
+    ]
+
+    fn a13_a_document_that_fits_no_datagram_is_left_out(storage) {
+        let config = Config::new(storage).tcp().parameter("tm", "fr_timer", 1500);
+        let kamailio = Kamailio::start(config);
+        let mut udp = Watcher::udp(&kamailio, "alice").named("udp");
+        udp.subscribe(600);
+        udp.next_notify("initial");
+        let mut tcp = Watcher::tcp(&kamailio, "alice").named("tcp");
+        tcp.subscribe(600);
+        tcp.next_notify("initial");
+        Publisher::udp(&kamailio, "alice").publish(long("alice", "desk", 40_000));
+        udp.wait_notify("it fits", |n| n.body().contains("desk-x"));
+        let mut mobile = Publisher::udp(&kamailio, "alice");
+        mobile.publish(long("alice", "mobile", 40_000));
+        tcp.wait_notify("both", |n| n.body().contains("desk-x") && n.body().contains("mobile-x"));
+        let empty = udp.find_notify(Duration::from_secs(1), |n| n.cseq > 3 && n.body().is_empty());
+        let left_out = differs("A13 a document for which there is no room", false, true);
+        assert_eq!(empty.is_some(), left_out);
+        // The watcher is there as before.
+        std::thread::sleep(Duration::from_secs(2));
+        let stays = differs("A13 its subscription ends with the time-out", 481, 200);
+        assert_eq!(udp.try_subscribe(600).status(), Some(stays));
+        if left_out {
+            assert_eq!(kamailio.log_lines("is left out: there is no room").len(), 1);
+            mobile.remove();
+            udp.wait_notify("it fits again", |n| n.body().contains("desk-x") && n.cseq > 4);
+        }
+        kamailio.finish();
+    }
+}

@@ -53,6 +53,8 @@ pub struct Outside {
     /// Log lines of level error and warning.
     pub complaints: Mutex<Vec<String>>,
     pub woken: AtomicUsize,
+    /// No reply can be sent.
+    pub replies_fail: AtomicBool,
     /// The packages' rules cannot be read.
     pub rules_fail: AtomicBool,
     /// Processes so far.
@@ -72,6 +74,8 @@ pub struct FakeHost {
     pub yields: bool,
     /// After so many NOTIFYs there is no memory for more.
     pub room: Option<usize>,
+    /// There is no memory for longer documents.
+    pub longest: Option<usize>,
     /// What becomes of NOTIFYs of these dialogs, by Call-ID.
     pub outcomes: HashMap<String, NotifyOutcome>,
     /// NOTIFYs are counted, and not kept.
@@ -86,6 +90,7 @@ impl FakeHost {
             during_notify: VecDeque::new(),
             yields: false,
             room: None,
+            longest: None,
             outcomes: HashMap::new(),
             counts: None,
         }
@@ -104,6 +109,9 @@ impl Transport for FakeHost {
         let of = |field| text(notify.subscription.text(field));
         if let Some(outcome) = self.outcomes.get(&of(Text::CallId)) {
             return *outcome;
+        }
+        if self.longest.is_some_and(|longest| notify.body.len() > longest) {
+            return NotifyOutcome::NoMemory;
         }
         match &mut self.room {
             Some(0) => return NotifyOutcome::NoMemory,
@@ -189,6 +197,7 @@ impl Packages for FakeHost {
         let (status, reason) = match subscription.text(Text::WatcherUser) {
             b"pending" => (Status::Pending, ""),
             b"blocked" => (Status::Terminated, "rejected"),
+            b"unknowable" if self.outside.rules_fail.load(SeqCst) => return Err(Fault::Package),
             b"polite" => (Status::Active, "polite-block"),
             _ => (Status::Active, ""),
         };
@@ -247,6 +256,9 @@ impl Incoming for FakeIncoming {
     fn reply(&mut self, reply: &Reply) -> Result<(), Fault> {
         if let Some(hook) = self.before_reply.take() {
             hook();
+        }
+        if self.outside.replies_fail.load(SeqCst) {
+            return Err(Fault::Host);
         }
         self.replies.push(reply.clone());
         self.outside.log.lock().unwrap().push(Event::Reply(reply.code));

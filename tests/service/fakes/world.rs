@@ -64,7 +64,7 @@ pub fn label(body: &[u8]) -> String {
     }
 }
 
-fn registry(requires_authorization: bool) -> EventPackageRegistry {
+fn registry(requires_authorization: bool, restricts: bool) -> EventPackageRegistry {
     let mut registry = EventPackageRegistry::default();
     for (name, content_type, aggregates) in [
         ("presence", "application/pidf+xml", true),
@@ -78,6 +78,7 @@ fn registry(requires_authorization: bool) -> EventPackageRegistry {
         package.default_expires = 3600;
         package.aggregates = aggregates;
         package.keeps_entity_tag = package.is_shared_line();
+        package.restricts = restricts && package.is_presence();
         package.requires_authorization = requires_authorization && package.is_presence();
         registry.add(package).unwrap();
     }
@@ -92,6 +93,8 @@ pub struct Setup {
     pub mode: SubscriptionMode,
     pub shards: usize,
     pub authorizes: bool,
+    /// Rules reduce documents.
+    pub restricts: bool,
     pub user_case: UserCase,
     pub same_call: bool,
     /// Bytes of documents kept beside their rows, in each shard.
@@ -107,6 +110,7 @@ impl Default for Setup {
             mode: SubscriptionMode::Memory,
             shards: 2,
             authorizes: true,
+            restricts: false,
             user_case: UserCase::Sensitive,
             same_call: false,
             kept_bodies: 0,
@@ -179,7 +183,7 @@ impl World {
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let sets = place_slice(arena, 64, |_| Ok(Mutex::new(Set::EMPTY))).unwrap();
-        let registry = registry(setup.authorizes);
+        let registry = registry(setup.authorizes, setup.restricts);
         let peer = |id| registry.get(id).filter(|p| p.kind == Kind::Publication)?.peer;
         let policy = Policy {
             user_case: setup.user_case,

@@ -1,0 +1,152 @@
+//! Lanes of a sender process that wait because something was not to be had: memory
+//! for NOTIFYs, the database, a package's rules. They wait one by one, with growing
+//! pauses, and no other lane waits with them (A13).
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use crate::error::Fault;
+use crate::ports::{Host, Level};
+use crate::presence::event_package::PackageId;
+use crate::service::Server;
+use crate::service::notifier::{Budget, Left, Owned, POSTPONED, rounds};
+use crate::service::seldom::Seldom;
+use crate::service::shortage::Shortage;
+use crate::shm::Memory;
+use crate::store::LaneRef;
+use crate::store::shard::PresentityKey;
+
+static GIVEN_UP: Seldom = Seldom::new();
+
+/// The first pause; each one is twice as long as the one before, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A database that is back is to be noticed sooner.
+const LONGEST_WITHOUT_DATABASE: Duration = Duration::from_secs(2);
+
+/// Attempts for want of memory, in about a minute; in the last one documents are
+/// left out.
+const ATTEMPTS: u32 = 9;
+
+/// Attempts of a package that cannot be asked, in about ten minutes.
+const PACKAGE_ATTEMPTS: u32 = 25;
+
+/// The lanes that one sender process comes back to.
+pub struct Waiting<'a, M: Memory> {
+    server: &'a Server<M>,
+    /// By the time of the next attempt.
+    entries: BTreeMap<(Duration, u64), Entry<'a, M>>,
+    /// Presentities in it whose lanes are not ours meanwhile.
+    short: HashSet<(PackageId, Vec<u8>)>,
+    number: u64,
+}
+
+/// A lane and how often it has failed.
+enum Entry<'a, M: Memory> {
+    /// Nothing can be composed: the lane stays ours.
+    Held(Owned<'a, M>, u32),
+    /// Some watchers cannot be told. The lane is free, for the others.
+    Short(PresentityKey, u32),
+}
+
+impl<'a, M: Memory> Waiting<'a, M> {
+    /// None yet.
+    pub fn new(server: &'a Server<M>) -> Self {
+        Waiting { server, entries: BTreeMap::new(), short: HashSet::new(), number: 0 }
+    }
+
+    /// Serves a lane that was handed over. `now` counts from any start.
+    pub fn serve(&mut self, host: &mut dyn Host, lane: LaneRef<M>, now: Duration) {
+        self.run(host, Owned::new(self.server, lane), Shortage::default(), 0, now);
+    }
+
+    /// Tries the next one whose time has come; false if there is none.
+    pub fn serve_next(&mut self, host: &mut dyn Host, now: Duration) -> bool {
+        let Some(first) = self.entries.first_entry().filter(|entry| entry.key().0 <= now) else {
+            return false;
+        };
+        match first.remove() {
+            Entry::Held(owned, failures) => {
+                self.run(host, owned, Shortage::default(), failures, now);
+            }
+            Entry::Short(key, failures) => {
+                self.short.remove(&name(&key));
+                // Who has the lane now tries them as well.
+                if let Some(lane) = self.server.store.lane_of(&key) {
+                    let shortage = match failures + 1 >= ATTEMPTS {
+                        true => Shortage::last(),
+                        false => Shortage::default(),
+                    };
+                    self.run(host, Owned::new(self.server, lane), shortage, failures, now);
+                }
+            }
+        }
+        true
+    }
+
+    /// When the next attempt is to be made.
+    pub fn next(&self) -> Option<Duration> {
+        self.entries.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    fn run(
+        &mut self,
+        host: &mut dyn Host,
+        mut owned: Owned<'a, M>,
+        mut shortage: Shortage,
+        failures: u32,
+        now: Duration,
+    ) {
+        let Some(lane) = owned.lane() else { return };
+        let left = rounds(&mut owned, host, Budget::SENDER, &mut shortage);
+        let short_of = shortage.settle(self.server, host, lane);
+        match (left, short_of) {
+            (Ok(Left::Nothing), Some(key)) if !shortage.is_last() => {
+                owned.park();
+                if self.short.insert(name(&key)) {
+                    self.put(Entry::Short(key, failures + 1), pause(failures), now);
+                }
+            }
+            // The rest is for whoever comes next.
+            (Ok(Left::Nothing | Left::Work), _) => {}
+            (Err(fault), _) => self.failed(host, owned, fault, failures, now),
+        }
+        self.server.wake_senders(host);
+    }
+
+    fn failed(
+        &mut self,
+        host: &mut dyn Host,
+        mut owned: Owned<'a, M>,
+        fault: Fault,
+        failures: u32,
+        now: Duration,
+    ) {
+        POSTPONED.log(host, Level::Error, format_args!("NOTIFY postponed: {fault}"));
+        if fault == Fault::Package && failures + 1 >= PACKAGE_ATTEMPTS {
+            let line = format_args!("NOTIFYs given up until the next change: {fault}");
+            GIVEN_UP.log(host, Level::Error, line);
+            owned.park();
+            return;
+        }
+        let longest = match fault {
+            Fault::Database => LONGEST_WITHOUT_DATABASE,
+            _ => LONGEST_PAUSE,
+        };
+        self.put(Entry::Held(owned, failures + 1), pause(failures).min(longest), now);
+    }
+
+    fn put(&mut self, entry: Entry<'a, M>, pause: Duration, now: Duration) {
+        self.number += 1;
+        self.entries.insert((now + pause, self.number), entry);
+    }
+}
+
+fn name(key: &PresentityKey) -> (PackageId, Vec<u8>) {
+    (key.package, key.identity.clone())
+}
+
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
+}
