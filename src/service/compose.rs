@@ -327,8 +327,13 @@ fn settle<M: Memory>(
     state: &mut State,
 ) -> Result<(), Fault> {
     let indexed = std::mem::take(&mut state.publications);
-    state.publications =
-        publication_rows::complete(server, host, &state.key, &package.name, indexed)?;
+    state.publications = match &*indexed {
+        // The newest, and no other was asked for.
+        [newest] if newest.body.is_empty() && server.config.shows_newest(Some(package)) => {
+            publication_rows::newest(server, host, &state.key, &package.name, newest)?
+        }
+        _ => publication_rows::complete(server, host, &state.key, &package.name, indexed)?,
+    };
     let now = host.now();
     if server.config.startup_mode {
         state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));

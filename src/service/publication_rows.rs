@@ -222,6 +222,36 @@ pub fn current<M: Memory>(
     complete(server, host, &indexed.key, event, indexed.publications)
 }
 
+/// The newest publication of the index with its document, for a package that shows
+/// no other. If its row is another one by now, all are looked at.
+pub fn newest<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+    indexed: &PublicationCopy,
+) -> Result<Vec<PublicationCopy>, Fault> {
+    if server.config.publications() == PublicationCache::Hybrid
+        && let Some(row) = one(server, host, key, event, &indexed.entity_tag)?
+    {
+        remember(server, key, std::slice::from_ref(&row));
+        return Ok(vec![row]);
+    }
+    complete(server, host, key, event, vec![indexed.clone()])
+}
+
+/// Keeps documents that were read from their rows.
+fn remember<M: Memory>(server: &Server<M>, key: &PresentityKey, rows: &[PublicationCopy]) {
+    // A tag that the document keeps when it changes tells nothing.
+    if server.registry.get(key.package).is_some_and(|package| !package.keeps_entity_tag) {
+        let bodies = rows
+            .iter()
+            .filter(|row| EntityTag::is_minted(&row.entity_tag))
+            .map(|row| (&*row.entity_tag, &*row.body));
+        server.store.remember_bodies(key, bodies);
+    }
+}
+
 /// Publications of the index with the documents that the database keeps.
 pub fn complete<M: Memory>(
     server: &Server<M>,
@@ -235,14 +265,7 @@ pub fn complete<M: Memory>(
         PublicationCache::Hybrid if indexed.iter().any(|known| known.body.is_empty()) => {
             // Rows in the order of the index; those it does not know come first.
             let mut rows = read(server, host, key, event)?;
-            // A tag that the document keeps when it changes tells nothing.
-            if server.registry.get(key.package).is_some_and(|package| !package.keeps_entity_tag) {
-                let bodies = rows
-                    .iter()
-                    .filter(|row| EntityTag::is_minted(&row.entity_tag))
-                    .map(|row| (&*row.entity_tag, &*row.body));
-                server.store.remember_bodies(key, bodies);
-            }
+            remember(server, key, &rows);
             let places: HashMap<&[u8], usize> =
                 indexed.iter().enumerate().rev().map(|(place, p)| (&*p.ruid, place)).collect();
             rows.sort_by_cached_key(|row| places.get(&*row.ruid).copied());

@@ -1,11 +1,13 @@
 //! Where a presentity says it is (`enable_sphere_check`, B35): rules may hold
 //! in one sphere only, so that they are looked at again when it changes.
 
+use crate::config::PublicationCache;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::pidf;
 use crate::service::{Server, publication_rows, watchers};
 use crate::shm::Memory;
+use crate::store::lanes::PublicationCopy;
 use crate::store::shard::PresentityKey;
 
 /// The sphere of the newest publication that names one; `None` also where
@@ -30,12 +32,25 @@ fn read<M: Memory>(
     event: &[u8],
 ) -> Option<Vec<u8>> {
     let now = host.now();
+    let of = |publication: &PublicationCopy| match publication.expires_at {
+        Some(at) if at < now => None,
+        _ => pidf::sphere(&publication.body),
+    };
+    // Mostly the newest says it; there may be very many.
+    let (mut seen, mut most) = (0, 1);
+    while server.config.publications() != PublicationCache::None {
+        let (newest, is_all) = server.store.newest(key, most);
+        if newest.iter().any(|publication| publication.body.is_empty()) {
+            break;
+        }
+        let found = newest.get(seen..).unwrap_or_default().iter().find_map(of);
+        if found.is_some() || is_all {
+            return found;
+        }
+        (seen, most) = (newest.len(), most * 8);
+    }
     let publications = publication_rows::current(server, host, key, event).ok()?;
-    publications
-        .iter()
-        .rev()
-        .filter(|publication| publication.expires_at.is_none_or(|at| at >= now))
-        .find_map(|publication| pidf::sphere(&publication.body))
+    publications.iter().rev().find_map(of)
 }
 
 /// What a publication may change: remembers the sphere before it.

@@ -36,6 +36,24 @@ impl<M: Memory> Store<M> {
         .unwrap_or(false)
     }
 
+    /// Up to so many of a presentity's publications, the newest first, and whether
+    /// these are all. Those whose documents the database keeps come without.
+    pub fn newest(&self, key: &PresentityKey, most: usize) -> (Vec<PublicationCopy>, bool) {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
+            let Some(owner) = owner else { return (Vec::new(), true) };
+            let mut all =
+                owner.publications.iter_back(&records.publications).filter(|(_, record)| {
+                    matches!(record.phase, PublicationPhase::Live | PublicationPhase::Changing)
+                });
+            let copy = |(_, record)| copy_publication(records, record);
+            let newest = all.by_ref().take(most).map(copy).collect();
+            (newest, all.next().is_none())
+        })
+        .unwrap_or_default()
+    }
+
     /// The publications of one shard. Those whose documents the database keeps
     /// come without.
     pub fn list_publications(&self, shard: usize) -> Vec<(PresentityKey, PublicationCopy)> {

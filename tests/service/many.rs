@@ -1,7 +1,7 @@
 //! One presentity with very many publications (P12): what a step costs does not
 //! follow their number.
 
-use crate::fakes::{DIALOG, MWI, PRESENCE, World};
+use crate::fakes::{DIALOG, MWI, PRESENCE, Setup, World};
 use presence::presence::event_package::PackageId;
 use presence::presence::publication::{Facts, Step};
 use presence::store::publications::{Begun, Change};
@@ -115,4 +115,24 @@ fn a_publish_does_not_walk_the_publications_of_its_presentity() {
         let (few, many) = (take(10), take(10_000));
         assert!(many < 4 * few + 2000, "{many} against {few} us");
     }
+}
+
+#[test]
+fn a_sphere_is_looked_for_in_the_newest_first() {
+    let sphere = "<presence xmlns:r='urn:ietf:params:xml:ns:pidf:rpid'><r:sphere>work</r:sphere>\
+                  </presence>";
+    let take = |count| {
+        let config = |config: &mut presence::config::Config| config.enable_sphere_check = true;
+        let mut world = World::new(Setup { config, ..Setup::default() });
+        let key = world.key("alice", PRESENCE);
+        (0..count).for_each(|n| restore(&world, &key, n));
+        let mut tag = world.create("presence", sphere);
+        least(|| {
+            for _ in 0..20 {
+                tag = world.modify("presence", &tag, sphere);
+            }
+        })
+    };
+    let (few, many) = (take(10), take(10_000));
+    assert!(many < 4 * few + 2000, "{many} against {few} us");
 }
