@@ -208,7 +208,8 @@ impl Connection {
 
     fn use_table(&mut self, table: &str) -> Result<(), Fault> {
         self.try_again()?;
-        if self.current.is_some_and(|at| self.tables[at].name == table.as_bytes()) {
+        let is_ours = !self.driver.is_cluster();
+        if is_ours && self.current.is_some_and(|at| self.tables[at].name == table.as_bytes()) {
             return Ok(());
         }
         let at = match self.tables.iter().position(|known| known.name == table.as_bytes()) {
@@ -384,28 +385,47 @@ impl Database for Connection {
         let wanted = Keys::new(columns.iter().copied());
         let mut order = order_by.map(|columns| text::lend(columns.as_bytes()));
         let mut result = ptr::null_mut();
-        // SAFETY: arrays of the lengths given, which outlive the call. The
-        // helper asks for pages where the driver has them.
-        let queried = unsafe {
-            sys::db_fetch_query(
-                &raw mut self.driver.functions,
-                self.driver.fetch_rows,
-                self.handle,
-                keys.as_ptr(),
-                operators.as_ptr(),
-                values.as_ptr(),
-                wanted.as_ptr(),
-                keys.count(),
-                wanted.count(),
-                order.as_mut().map_or(ptr::null_mut(), ptr::from_mut),
-                &raw mut result,
-            )
+        let order = order.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+        let queried = if self.driver.fetches() {
+            // SAFETY: arrays of the lengths given, which outlive the call. The
+            // helper asks for pages where the driver has them.
+            unsafe {
+                sys::db_fetch_query(
+                    &raw mut self.driver.functions,
+                    self.driver.fetch_rows,
+                    self.handle,
+                    keys.as_ptr(),
+                    operators.as_ptr(),
+                    values.as_ptr(),
+                    wanted.as_ptr(),
+                    keys.count(),
+                    wanted.count(),
+                    order,
+                    &raw mut result,
+                )
+            }
+        } else {
+            let query = self.driver.functions.query.ok_or(Fault::Database)?;
+            // SAFETY: as above.
+            unsafe {
+                query(
+                    self.handle,
+                    keys.as_ptr(),
+                    operators.as_ptr(),
+                    values.as_ptr(),
+                    wanted.as_ptr(),
+                    keys.count(),
+                    wanted.count(),
+                    order,
+                    &raw mut result,
+                )
+            }
         };
         self.check(queried)?;
         loop {
             // SAFETY: the driver's result, not freed yet.
             let found = unsafe { value::rows(result, each) };
-            if found == 0 {
+            if found == 0 || !self.driver.fetches() {
                 break;
             }
             // SAFETY: as above; fetches the next page into the same result. On
@@ -437,10 +457,10 @@ impl Database for Connection {
         each: &mut dyn FnMut(Vec<Value>),
     ) -> Result<(), Fault> {
         // The API has no limit; its text for ORDER BY ends the statement.
-        let order = match (self.driver.dialect(), wanted.extent) {
-            (None, _) => "id".to_owned(),
-            (Some(_), Extent::Most) => format!("id LIMIT {}", wanted.most),
-            (Some(_), Extent::Part) => format!("id + 0 LIMIT {}", wanted.most),
+        let order = match (self.driver.limits(), wanted.extent) {
+            (false, _) => "id".to_owned(),
+            (true, Extent::Most) => format!("id LIMIT {}", wanted.most),
+            (true, Extent::Part) => format!("id + 0 LIMIT {}", wanted.most),
         };
         if wanted.is_text
             && let Some((statement, packed @ Some(_))) =
@@ -540,7 +560,15 @@ impl Database for Connection {
         }
         // SAFETY: the connection is open.
         let rows = unsafe { self.driver.functions.affected_rows?(self.handle) };
-        // A driver that counts and fails has met none that we could rely on.
-        Some(u64::try_from(rows).unwrap_or(0))
+        match u64::try_from(rows) {
+            Ok(rows) => Some(rows),
+            // It may be SQLite's driver, which has no function for that.
+            Err(_) if self.driver.is_cluster() => {
+                let changes = self.plain(b"SELECT changes()").ok().flatten()?;
+                u64::try_from(changes.as_int()?).ok()
+            }
+            // A driver that counts and fails has met none that we could rely on.
+            Err(_) => Some(0),
+        }
     }
 }

@@ -118,6 +118,13 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         return Ok(None);
     };
     let driver = Driver::bind(url, i64::from(config.fetch_rows))?;
+    if driver.is_cluster() && config.subs_db_mode == SubscriptionMode::DbOnly {
+        return Err(
+            "subs_db_mode 3 needs transactions, which db_cluster has not: use another mode, or a \
+             db_url that names the database itself"
+                .into(),
+        );
+    }
     let rows_judge = config.subs_db_mode == SubscriptionMode::DbOnly
         || config.publications() == PublicationCache::None;
     if rows_judge && !driver.counts_rows() {
@@ -299,6 +306,8 @@ pub fn destroy() {
     if server().is_some_and(|server| server.config.heap_fragments) {
         fragments::join_no_more();
     }
+    // What a start that failed, or a server of one process, has left open.
+    worker::set_connection(None);
     // Kamailio's own clean-up, which comes after this, waits for ever if a
     // child was killed with one of its locks in hand: the log then tells that
     // it was not us.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Fault;
@@ -14,13 +15,19 @@ use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{Authorization, Snapshot};
 
 thread_local! {
-    /// The process's database connection, while nobody is using it.
-    static CONNECTION: RefCell<Option<Connection>> = const { RefCell::new(None) };
+    /// The process's database connection, while nobody is using it. Not closed
+    /// by a destructor: at the exit of a process its driver is gone already.
+    static CONNECTION: RefCell<ManuallyDrop<Option<Connection>>> =
+        const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// Makes this process's connection, or none, the one that is used.
 pub fn set_connection(connection: Option<Connection>) {
-    CONNECTION.replace(connection);
+    drop(ManuallyDrop::into_inner(CONNECTION.replace(ManuallyDrop::new(connection))));
+}
+
+fn take_connection() -> Option<Connection> {
+    ManuallyDrop::into_inner(CONNECTION.replace(ManuallyDrop::new(None)))
 }
 
 /// The process at work. It holds the database connection only between calls
@@ -140,7 +147,7 @@ impl Host for Worker {
         if self.connection.is_none() {
             // A caller further out may hold it: it is replying, and the
             // script's event route for replies has come back to us.
-            self.connection = CONNECTION.take().or_else(state::another_connection);
+            self.connection = take_connection().or_else(state::another_connection);
         }
         self.connection.as_mut().map(|connection| connection as &mut dyn Database)
     }

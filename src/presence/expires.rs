@@ -6,6 +6,9 @@ use crate::error::Rejection;
 /// Seconds since 1970-01-01 UTC.
 pub type UnixTime = i64;
 
+/// Seconds that a request may take until its end is computed.
+const MARGIN: UnixTime = 60;
+
 /// Reads the value of an Expires header (RFC 3261 20.19) in seconds.
 ///
 /// `None` when the header is absent or empty: the package's default applies.
@@ -69,7 +72,7 @@ impl ExpiresPolicy {
     /// Nothing lives longer than to `last`, if there is an end to the times that
     /// can be stored and it is not over.
     pub fn until(self, last: Option<UnixTime>, now: UnixTime) -> ExpiresPolicy {
-        let left = last.and_then(|last| last.checked_sub(now)).filter(|left| *left > 0);
+        let left = last.and_then(|last| last.checked_sub(now + MARGIN)).filter(|left| *left > 0);
         let most = left.map_or(u32::MAX, |left| u32::try_from(left).unwrap_or(u32::MAX));
         ExpiresPolicy { max: self.max.min(most), ..self }
     }

@@ -83,6 +83,23 @@ impl Driver {
         self.has(sys::db_cap_DB_CAP_AFFECTED_ROWS) || self.is_sqlite()
     }
 
+    /// db_cluster: some other driver, or several, of which it does not tell. All
+    /// modules of a process share its connections, with the table that was
+    /// chosen last.
+    pub fn is_cluster(&self) -> bool {
+        self.name() == b"cluster"
+    }
+
+    /// Results can be fetched in steps. db_cluster says so for all of its drivers.
+    pub(super) fn fetches(&self) -> bool {
+        !self.is_cluster()
+    }
+
+    /// Its servers know LIMIT.
+    pub(super) fn limits(&self) -> bool {
+        self.is_cluster() || self.dialect().is_some()
+    }
+
     /// SQLite: one writer at a time, no column widths.
     pub fn is_sqlite(&self) -> bool {
         self.dialect() == Some(Dialect::Sqlite)

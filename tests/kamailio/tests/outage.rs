@@ -300,3 +300,58 @@ storages! {
         Kamailio::start(Config::new(storage).database(&database)).finish();
     }
 }
+
+storages! {
+    [
+        postgres: Storage::on(Driver::Postgres, 2, 1, 0);
+        write_through_postgres: Storage::on(Driver::Postgres, 1, 0, 0);
+        database_only_mariadb_notifiers: Storage::on(Driver::MariaDb, 3, 0, 2);
+    ]
+
+    // One publisher and one subscriber ask all the time. All lines count, the
+    // drivers' too; stock writes some 170 in six seconds.
+    fn a6_an_outage_has_few_lines(storage) {
+        if !storage.has_readable_tables() || storage.driver() == Driver::Sqlite {
+            return;
+        }
+        let database = Database::private(storage.driver());
+        let config = Config::new(storage).database(&database).children(4)
+            .presence("db_update_period", 1).presence("clean_period", 1);
+        let kamailio = Kamailio::start(config);
+        kamailio.wait_all_processes();
+        let mut phone = Publisher::udp(&kamailio, "alice").event("dialog");
+        phone.publish(busy("alice", "before"));
+        let mut early = Watcher::udp(&kamailio, "alice").event("dialog");
+        early.subscribe(600);
+        early.next_notify("initial");
+        let mark = kamailio.log().len();
+        let outage = database.take_away();
+        let end = Instant::now() + Duration::from_secs(6);
+        let (mut refused, mut slowest) = (0, Duration::ZERO);
+        while Instant::now() < end {
+            let since = Instant::now();
+            let message = phone.message(Some(&busy("alice", "during")));
+            refused += usize::from(answer(&phone.endpoint, &message).status() != Some(200));
+            slowest = slowest.max(since.elapsed());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        outage.end();
+        let since = Instant::now();
+        let recovered = eventually(RECOVERY, || {
+            let mut probe = Publisher::udp(&kamailio, "probe").event("dialog");
+            (probe.try_publish(busy("probe", "probe")).status() == Some(200)).then(|| since.elapsed())
+        });
+        let log = kamailio.log()[mark..].to_owned();
+        let lines = log.lines().filter(|line| !line.contains("SCRIPT-RESULT")).count();
+        eprintln!("{lines} lines, {refused} refused, slowest {slowest:?}, back after {recovered:?}");
+        let most = differs("A6 all drivers' lines of six seconds", usize::MAX, 120);
+        assert!(lines <= most, "{lines} lines:\n{log}");
+        let wait = differs("A6 well again", RECOVERY, Duration::from_secs(3));
+        assert!(recovered.is_some_and(|time| time <= wait), "{recovered:?}");
+        if target() == Target::Ours {
+            assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+            phone.modify(busy("alice", "after"));
+            early.wait_notify_for(RECOVERY, "after", |n| n.body().contains("\"after\""));
+        }
+    }
+}
