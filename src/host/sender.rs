@@ -9,7 +9,7 @@ use crate::host::state::{Kamailio, KamailioServer, WAKE, server};
 use crate::host::worker::Worker;
 use crate::host::{boundary, process};
 use crate::service::waiting::Waiting;
-use crate::service::write_back;
+use crate::service::{left_over, write_back};
 
 /// A sender looks for work at least this often, also when nobody wakes it.
 const IDLE: Duration = Duration::from_secs(5);
@@ -37,10 +37,14 @@ fn step(
     waiting: &mut Waiting<'static, Kamailio>,
     start: Instant,
 ) {
-    let idle = if write_back::is_prompt(server) { IDLE_PROMPT } else { IDLE };
+    let prompt = write_back::is_prompt(server) || server.store.is_new();
+    let idle = if prompt { IDLE_PROMPT } else { IDLE };
     let next = waiting.next().map_or(idle, |next| next.saturating_sub(start.elapsed()));
     wake.wait(next.min(idle));
     let mut host = Worker::default();
+    if server.store.begin_to_look() {
+        boundary::enter("sender_start", (), || left_over::at_start(server, &mut host));
+    }
     // One lane of each shard in turn: a lane with a hundred thousand watchers
     // comes back to its queue and must not keep the others waiting.
     let (mut busy, mut failed) = (true, false);

@@ -3,10 +3,10 @@
 use std::ffi::{c_uint, c_void};
 use std::ptr;
 
-use crate::config::{Config, TimerMode};
+use crate::config::{Config, SubscriptionMode, TimerMode};
 use crate::host::worker::Worker;
 use crate::host::{boundary, state, sys};
-use crate::service::expiry;
+use crate::service::{expiry, left_over};
 
 /// Registers the timers that the configuration asks for; to be called in
 /// mod_init.
@@ -60,4 +60,8 @@ fn update() {
 pub fn everything() {
     clean();
     update();
+    let Some(server) = state::server() else { return };
+    if server.config.subs_db_mode != SubscriptionMode::Memory {
+        left_over::report_kept(server, &mut Worker::default());
+    }
 }

@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::service::seldom::Seldom;
 use crate::service::{
-    Server, publication_rows, subscription_rows, turns, unindexed, watchers, write_back,
+    Server, expired_rows, left_over, publication_rows, unindexed, watchers, write_back,
 };
 use crate::shm::Memory;
 use crate::store::Store;
@@ -13,9 +13,6 @@ use crate::store::publications::Expired;
 
 /// Watchers could not be told of a change that was stored.
 pub(super) static UNTOLD: Seldom = Seldom::new();
-
-/// Seconds after its end that a row without a record is deleted.
-const LEFT_OVER: i64 = 600;
 
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
@@ -82,21 +79,18 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
             }
         }
     }
-    let swept = if is_away { Err(Fault::Database) } else { sweep_publications(server, host, now) };
+    let swept = if is_away { Err(Fault::Database) } else { sweep_publications(server, host) };
     if failed || swept.is_err() {
         undeleted(host);
     }
     server.wake_senders(host);
 }
 
-/// Deletes expired rows without a record. Those with one were just dealt with.
-fn sweep_publications<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    now: i64,
-) -> Result<(), Fault> {
+/// Ends publications that are expired rows without a record. Those with one were
+/// just dealt with.
+fn sweep_publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     match server.publications_in_database() {
-        true => publication_rows::sweep(server, host, now - LEFT_OVER),
+        true => left_over::publications(server, host),
         false => Ok(()),
     }
 }
@@ -128,7 +122,7 @@ fn end<M: Memory>(
 /// Ends subscriptions that have expired (`db_update_period`).
 pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     if server.store.policy.rows_only() {
-        if let Err(fault) = turns::expire(server, host) {
+        if let Err(fault) = expired_rows::expire(server, host) {
             let line = format_args!("expired subscriptions are ended the next time: {fault}");
             host.log(Level::Error, line);
         }
@@ -146,16 +140,13 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
 /// The update timer: ends subscriptions, then writes back what has changed.
 pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     subscriptions(server, host);
-    if server.store.policy.keeps_rows() && write_back::flush(server, host, false) == 0 {
-        // Every living subscription's row is up to date now; those of another
-        // server on this table may lag by its period.
-        let period = i64::from(server.config.db_update_period.unwrap_or_default());
-        let margin = LEFT_OVER.max(2 * period) + i64::from(server.config.expires_offset);
-        let before = host.now() - margin;
-        if subscription_rows::sweep(server, host, before).is_err() {
-            let line = format_args!("expired subscriptions cannot be deleted from the table");
-            host.log(Level::Error, line);
-        }
+    if !server.store.policy.keeps_rows() {
+        return;
+    }
+    write_back::flush(server, host, false);
+    if left_over::subscriptions(server, host).is_err() {
+        let line = format_args!("expired subscriptions cannot be deleted from the table");
+        host.log(Level::Error, line);
     }
 }
 

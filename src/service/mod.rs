@@ -6,7 +6,9 @@
 pub mod authorization;
 pub mod compose;
 mod durable;
+mod expired_rows;
 pub mod expiry;
+pub mod left_over;
 pub mod listing;
 pub mod notifier;
 pub mod notify_reply;

@@ -116,3 +116,45 @@ pub fn all(
     }
     Ok(())
 }
+
+/// The rows of a page, each with its `id`.
+pub type Page = Vec<(i64, Vec<Value>)>;
+
+/// Pages of a table whose rows may go while they are looked at.
+pub struct Pages {
+    place: Place,
+    done: bool,
+}
+
+impl Pages {
+    /// Of so many rows each. `is_text`: no column is binary.
+    pub fn new(most: usize, is_text: bool) -> Pages {
+        let page = Wanted { most, extent: Extent::Part, is_text };
+        Pages { place: Place { after: 0, page }, done: false }
+    }
+
+    /// The next page, each row with its `id`; `None` after the last one.
+    pub fn next(
+        &mut self,
+        database: &mut dyn Database,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+    ) -> Result<Option<Page>, Fault> {
+        if self.done {
+            return Ok(None);
+        }
+        let (mut rows, place) = (Vec::new(), self.place);
+        let last = page(database, table, conditions, columns, place, &mut |id, row| {
+            rows.push((id, row.to_vec()));
+        })?;
+        match last {
+            Some(last) => self.place.after = last,
+            None => self.done = true,
+        }
+        // There are many: to find and sort all of them for each page would be
+        // more than to read the table once.
+        self.place.page.extent = Extent::Most;
+        Ok(Some(rows))
+    }
+}

@@ -3,7 +3,7 @@
 
 use crate::config::PublicationCache;
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
+use crate::ports::{Assignment, Condition, Database, Host, Value};
 use crate::presence::entity_tag::EntityTag;
 use crate::presence::publication::{Step, unknown_entity_tag};
 use crate::service::durable::{durable, single};
@@ -148,18 +148,6 @@ pub fn remove<M: Memory>(
     let closed = if with_body { body(database, table, &row)? } else { None };
     single(database, |database, _| database.delete(table, &row))?;
     Ok(closed)
-}
-
-/// Deletes rows that expired before this time and that the index does not
-/// know: left by a lost answer, or by others.
-pub fn sweep<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) -> Result<(), Fault> {
-    let table = table(server)?;
-    let conditions = [
-        ("expires", Compare::Less, Value::Int(before)),
-        ("expires", Compare::Greater, Value::Int(0)),
-    ];
-    let database = host.database().ok_or(Fault::Database)?;
-    single(database, |database, _| database.delete(table, &conditions))
 }
 
 /// There is a row like that.

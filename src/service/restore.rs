@@ -2,7 +2,7 @@
 //! module's.
 
 use crate::error::Fault;
-use crate::ports::{Compare, Host, Level, Value};
+use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::dialog_info;
 use crate::presence::event_package::Event;
 use crate::presence::event_package::EventPackage;
@@ -11,6 +11,7 @@ use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
 use crate::service::durable::single;
+use crate::service::left_over::{TOLD, restored_cseq};
 use crate::service::{Server, paging};
 use crate::shm::Memory;
 use crate::store::publications::Change;
@@ -26,6 +27,8 @@ pub struct Restored {
     pub taken: usize,
     /// Rows that could not be read or kept.
     pub skipped: usize,
+    /// Of those the ones whose packages are not loaded.
+    pub unknown: usize,
     out_of_memory: bool,
 }
 
@@ -59,28 +62,33 @@ pub fn subscriptions<M: Memory>(
 ) -> Result<Restored, Fault> {
     let now = host.now();
     let table = table(&server.config.active_watchers_table)?;
-    let mut restored = Restored::default();
+    let (mut restored, mut unknown) = (Restored::default(), 0);
     let Server { registry, store, config, .. } = server;
-    let conditions = [("expires", Compare::Greater, Value::Int(now - 1))];
+    // What has run out since is ended later (B45), by who looks for left-overs.
+    let since = now - i64::from(config.expires_offset);
+    let conditions = [("expires", Compare::Greater, Value::Int(since - 1))];
     let most = config.fetch_rows as usize;
     let database = host.database().ok_or(Fault::Database)?;
     paging::all(database, &table, &conditions, SUBSCRIPTION_COLUMNS, (most, true), &mut |row| {
         restored.count(read_subscription(row, now).and_then(|mut row| {
-            let package = package_of(registry, &row.event)?;
+            let package = Event::parse(&row.event).and_then(|event| registry.exact(&event));
+            let Some(package) = package else {
+                unknown += 1;
+                return None;
+            };
             row.snapshot.package = package;
-            // The stock module's row lags behind the wire (A7, B39): it counts
-            // the dialog up, tm once more, and with subs_db_mode 1 the first
-            // NOTIFY leaves after the row was written.
-            row.snapshot.local_cseq = row.snapshot.local_cseq.saturating_add(2);
+            row.snapshot.local_cseq = restored_cseq(row.snapshot.local_cseq);
             row.snapshot.version = row.snapshot.version.saturating_add(1);
             let key = store.key(
                 row.snapshot.text(Text::PresentityUser),
                 row.snapshot.text(Text::PresentityHost),
                 package,
             );
+            let now = row.expires_at - i64::from(row.snapshot.expires);
             Some(store.restore_subscription(&key, &row.snapshot, now).map(|_| ()))
         }));
     })?;
+    restored.unknown = unknown;
     let restored = restored.complete()?;
     report(host, "subscriptions", restored);
     Ok(restored)
@@ -96,9 +104,17 @@ pub fn publications<M: Memory>(
     let mut restored = Restored::default();
     let mut respelled = Vec::new();
     let Server { registry, store, config, .. } = server;
+    // What ended long ago is not used again; it is ended by who looks for
+    // left-overs (B45). A publisher that is late finds its publication.
+    let since = host.now() - TOLD;
+    let (hard_state, recent) = (
+        [("expires", Compare::Less, Value::Int(1))],
+        [("expires", Compare::Greater, Value::Int(since))],
+    );
+    let parts: &[&[Condition]] = if config.startup_mode { &[&hard_state, &recent] } else { &[&[]] };
     let database = host.database().ok_or(Fault::Database)?;
     let most = config.fetch_rows as usize;
-    paging::all(database, &table, &[], PUBLICATION_COLUMNS, (most, false), &mut |row| {
+    let mut each = |row: &[Value]| {
         restored.count(read_publication(row).and_then(|row| {
             let package_id = package_of(registry, &row.event)?;
             let package = registry.get(package_id)?;
@@ -124,7 +140,10 @@ pub fn publications<M: Memory>(
             }
             Some(kept)
         }));
-    })?;
+    };
+    for part in parts {
+        paging::all(database, &table, part, PUBLICATION_COLUMNS, (most, false), &mut each)?;
+    }
     // Rows come by `id`, and one that was changed keeps its own.
     store.put_all_in_order();
     let restored = restored.complete()?;
@@ -158,8 +177,15 @@ fn table(name: &[u8]) -> Result<String, Fault> {
 
 fn report(host: &mut dyn Host, what: &str, restored: Restored) {
     let level = if restored.skipped > 0 { Level::Warning } else { Level::Info };
-    host.log(
-        level,
-        format_args!("{} {what} taken over, {} rows skipped", restored.taken, restored.skipped),
-    );
+    let Restored { taken, skipped, unknown, .. } = restored;
+    match unknown {
+        0 => host.log(level, format_args!("{taken} {what} taken over, {skipped} rows skipped")),
+        _ => host.log(
+            level,
+            format_args!(
+                "{taken} {what} taken over, {skipped} rows skipped, {unknown} of them of packages \
+                 that are not loaded"
+            ),
+        ),
+    }
 }

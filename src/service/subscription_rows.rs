@@ -87,7 +87,7 @@ impl Row {
 
 /// Columns that make a `Row`, but for its `id`: those of a subscription, then
 /// the flag.
-fn columns() -> Vec<&'static str> {
+pub(super) fn columns() -> Vec<&'static str> {
     let mut all = SUBSCRIPTION_COLUMNS.to_vec();
     all.push("updated");
     all
@@ -103,7 +103,12 @@ fn package_of(registry: &EventPackageRegistry, event: &[u8]) -> Option<PackageId
     registry.exact(&Event::parse(event)?)
 }
 
-fn read(registry: &EventPackageRegistry, id: i64, columns: &[Value], now: i64) -> Option<Row> {
+pub(super) fn read(
+    registry: &EventPackageRegistry,
+    id: i64,
+    columns: &[Value],
+    now: i64,
+) -> Option<Row> {
     let (updated, columns) = columns.split_last()?;
     let reason = SUBSCRIPTION_COLUMNS.iter().position(|column| *column == "reason")?;
     let null_reason = *columns.get(reason)? == Value::Null;
@@ -521,13 +526,4 @@ pub fn delete_ended(
     row.push(("local_cseq", Compare::Eq, stored_cseq(subscription.local_cseq)));
     row.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq)));
     database.delete(table, &row)
-}
-
-/// Deletes rows that ended long ago and that nobody here can read.
-pub fn sweep<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) -> Result<(), Fault> {
-    let table = table(server)?;
-    let database = host.database().ok_or(Fault::Database)?;
-    single(database, |database, _| {
-        database.delete(table, &[("expires", Compare::Less, Value::Int(before))])
-    })
 }

@@ -13,22 +13,13 @@ use crate::shm::Memory;
 use crate::store::records::Claim;
 use crate::store::shard::PresentityKey;
 
+pub use crate::service::expired_rows::expire;
+
 static UNREADABLE: Seldom = Seldom::new();
-static UNQUEUED: Seldom = Seldom::new();
+pub(super) static UNQUEUED: Seldom = Seldom::new();
 
 /// Flagged rows read in one go.
 const PAGE: usize = 250;
-
-/// Expired rows read in one go. The server sorts all of them for each page.
-const EXPIRED_PAGE: usize = 1000;
-
-/// Seconds in which whoever has ended a subscription tells its watcher. Then it
-/// is taken to be gone, and another server does.
-const TELLING: i64 = 10;
-
-/// Seconds after its end that a row is kept which cannot be read here: its
-/// package may belong to another server.
-const UNREADABLE_KEPT: i64 = 24 * 3600;
 
 /// Turns of one process.
 pub fn turns_each<M: Memory>(server: &Server<M>) -> u32 {
@@ -36,7 +27,7 @@ pub fn turns_each<M: Memory>(server: &Server<M>) -> u32 {
     config.waitn_time.saturating_mul(config.notifier_poll_rate).max(1)
 }
 
-fn all_turns<M: Memory>(server: &Server<M>) -> u64 {
+pub(super) fn all_turns<M: Memory>(server: &Server<M>) -> u64 {
     u64::from(turns_each(server)) * u64::from(server.config.notifier_processes.max(1))
 }
 
@@ -106,45 +97,4 @@ pub fn key_of<M: Memory>(server: &Server<M>, row: &rows::Row) -> PresentityKey {
         subscription.text(Text::PresentityHost),
         subscription.package,
     )
-}
-
-/// Ends subscriptions that have expired, and those whose last NOTIFY a server
-/// that is gone has left unsent.
-pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
-    let offset = i64::from(server.config.expires_offset);
-    let wait = if server.config.notifier_processes > 0 { server.config.waitn_time } else { 0 };
-    let telling = TELLING + i64::from(wait);
-    let mut after = 0;
-    loop {
-        let now = host.now();
-        let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
-        let page = rows::page(server, host, &conditions, after, EXPIRED_PAGE)?;
-        for row in page.rows {
-            if row.has_ended() && row.expires_at >= now - offset - telling {
-                continue;
-            }
-            let key = key_of(server, &row);
-            let ending = row.ending(now, offset);
-            let claim = if row.has_ended() { Claim::Rescue } else { Claim::Asked };
-            match server.store.queue_row(&key, &row.due(ending, claim)) {
-                Ok(lane) => lane.into_iter().for_each(|lane| server.store.hand_over(lane)),
-                Err(fault) => UNQUEUED.log(
-                    host,
-                    Level::Error,
-                    format_args!("an ended subscription has to wait for its NOTIFY: {fault}"),
-                ),
-            }
-        }
-        server.wake_senders(host);
-        match page.last {
-            Some(last) => after = last,
-            None => break,
-        }
-    }
-    let before = host.now() - offset - UNREADABLE_KEPT;
-    rows::sweep(server, host, before)?;
-    if server.config.notifier_processes > 0 {
-        rows::adopt_turns(server, host, i64::try_from(all_turns(server)).unwrap_or(i64::MAX))?;
-    }
-    Ok(())
 }

@@ -3,14 +3,14 @@
 //! that it was judged by; if no row has it any more, somebody was faster.
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Condition, Database, Extent, Host, Value, Wanted};
+use crate::ports::{Compare, Condition, Database, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::publication::{
     Facts, Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
 };
 use crate::presence::uri;
 use crate::service::durable::single;
-use crate::service::paging::{Place, page as page_of};
+use crate::service::paging::Pages;
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
 use crate::service::publish::Applied;
 use crate::service::publishing::{Publishing, facts_of};
@@ -357,21 +357,16 @@ fn ended(aggregates: bool, publication: PublicationCopy) -> Option<Ended> {
 /// that was refreshed lives on.
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let table = table(server)?;
-    let (mut after, mut refused) = (0, false);
+    let (mut pages, mut refused) = (Pages::new(PAGE, false), false);
     loop {
         let conditions = [
             ("expires", Compare::Less, Value::Int(host.now())),
             ("expires", Compare::Greater, Value::Int(0)),
         ];
         let database = host.database().ok_or(Fault::Database)?;
-        let mut page = Vec::new();
-        let place =
-            Place { after, page: Wanted { most: PAGE, extent: Extent::Part, is_text: false } };
-        let last =
-            page_of(database, table, &conditions, PUBLICATION_COLUMNS, place, &mut |_, row| {
-                page.extend(read_publication(row))
-            })?;
-        for row in page {
+        let page = pages.next(database, table, &conditions, PUBLICATION_COLUMNS)?;
+        let Some(page) = page else { break };
+        for row in page.iter().filter_map(|(_, columns)| read_publication(columns)) {
             match end_expired(server, host, table, row) {
                 // Its own fault is no reason to keep the others waiting.
                 Err(Fault::Refused) => refused = true,
@@ -379,15 +374,12 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
             }
         }
         server.wake_senders(host);
-        match last {
-            Some(last) => after = last,
-            None if refused => return Err(Fault::Refused),
-            None => return Ok(()),
-        }
     }
+    if refused { Err(Fault::Refused) } else { Ok(()) }
 }
 
-fn end_expired<M: Memory>(
+/// Ends a publication that has expired, unless somebody has touched its row.
+pub(super) fn end_expired<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     table: &str,

@@ -128,6 +128,18 @@ pub fn prompt<M: Memory>(server: &Server<M>, host: &mut dyn Host, now: i64) -> b
     more
 }
 
+/// Writes all new and ended subscriptions. Fails if nothing can be written.
+pub fn write_urgent<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    let mut walk = Walk::new(server, Lag::Urgent, 0);
+    while !walk.is_over() {
+        let written = in_turn(server, false, || walk.write(server, host, false));
+        if written.is_none_or(|written| written.is_away) {
+            return Err(Fault::Database);
+        }
+    }
+    Ok(())
+}
+
 /// Does one step of writing when no other process does. At the very end all
 /// others are gone, and one may have died in it. `None` if it does not come to
 /// that.

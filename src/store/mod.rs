@@ -5,6 +5,7 @@
 
 pub mod lane_owners;
 pub mod lanes;
+pub mod left_over;
 pub mod listing;
 pub mod outage;
 pub mod publications;

@@ -72,7 +72,7 @@ impl<M: Memory> Store<M> {
         self.add(key, snapshot, now, Phase::Live, true)?.token().ok_or(Fault::Host)
     }
 
-    fn add(
+    pub(super) fn add(
         &self,
         key: &PresentityKey,
         snapshot: &Snapshot,
@@ -158,9 +158,10 @@ impl<M: Memory> Store<M> {
             match added {
                 Ok(Added::Done(Inserted::New(token))) => {
                     // One that has a row needs no other one before its first
-                    // NOTIFY; one that is written through is not the timer's.
+                    // NOTIFY, and one that is over none at all; one that is
+                    // written through is not the timer's.
                     if self.policy.mode == SubscriptionMode::WriteBack
-                        && !has_row
+                        && phase == Phase::Held
                         && let Some(id) = Self::resolve(records, token)
                     {
                         records.mark_dirty(id);

@@ -15,6 +15,8 @@ pub struct Writers {
     next: AtomicI64,
     /// Shard with which they go on.
     shard: AtomicUsize,
+    /// One of them has looked for what the last run has left.
+    looked: AtomicBool,
 }
 
 /// The caller is the one who writes.
@@ -35,6 +37,16 @@ impl<M: Memory> Store<M> {
             writers.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
         // Not `then_some`: what it drops would end the writing of another.
         begun.is_ok().then(|| Writing(writers))
+    }
+
+    /// Somebody has to look for what the last run has left.
+    pub fn is_new(&self) -> bool {
+        !self.shared.writers.looked.load(Ordering::Relaxed)
+    }
+
+    /// Makes the caller the one who looks for it; true once.
+    pub fn begin_to_look(&self) -> bool {
+        self.is_new() && !self.shared.writers.looked.swap(true, Ordering::AcqRel)
     }
 
     /// It is time to write new and ended subscriptions (milliseconds of the Unix

@@ -10,6 +10,7 @@ mod fakes;
 mod folding;
 mod footprint;
 mod identity;
+mod left_over;
 mod many;
 mod ordering;
 mod prompt_rows;

@@ -23,6 +23,7 @@ const UNIQUE: [(&str, &[&str]); 2] = [
     ("presentity", &["username", "domain", "event", "etag"]),
 ];
 
+type Before = Box<dyn FnMut(&'static str) + Send>;
 type Judge = Box<dyn FnMut(&Statement<'_>) -> bool + Send>;
 
 #[derive(Default)]
@@ -38,6 +39,8 @@ struct Inner {
     one_by_one: bool,
     /// A scan fails after so many rows; without it there are only pages.
     scans: Option<usize>,
+    /// Comes before each statement that is not its own.
+    before: Option<Before>,
     /// The answer of the next such statement is lost after it was executed.
     pub lose: Option<&'static str>,
 }
@@ -63,6 +66,20 @@ impl FakeDatabase {
     /// Says this of failures.
     pub fn explain(&self, verdict: Verdict) {
         self.lock().verdict = Some(verdict);
+    }
+
+    /// Has `before` called with the verb of each statement to come, which may use
+    /// the database itself.
+    pub fn before_statement(&self, before: impl FnMut(&'static str) + Send + 'static) {
+        self.lock().before = Some(Box::new(before));
+    }
+
+    fn announce(&self, verb: &'static str) {
+        let before = self.lock().before.take();
+        if let Some(mut before) = before {
+            before(verb);
+            self.lock().before = Some(before);
+        }
     }
 
     /// Also ends the transaction of who panicked in one.
@@ -114,6 +131,9 @@ impl FakeDatabase {
         values: &[&Value],
         work: impl FnOnce(&mut Vec<Row>, &mut i64) -> R,
     ) -> Result<R, Fault> {
+        if !self.in_transaction {
+            self.announce(verb);
+        }
         let alone = (!self.in_transaction).then(|| Turn::wait(&self.busy));
         let inner = self.inner.clone();
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -297,6 +317,7 @@ impl Database for FakeDatabase {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
+        self.announce("begin");
         let begin = Statement { verb: "begin", texts: Vec::new() };
         if self.lock().fails.as_mut().is_some_and(|fails| fails(&begin)) {
             return Err(Fault::Database);

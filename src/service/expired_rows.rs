@@ -1,0 +1,160 @@
+//! Rows of subscriptions whose time is over, where these are rows of the database
+//! only (`subs_db_mode=3`).
+
+use std::collections::HashSet;
+
+use crate::error::Fault;
+use crate::ports::{Compare, Condition, Host, Level, Value};
+use crate::presence::event_package::Kind;
+use crate::presence::subscription::Ending;
+use crate::service::paging::Pages;
+use crate::service::subscription_rows as rows;
+use crate::service::turns::{UNQUEUED, all_turns, key_of};
+use crate::service::watcher_info::row_ended;
+use crate::service::{Server, left_over};
+use crate::shm::Memory;
+use crate::store::records::Claim;
+use crate::store::rows::presentity_uri;
+
+/// Expired rows read in one go. The server sorts all of them for each page.
+const EXPIRED_PAGE: usize = 1000;
+/// Seconds in which whoever has ended a subscription tells its watcher. Then it
+/// is taken to be gone, and another server does.
+const TELLING: i64 = 10;
+
+/// Subscriptions that may wait for their last NOTIFY when more are read.
+const MOST_WAITING: usize = 10_000;
+/// How often, 5 ms apart, a look is taken whether there are fewer.
+const PATIENCE: u32 = 400;
+/// Rows read in one go of those who watch watchers.
+const PAGE: usize = 1000;
+
+/// Ends subscriptions that have expired, and those whose last NOTIFY a server
+/// that is gone has left unsent. Who has noticed by itself, long ago, is not
+/// told any more.
+pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    let offset = i64::from(server.config.expires_offset);
+    let wait = if server.config.notifier_processes > 0 { server.config.waitn_time } else { 0 };
+    let telling = TELLING + i64::from(wait);
+    let mut pages = Pages::new(EXPIRED_PAGE, false);
+    let (mut kept, mut reported) = (0, None);
+    loop {
+        let now = host.now();
+        let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
+        let page = next_of(server, host, &conditions, &mut pages)?;
+        let Some((page, unreadable)) = page else {
+            left_over::are_kept(host, rows::table(server)?, kept);
+            break;
+        };
+        kept += unreadable;
+        let old = |row: &rows::Row| row.expires_at < now - offset - left_over::TOLD;
+        let (old, recent): (Vec<_>, Vec<_>) = page.into_iter().partition(old);
+        for row in recent {
+            if row.has_ended() && row.expires_at >= now - offset - telling {
+                continue;
+            }
+            let key = key_of(server, &row);
+            let ending = row.ending(now, offset);
+            let claim = if row.has_ended() { Claim::Rescue } else { Claim::Asked };
+            match server.store.queue_row(&key, &row.due(ending, claim)) {
+                Ok(lane) => lane.into_iter().for_each(|lane| server.store.hand_over(lane)),
+                Err(fault) => UNQUEUED.log(
+                    host,
+                    Level::Error,
+                    format_args!("an ended subscription has to wait for its NOTIFY: {fault}"),
+                ),
+            }
+        }
+        end_old(server, host, old, &mut reported)?;
+        server.wake_senders(host);
+        if !has_room(server) {
+            // The rest has its turn the next time.
+            break;
+        }
+    }
+    if server.config.notifier_processes > 0 {
+        rows::adopt_turns(server, host, i64::try_from(all_turns(server)).unwrap_or(i64::MAX))?;
+    }
+    Ok(())
+}
+
+/// The senders have kept up with what was queued: waits for them, not for long.
+fn has_room<M: Memory>(server: &Server<M>) -> bool {
+    for _ in 0..PATIENCE {
+        if server.store.waiting() < MOST_WAITING {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    false
+}
+
+/// Deletes rows whose time was over long ago. Those who watch the watchers are
+/// told; `reported` has the presentity URIs that somebody watches so.
+fn end_old<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    old: Vec<rows::Row>,
+    reported: &mut Option<HashSet<Vec<u8>>>,
+) -> Result<(), Fault> {
+    let table = rows::table(server)?;
+    let mut silent = Vec::new();
+    for row in old {
+        let known = match reported.take() {
+            Some(known) => known,
+            None => reported_presentities(server, host)?,
+        };
+        let is_reported = known.contains(&presentity_uri(&row.subscription).to_ascii_lowercase());
+        *reported = Some(known);
+        let cseq = row.subscription.remote_cseq;
+        let conditions = left_over::as_read(row.id, row.expires_at, cseq);
+        if !is_reported {
+            silent.push(conditions);
+        } else if left_over::delete(host, table, &conditions)? {
+            let why = row.ending(host.now(), 0).unwrap_or(Ending::Expired);
+            row_ended(server, &key_of(server, &row), &row.subscription, why);
+        }
+    }
+    left_over::delete_all(host, table, &silent)
+}
+
+/// The next of `pages`, and how many of its rows cannot be read here; `None` after
+/// the last one.
+fn next_of<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+    pages: &mut Pages,
+) -> Result<Option<(Vec<rows::Row>, usize)>, Fault> {
+    let (table, now) = (rows::table(server)?, host.now());
+    let database = host.database().ok_or(Fault::Database)?;
+    let page = pages.next(database, table, conditions, &rows::columns())?;
+    Ok(page.map(|page| {
+        let all = page.len();
+        let read = |(id, row): &(i64, Vec<Value>)| rows::read(&server.registry, *id, row, now);
+        let readable: Vec<rows::Row> = page.iter().filter_map(read).collect();
+        let unreadable = all - readable.len();
+        (readable, unreadable)
+    }))
+}
+
+/// The presentities whose watchers somebody watches, in any package.
+fn reported_presentities<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+) -> Result<HashSet<Vec<u8>>, Fault> {
+    let table = rows::table(server)?;
+    let peers = server.registry.ids().filter_map(|id| server.registry.get(id));
+    let peers: Vec<_> = peers.filter(|package| package.kind == Kind::WatcherInfo).collect();
+    let mut found = HashSet::new();
+    for package in peers {
+        let conditions = [("event", Compare::Eq, Value::text(&package.name))];
+        let mut pages = Pages::new(PAGE, true);
+        let database = host.database().ok_or(Fault::Database)?;
+        while let Some(page) = pages.next(database, table, &conditions, &["presentity_uri"])? {
+            let uris = page.into_iter().filter_map(|(_, row)| row.into_iter().next());
+            found.extend(uris.map(|uri| uri.as_bytes().to_ascii_lowercase()));
+        }
+    }
+    Ok(found)
+}

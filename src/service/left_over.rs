@@ -1,0 +1,348 @@
+//! Rows that nobody here has a record of, and whose time is over: they ended
+//! while the server was down, or others wrote them. Each is ended once, by who
+//! deletes it as it was read: a row that somebody refreshes meanwhile lives on
+//! (B45). Rows that cannot be read here, and those of packages that are not
+//! loaded, are counted and kept.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::config::{PublicationCache, SubscriptionMode};
+use crate::error::Fault;
+use crate::ports::{Compare, Condition, Host, Level, Value};
+use crate::presence::event_package::Event;
+use crate::presence::subscription::{Snapshot, Text};
+use crate::presence::winfo::WatcherEvent;
+use crate::service::durable::{durable, each_or_all, single};
+use crate::service::paging::{self, Pages};
+use crate::service::{
+    Server, expired_rows, publication_rows, subscription_rows, unindexed, write_back,
+};
+use crate::shm::Memory;
+use crate::store::rows::{
+    PUBLICATION_COLUMNS, SUBSCRIPTION_COLUMNS, SubscriptionRow, dialog_of, read_publication,
+    read_subscription, unsigned,
+};
+use crate::store::shard::PresentityKey;
+
+/// Rows read in one go.
+const PAGE: usize = 500;
+/// Publications read in one go, with their documents.
+const PUBLICATIONS_PAGE: usize = 100;
+/// Rows deleted in one transaction of which nobody has to be told.
+const BATCH: usize = 200;
+
+/// Seconds after its end that a watcher is told of it. Its last refresh may
+/// have been lost with the server; later it has noticed by itself.
+pub const TOLD: i64 = 600;
+/// Watchers told in one sweep. All at once are more than memory has room for,
+/// most of them where nobody answers any more.
+const MOST_TOLD: usize = 1000;
+
+/// Rows that are kept, as of the last sweep.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// Rows that are of no use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// They do not have the form of a subscription.
+    pub unreadable: usize,
+    /// Their packages are not loaded.
+    pub unknown: usize,
+}
+
+impl Kept {
+    /// All of them.
+    pub fn all(self) -> usize {
+        self.unreadable + self.unknown
+    }
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Kept { unreadable, unknown } = self;
+        write!(f, "{unreadable} unreadable, {unknown} of packages that are not loaded")
+    }
+}
+
+/// The server has started: what ended while it was down. To be called once.
+pub fn at_start<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    match server.config.subs_db_mode {
+        SubscriptionMode::Memory => {}
+        SubscriptionMode::DbOnly => {
+            report(expired_rows::expire(server, host), host, "subscriptions")
+        }
+        SubscriptionMode::WriteThrough | SubscriptionMode::WriteBack => {
+            report(subscriptions(server, host), host, "subscriptions");
+        }
+    }
+    if server.config.clean_period.is_some() {
+        let swept = match server.config.publications() {
+            PublicationCache::Hybrid => publications(server, host),
+            PublicationCache::None => unindexed::expire(server, host),
+            PublicationCache::Record => Ok(()),
+        };
+        report(swept, host, "publications");
+    }
+    server.wake_senders(host);
+}
+
+fn report(swept: Result<(), Fault>, host: &mut dyn Host, what: &str) {
+    if let Err(fault) = swept {
+        let line = format_args!("expired {what} of the last run are ended later: {fault}");
+        host.log(Level::Error, line);
+    }
+}
+
+/// A row of a subscription that has run out.
+struct Expired {
+    id: i64,
+    row: SubscriptionRow,
+    key: PresentityKey,
+}
+
+impl Expired {
+    fn conditions(&self) -> Vec<Condition> {
+        as_read(self.id, self.row.expires_at, self.row.snapshot.remote_cseq)
+    }
+}
+
+/// The row of a subscription as it was read: nobody has refreshed it since.
+pub(super) fn as_read(id: i64, expires_at: i64, remote_cseq: u32) -> Vec<Condition> {
+    vec![
+        ("id", Compare::Eq, Value::Int(id)),
+        ("expires", Compare::Eq, Value::Int(expires_at)),
+        ("remote_cseq", Compare::Eq, unsigned(remote_cseq)),
+    ]
+}
+
+/// Ends subscriptions of `active_watchers` that have expired and are not in
+/// memory (`subs_db_mode` 1 and 2).
+pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    let table = subscription_rows::table(server)?;
+    let mut pages = Pages::new(PAGE, true);
+    let (mut kept, mut told) = (0, 0);
+    loop {
+        let now = host.now();
+        let before = now - i64::from(server.config.expires_offset);
+        let conditions = [("expires", Compare::Less, Value::Int(before))];
+        let database = host.database().ok_or(Fault::Database)?;
+        let page = pages.next(database, table, &conditions, SUBSCRIPTION_COLUMNS)?;
+        let Some(page) = page else { break };
+        let mut strangers = Vec::new();
+        for (id, columns) in page {
+            match read(server, &columns, now) {
+                Ok((row, key)) if server.store.find_dialog(dialog_of(&row.snapshot))?.is_none() => {
+                    strangers.push(Expired { id, row, key });
+                }
+                Ok(_) => {}
+                Err(_) => kept += 1,
+            }
+        }
+        // A subscription that is over may have had the row, which is about to
+        // be deleted: its end has been told.
+        if !strangers.is_empty() {
+            write_back::write_urgent(server, host)?;
+            end_all(server, host, table, strangers, &mut told)?;
+        }
+        server.wake_senders(host);
+    }
+    are_kept(host, table, kept);
+    Ok(())
+}
+
+/// So many expired rows are kept, for nobody here can use them: one line when
+/// there are more or fewer than the last time.
+pub(super) fn are_kept(host: &mut dyn Host, table: &str, kept: usize) {
+    if KEPT.swap(kept, Ordering::Relaxed) != kept && kept > 0 {
+        let line = format_args!(
+            "{kept} expired rows of {table} are kept: they cannot be read, or their packages are \
+             not loaded"
+        );
+        host.log(Level::Warning, line);
+    }
+}
+
+/// A row and whom it watches; `Err` if it has to be kept: true if it is
+/// unreadable, false if its package is not loaded.
+fn read<M: Memory>(
+    server: &Server<M>,
+    columns: &[Value],
+    now: i64,
+) -> Result<(SubscriptionRow, PresentityKey), bool> {
+    let mut row = read_subscription(columns, now).ok_or(true)?;
+    let package = Event::parse(&row.event).and_then(|event| server.registry.exact(&event));
+    row.snapshot.package = package.ok_or(false)?;
+    let key = server.store.key(
+        row.snapshot.text(Text::PresentityUser),
+        row.snapshot.text(Text::PresentityHost),
+        row.snapshot.package,
+    );
+    Ok((row, key))
+}
+
+fn end_all<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    table: &str,
+    strangers: Vec<Expired>,
+    told: &mut usize,
+) -> Result<(), Fault> {
+    let mut silent = Vec::new();
+    for one in strangers {
+        let recent = host.now() - one.row.expires_at <= TOLD && *told < MOST_TOLD;
+        if !recent && !server.store.is_reported(&one.key) {
+            silent.push(one.conditions());
+            continue;
+        }
+        let conditions = one.conditions();
+        match delete(host, table, &conditions) {
+            Ok(true) => {}
+            // What cannot be deleted is no reason to keep the others waiting.
+            Ok(false) | Err(Fault::Refused) => continue,
+            Err(fault) => return Err(fault),
+        }
+        *told += usize::from(recent);
+        let Expired { row, key, .. } = one;
+        tell(server, &key, row.snapshot, row.expires_at, recent);
+    }
+    delete_all(host, table, &silent)
+}
+
+/// Deletes a row; false if it is not as it was read.
+pub(super) fn delete(
+    host: &mut dyn Host,
+    table: &str,
+    conditions: &[Condition],
+) -> Result<bool, Fault> {
+    let database = host.database().ok_or(Fault::Database)?;
+    single(database, |database, attempt| {
+        database.delete(table, conditions)?;
+        Ok(attempt > 0 || database.affected_rows() != Some(0))
+    })
+}
+
+/// Deletes rows that nobody has to be told of.
+pub(super) fn delete_all(
+    host: &mut dyn Host,
+    table: &str,
+    rows: &[Vec<Condition>],
+) -> Result<(), Fault> {
+    let database = host.database().ok_or(Fault::Database)?;
+    for batch in rows.chunks(BATCH) {
+        let all: Vec<&[Condition]> = batch.iter().map(Vec::as_slice).collect();
+        match durable(database, |database| database.delete_rows(table, &all)) {
+            // One at fault does not keep the others.
+            Err(Fault::Refused) => {
+                let deleted =
+                    each_or_all(database, batch, |database, row| database.delete(table, row));
+                if deleted != Err(Fault::Refused) {
+                    deleted?;
+                }
+            }
+            deleted => deleted?,
+        }
+    }
+    Ok(())
+}
+
+/// A subscription whose row is gone has ended: its watcher is told, and those
+/// who watch the watchers.
+fn tell<M: Memory>(
+    server: &Server<M>,
+    key: &PresentityKey,
+    mut subscription: Snapshot,
+    expires_at: i64,
+    recent: bool,
+) {
+    subscription.local_cseq = restored_cseq(subscription.local_cseq);
+    let queued = recent && server.store.queue_ended(key, &subscription, expires_at).is_ok();
+    if !queued {
+        let event = WatcherEvent::Timeout;
+        server.store.watcher_row_changed(key, &subscription, event, true, false);
+    }
+}
+
+/// CSeq of a dialog that is taken over. The stock module's row lags behind the
+/// wire (A7, B39): it counts the dialog up, tm once more, and with subs_db_mode 1
+/// the first NOTIFY leaves after the row was written.
+pub fn restored_cseq(stored: u32) -> u32 {
+    stored.saturating_add(2)
+}
+
+/// Ends publications whose rows have expired and are not in the index
+/// (`publ_cache=1`).
+pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    let table = publication_rows::table(server)?;
+    let mut pages = Pages::new(PUBLICATIONS_PAGE, false);
+    loop {
+        let conditions = [
+            ("expires", Compare::Less, Value::Int(host.now())),
+            ("expires", Compare::Greater, Value::Int(0)),
+        ];
+        let database = host.database().ok_or(Fault::Database)?;
+        let page = pages.next(database, table, &conditions, PUBLICATION_COLUMNS)?;
+        let Some(page) = page else { return Ok(()) };
+        let mut silent = Vec::new();
+        for (id, columns) in page {
+            let Some(row) = read_publication(&columns) else { continue };
+            let package = Event::parse(&row.event).and_then(|event| server.registry.exact(&event));
+            let key = package.map(|package| server.store.key(&row.user, &row.host, package));
+            let tag = &row.publication.entity_tag;
+            if key.as_ref().is_some_and(|key| server.store.knows_publication(key, tag)) {
+                continue;
+            }
+            if key.is_some_and(|key| server.store.may_be_watched(&key)) {
+                let ended = unindexed::end_expired(server, host, table, row);
+                if ended != Err(Fault::Refused) {
+                    ended?;
+                }
+                continue;
+            }
+            let at = row.publication.expires_at.unwrap_or_default();
+            silent.push(vec![
+                ("id", Compare::Eq, Value::Int(id)),
+                ("etag", Compare::Eq, Value::text(tag)),
+                ("expires", Compare::Eq, Value::Int(at)),
+            ]);
+        }
+        delete_all(host, table, &silent)?;
+        server.wake_senders(host);
+    }
+}
+
+/// Rows of subscriptions that are of no use here, whether their time is over or
+/// not.
+pub fn kept<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<Kept, Fault> {
+    let table = subscription_rows::table(server)?;
+    let (mut kept, now) = (Kept::default(), host.now());
+    let most = server.config.fetch_rows as usize;
+    let database = host.database().ok_or(Fault::Database)?;
+    paging::all(
+        database,
+        table,
+        &[],
+        SUBSCRIPTION_COLUMNS,
+        (most, true),
+        &mut |columns| match read(server, columns, now) {
+            Ok(_) => {}
+            Err(true) => kept.unreadable += 1,
+            Err(false) => kept.unknown += 1,
+        },
+    )?;
+    Ok(kept)
+}
+
+/// Says how many rows of subscriptions are of no use here (`presence.cleanup`).
+pub fn report_kept<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    match kept(server, host) {
+        Ok(kept) => {
+            let level = if kept.all() > 0 { Level::Warning } else { Level::Info };
+            let all = kept.all();
+            host.log(level, format_args!("{all} rows of subscriptions are of no use here: {kept}"));
+        }
+        Err(fault) => {
+            let line = format_args!("rows of subscriptions cannot be counted: {fault}");
+            host.log(Level::Error, line);
+        }
+    }
+}
