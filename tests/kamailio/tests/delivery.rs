@@ -143,4 +143,42 @@ storages! {
         }
         kamailio.finish();
     }
+
+    fn a13_want_of_memory_delays_only_what_needs_so_much(storage) {
+        if !ours_only("A13 without memory for a NOTIFY it is lost") {
+            return;
+        }
+        let config = Config::new(storage)
+            .tcp()
+            .shared_memory(9)
+            .private_memory(16)
+            .parameter("tm", "wt_timer", 800)
+            .global("tcp_conn_wq_max=4000000\ntcp_wq_max=20000000");
+        let kamailio = Kamailio::start(config);
+        let mut small = Watcher::udp(&kamailio, "bob").named("small");
+        small.subscribe(600);
+        small.next_notify("initial");
+        for n in 0..16 {
+            let document = long("alice", &format!("p{n}"), 50_000);
+            Publisher::udp(&kamailio, "alice").publish(document);
+        }
+        let mut large: Vec<_> = (0..8)
+            .map(|n| Watcher::tcp(&kamailio, "alice").named(&format!("large{n}")))
+            .collect();
+        for watcher in &mut large {
+            watcher.subscribe(600);
+        }
+        Publisher::udp(&kamailio, "bob").publish(open("bob"));
+        let begin = Instant::now();
+        small.wait_notify("at once", |n| n.body().contains(">open<"));
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        for watcher in &large {
+            let all = |n: &Notify| (0..16).all(|p| n.body().contains(&format!("p{p}-x")));
+            watcher.wait_notify_for(Duration::from_secs(30), "the whole document", all);
+        }
+        eprintln!("all have it after {:?}", begin.elapsed());
+        assert!(!kamailio.log_lines("no memory for a NOTIFY").is_empty(), "there was enough");
+        assert_eq!(kamailio.log_lines("given up").len(), 0);
+        kamailio.finish();
+    }
 }
