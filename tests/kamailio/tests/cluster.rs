@@ -22,6 +22,10 @@ storages! {
     ]
 
     fn a_cluster_url_works(storage) {
+        // It asks db_cluster for results in steps, which SQLite's driver cannot give.
+        if storage.driver() == Driver::Sqlite && !ours_only("D17 stock does not start") {
+            return;
+        }
         let kamailio = Kamailio::start(config(storage));
         let mut phone = Publisher::udp(&kamailio, "alice");
         phone.publish(bodies::open("alice"));
