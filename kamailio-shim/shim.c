@@ -232,7 +232,14 @@ static pv_export_t variables[] = {
 	NUMBER(force_active)               \
 	NUMBER(winfo_presentity_only)      \
 	NUMBER(publ_cache_bodies)          \
-	NUMBER(heap_fragments)
+	NUMBER(heap_fragments)             \
+	NUMBER(max_publications)           \
+	NUMBER(max_subscriptions)          \
+	NUMBER(max_subscriptions_per_watcher)    \
+	NUMBER(max_subscriptions_per_presentity) \
+	NUMBER(max_document_size)          \
+	NUMBER(min_refresh_gap)            \
+	NUMBER(min_publish_gap)
 
 static int set_parameter(const char *name, modparam_t type, void *value)
 {

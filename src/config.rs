@@ -21,6 +21,7 @@ pub use parameters::{
 
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{ExpiresPolicy, MinExpiresAction};
+use crate::presence::limits::Limits;
 use crate::presence::uri::UserCase;
 
 /// Where subscriptions live (`subs_db_mode`, 3.18).
@@ -200,6 +201,8 @@ pub struct Config {
     /// `heap_fragments` (ours): free fragments are left in Kamailio's heaps at
     /// start, so that its allocator finds one sooner. Default on.
     pub heap_fragments: bool,
+    /// `max_publications` and the others (ours): what clients may pile up.
+    pub limits: Limits,
 }
 
 impl Config {

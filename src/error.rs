@@ -49,12 +49,23 @@ pub struct Rejection {
     /// It is the server that failed; what a client does wrong must not fill
     /// the error log.
     pub is_fault: bool,
+    /// A limit of the operator's says no.
+    pub exceeded: Option<Box<Exceeded>>,
+}
+
+/// Which limit, and who is over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceeded {
+    /// The parameter that sets it.
+    pub parameter: &'static str,
+    /// The watcher or presentity, as the log names it.
+    pub offender: Vec<u8>,
 }
 
 impl Rejection {
     /// A reply without headers of its own.
     pub const fn new(code: u16, reason: &'static str) -> Rejection {
-        Rejection { code, reason, headers: Vec::new(), is_fault: false }
+        Rejection { code, reason, headers: Vec::new(), is_fault: false, exceeded: None }
     }
 
     /// 400 with a reason phrase that names the fault (RFC 3261 21.4.1).
@@ -81,10 +92,9 @@ impl From<Fault> for Rejection {
             // The condition passes when records expire: ask the client to
             // come back (RFC 3261 21.5.4).
             Fault::SharedMemory => Rejection {
-                code: 503,
-                reason: "Service Unavailable",
                 headers: b"Retry-After: 10\r\n".to_vec(),
                 is_fault: true,
+                ..Rejection::new(503, "Service Unavailable")
             },
             // It is the request that is at fault, and stays so.
             Fault::TooLong => Rejection::bad_request("Header Fields Too Long"),

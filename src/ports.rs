@@ -353,6 +353,10 @@ pub enum Level {
 pub trait Host: Transport + Packages {
     /// Unix time.
     fn now(&self) -> i64;
+    /// The same in milliseconds.
+    fn milliseconds(&self) -> u64 {
+        self.now().unsigned_abs() * 1000
+    }
     /// Unguessable bytes.
     fn random(&mut self) -> [u8; 16];
     /// The process's database connection; `None` when nothing is stored there.

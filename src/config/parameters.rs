@@ -95,6 +95,13 @@ pub const PARAMETERS: &[Parameter] = &[
     int("winfo_presentity_only", 0),
     int("publ_cache_bodies", 8192),
     int("heap_fragments", 1),
+    int("max_publications", 10_000),
+    int("max_subscriptions", 0),
+    int("max_subscriptions_per_watcher", 10_000),
+    int("max_subscriptions_per_presentity", 1_000_000),
+    int("max_document_size", 1 << 20),
+    int("min_refresh_gap", 0),
+    int("min_publish_gap", 0),
     // Kamailio 6.1 and later.
     int("enable_pres_dmq", 1),
     int("enable_pres_sync_dmq", 1),

@@ -8,6 +8,7 @@ use super::parameters::{ConfigError, ParameterValue, Parameters};
 use super::{Config, DmqConfig, LogFacility, PublicationCache, RetrieveOrder};
 use super::{SubscriptionMode, TimerMode, later};
 use crate::presence::expires::MinExpiresAction;
+use crate::presence::limits::Limits;
 use crate::presence::text::is_token;
 use crate::presence::uri::{self, UserCase};
 
@@ -121,6 +122,15 @@ impl Judge<'_> {
             winfo_presentity_only: self.int("winfo_presentity_only") != 0,
             publ_cache_bodies: self.at_least("publ_cache_bodies", 0, 8192),
             heap_fragments: self.int("heap_fragments") != 0,
+            limits: Limits {
+                publications: self.at_least("max_publications", 0, 10_000),
+                subscriptions: self.at_least("max_subscriptions", 0, 0),
+                of_watcher: self.at_least("max_subscriptions_per_watcher", 0, 10_000),
+                of_presentity: self.at_least("max_subscriptions_per_presentity", 0, 1_000_000),
+                document: self.at_least("max_document_size", 0, 1 << 20),
+                refresh_gap: self.at_least("min_refresh_gap", 0, 0),
+                publish_gap: self.at_least("min_publish_gap", 0, 0),
+            },
         })
     }
 

@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
@@ -30,6 +31,7 @@ use crate::service::notifier;
 use crate::service::{Server, notify_reply, restore, turns, write_back};
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
+use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use crate::store::widths::TableWidths;
 use crate::store::writers::Writers;
 use crate::store::{
@@ -164,9 +166,23 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
             PublicationCache::None | PublicationCache::Record => 0,
         },
     };
+    // Tables for limits that are off stay empty.
+    let limits = &config.limits;
+    let counts = limits.of_watcher > 0 && config.subs_db_mode != SubscriptionMode::DbOnly;
+    let watchers = place_slice(arena, if counts { shards } else { 0 }, |_| {
+        Ok(lock_api::Mutex::new(crate::shm::HashIndex::new(index_heap)))
+    })?;
+    let has_gaps = limits.refresh_gap > 0 || limits.publish_gap > 0;
+    let times = place_slice(arena, if has_gaps { TIMES } else { 0 }, |_| Ok(AtomicU64::new(0)))?;
+    let has_rows = config.subs_db_mode == SubscriptionMode::DbOnly
+        || config.publications() == PublicationCache::None;
+    let rows = if has_rows { ROW_COUNTS } else { 0 };
+    let rows = place_slice(arena, rows, |_| Ok(RowCount::default()))?;
+    let tables = Tables { watchers, times, rows };
+    let tally: &'static Tally<Kamailio> = place(arena, Tally::new(tables, hash))?;
     let records = place_slice(arena, shards, |number| {
         let heap = heaps.get(number / SHARDS_PER_HEAP).ok_or(OutOfMemory)?;
-        Ok(lock_api::Mutex::new(Shard::new(heap, *hash, now, policy)?))
+        Ok(lock_api::Mutex::new(Shard::new(heap, (*hash, tally), now, policy)?))
     })?;
     let _ = SHARDS.set(records);
     let dialogs = place_slice(arena, shards, |_| {
@@ -176,7 +192,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let retransmissions = place(arena, Retransmissions::new(sets, hash))?;
     let wake = place(arena, std::sync::atomic::AtomicBool::new(false))?;
     let writers = place(arena, Writers::default())?;
-    Ok(Shared { shards: records, dialogs, hash, retransmissions, wake, writers })
+    Ok(Shared { shards: records, dialogs, hash, retransmissions, tally, wake, writers })
 }
 
 /// A process begins. `rank` is its kind, or a worker's number.
@@ -231,6 +247,7 @@ fn begin(config: &'static Config) -> Result<(), String> {
         user_case: config.sip_uri_match,
         mode: config.subs_db_mode,
         replaces_same_call: config.delete_same_subs,
+        limits: config.limits,
         watcher_info,
         shows_newest,
     };

@@ -139,6 +139,12 @@ impl Host for Worker {
         now()
     }
 
+    fn milliseconds(&self) -> u64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
     fn random(&mut self) -> [u8; 16] {
         state::random()
     }

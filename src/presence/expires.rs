@@ -124,10 +124,8 @@ impl ExpiresPolicy {
         }
         match (self.action, requested) {
             (MinExpiresAction::Reject, Some(_)) => Err(Rejection {
-                code: 423,
-                reason: "Interval Too Brief",
                 headers: format!("Min-Expires: {min}\r\n").into_bytes(),
-                is_fault: false,
+                ..Rejection::new(423, "Interval Too Brief")
             }),
             // Who asked for nothing cannot have asked for too little.
             (MinExpiresAction::Reject, None) | (MinExpiresAction::Raise, _) => Ok(min),
@@ -181,10 +179,8 @@ mod tests {
         assert_eq!(
             refused,
             Err(Rejection {
-                code: 423,
-                reason: "Interval Too Brief",
                 headers: b"Min-Expires: 600\r\n".to_vec(),
-                is_fault: false,
+                ..Rejection::new(423, "Interval Too Brief")
             })
         );
         let raise = policy(600, MinExpiresAction::Raise);

@@ -9,6 +9,7 @@ pub mod entity_tag;
 pub mod event_package;
 pub mod expires;
 pub mod folding;
+pub mod limits;
 pub mod name_addr;
 pub mod next_hop;
 pub mod notify_headers;

@@ -9,6 +9,7 @@ mod durable;
 mod expired_rows;
 pub mod expiry;
 pub mod left_over;
+pub mod limits;
 pub mod listing;
 pub mod notifier;
 pub mod notify_reply;
@@ -156,6 +157,8 @@ pub fn refuse(
 ) -> Served {
     let level = match rejection.code {
         _ if rejection.is_fault => Level::Error,
+        // `limits::report` writes one line for many.
+        _ if rejection.exceeded.is_some() => Level::Debug,
         412 | 481 | 423 => Level::Debug,
         _ => Level::Info,
     };

@@ -158,3 +158,27 @@ impl Pages {
         Ok(Some(rows))
     }
 }
+
+/// Rows that `count` reads in one step.
+const COUNT_PAGE: usize = 1000;
+
+/// Counts rows that meet the conditions, up to `most`.
+pub fn count(
+    database: &mut dyn Database,
+    table: &str,
+    conditions: &[Condition],
+    most: u32,
+) -> Result<u32, Fault> {
+    let (mut after, mut count) = (0, 0);
+    loop {
+        let wanted = Wanted { most: COUNT_PAGE, extent: Extent::Part, is_text: true };
+        let place = Place { after, page: wanted };
+        let last = page(database, table, conditions, &["expires"], place, &mut |_, _| {
+            count += 1;
+        })?;
+        match last {
+            Some(last) if count < most => after = last,
+            _ => return Ok(count.min(most)),
+        }
+    }
+}

@@ -15,7 +15,7 @@ use crate::presence::text;
 use crate::service::notifier::{self, Budget};
 use crate::service::publishing::Publishing;
 use crate::service::sphere::Watched;
-use crate::service::{Attempt, FirstSight, Served, Server, refuse};
+use crate::service::{Attempt, FirstSight, Served, Server, limits, refuse};
 use crate::service::{publication_rows, reopened, unindexed};
 use crate::shm::Memory;
 use crate::store::publications::{Begun, Change, Pending};
@@ -73,6 +73,8 @@ pub fn handle<M: Memory>(
         }
         Err(rejection) => {
             attempt.refused(server);
+            let call_id = request.id.call_id;
+            limits::report(server, host, ("PUBLISH", call_id), &rejection);
             refuse(host, incoming, "PUBLISH", request.id.call_id, rejection)
         }
     }
@@ -105,11 +107,6 @@ fn accept<M: Memory>(
     if has_body && !content_type::acceptable(request.content_type, &package.content_type) {
         return Err(unsupported_media(package));
     }
-    match incoming.check_publication(package_id) {
-        PackageVerdict::Accepted => {}
-        PackageVerdict::Refused { replied: true } => return Ok(None),
-        PackageVerdict::Refused { replied: false } => return Err(unsupported_media(package)),
-    }
     let publishing = Publishing {
         package_id,
         package,
@@ -122,7 +119,15 @@ fn accept<M: Memory>(
         sender: request.sender,
         body: request.body,
     };
+    limits::check_document(server, &publishing)?;
+    limits::check_publish_gap(server, host, &publishing)?;
+    match incoming.check_publication(package_id) {
+        PackageVerdict::Accepted => {}
+        PackageVerdict::Refused { replied: true } => return Ok(None),
+        PackageVerdict::Refused { replied: false } => return Err(unsupported_media(package)),
+    }
     let accepted = publish(server, host, &publishing)?;
+    limits::published(server, host, &publishing, &accepted.answer.entity_tag);
     let created = (step == Step::Create).then_some(publishing.key);
     Ok(Some(Accepted { created, ..accepted }))
 }
@@ -176,7 +181,16 @@ pub fn publish_for_sibling<M: Memory>(
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
 ) -> Result<(), Rejection> {
-    let accepted = publish(server, host, publishing)?;
+    let accepted = limits::check_document(server, publishing)
+        .and_then(|()| publish(server, host, publishing))
+        .inspect_err(|rejection| {
+            limits::report(
+                server,
+                host,
+                ("publication", publishing.own_tag.unwrap_or_default()),
+                rejection,
+            )
+        })?;
     if let Some(lane) = accepted.lane {
         notifier::run(server, host, lane, Budget::WORKER);
     }

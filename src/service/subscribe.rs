@@ -13,7 +13,7 @@ use crate::presence::{text, uri};
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, Stored};
-use crate::service::{Attempt, FirstSight, Served, Server, refuse};
+use crate::service::{Attempt, FirstSight, Served, Server, limits, refuse};
 use crate::shm::Memory;
 use crate::store::renewal::Renewal;
 use crate::store::retransmissions::Answer;
@@ -69,6 +69,7 @@ pub fn handle<M: Memory>(
         }
         Err(rejection) => {
             attempt.refused(server);
+            limits::report(server, host, ("SUBSCRIBE", request.id.call_id), &rejection);
             refuse(host, incoming, "SUBSCRIBE", request.id.call_id, rejection)
         }
     }
@@ -145,8 +146,13 @@ fn renew<M: Memory>(
         local_contact: &request.local_contact,
         flags: request.flags,
     };
+    if expires > 0 {
+        let watcher = (request.watcher.user, request.watcher.host);
+        limits::check_refresh_gap(server, host, dialog, watcher)?;
+    }
     match subscriptions::renew(server, host, dialog, &renewal)? {
         (InDialog::Refresh | InDialog::End, Some(stored)) => {
+            limits::refreshed(server, host, dialog);
             if incoming.shows_subscriptions()
                 && let Some(subscription) = subscriptions::shown(server, host, &stored)
             {

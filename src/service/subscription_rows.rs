@@ -16,7 +16,7 @@ use crate::presence::subscription::{
 use crate::presence::text::TooLong;
 use crate::presence::uri;
 use crate::service::durable::single;
-use crate::service::paging::{Place, page as page_of};
+use crate::service::paging::{Place, count as count_rows, page as page_of};
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::records::Claim;
@@ -172,6 +172,38 @@ pub fn page<M: Memory>(
         rows.extend(read(&server.registry, id, row, now));
     })?;
     Ok(Page { rows, last })
+}
+
+/// Counts rows of subscriptions that have not ended, up to `most`.
+pub fn count<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    lists: Vec<Vec<Condition>>,
+    most: u32,
+) -> Result<u32, Fault> {
+    let (table, now) = (table(server)?, host.now());
+    let database = host.database().ok_or(Fault::Database)?;
+    let mut count = 0;
+    for mut conditions in lists {
+        conditions.push(("expires", Compare::Greater, Value::Int(now)));
+        count += count_rows(database, table, &conditions, most - count)?;
+    }
+    Ok(count)
+}
+
+/// What finds the rows of a watcher in all packages, in each spelling of its user.
+pub fn of_this_watcher(subscription: &Snapshot) -> Vec<Vec<Condition>> {
+    let host = subscription.text(Text::WatcherHost).to_ascii_lowercase();
+    let users = uri::user::spellings(subscription.text(Text::WatcherUser));
+    users
+        .into_iter()
+        .map(|user| {
+            vec![
+                ("watcher_username", Compare::Eq, Value::Text(user)),
+                ("watcher_domain", Compare::Eq, Value::text(&host)),
+            ]
+        })
+        .collect()
 }
 
 /// The row of a dialog.
@@ -415,6 +447,30 @@ pub fn replace_same_call<M: Memory>(
         }
     }
     Ok(gone)
+}
+
+/// There is another dialog of the same call with the same presentity.
+pub fn has_same_call<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    subscription: &Snapshot,
+) -> Result<bool, Fault> {
+    let (user, domain) =
+        (subscription.text(Text::PresentityUser), subscription.text(Text::PresentityHost));
+    for uri in uri::spellings(user, &domain.to_ascii_lowercase()) {
+        let conditions = [
+            ("presentity_uri", Compare::Eq, Value::Text(uri)),
+            ("callid", Compare::Eq, Value::text(subscription.text(Text::CallId))),
+        ];
+        let found = rows(server, host, &conditions)?;
+        if found
+            .iter()
+            .any(|row| row.subscription.package == subscription.package && !row.has_ended())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Leaves what is new about a presentity to the notifier processes, of this

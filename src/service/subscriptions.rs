@@ -11,7 +11,7 @@ use crate::presence::winfo::WatcherEvent;
 use crate::service::seldom::Seldom;
 use crate::service::subscription_rows::{self as rows, Row};
 use crate::service::turns::turn_of_dialog;
-use crate::service::{Server, check_widths, write_back};
+use crate::service::{Server, check_widths, limits, write_back};
 use crate::shm::Memory;
 use crate::store::listing::Listed;
 use crate::store::records::Claim;
@@ -72,6 +72,7 @@ pub fn insert<M: Memory>(
                 return Ok(again.unwrap_or(Stored::Record(token)));
             }
             Inserted::Taken => return Err(no_such_subscription()),
+            Inserted::Full(limit) => return Err(limits::too_many(server, limit, subscription)),
         };
         if server.config.subs_db_mode == SubscriptionMode::WriteThrough
             && let Err(rejection) = write_back::write_through(server, host, token)
@@ -83,6 +84,7 @@ pub fn insert<M: Memory>(
     }
     let expires_at = now + i64::from(subscription.expires);
     let turn = turn_of_dialog(server, dialog_of(subscription));
+    check_room(server, host, key, subscription)?;
     let is_new = rows::insert(server, host, subscription, expires_at, turn.unwrap_or(NOT_FLAGGED))?;
     if !is_new {
         let row = rows::find(server, host, dialog_of(subscription))?;
@@ -93,6 +95,7 @@ pub fn insert<M: Memory>(
             return Ok(again);
         }
     }
+    limits::row_counted(server, key, subscription, true);
     if server.config.delete_same_subs {
         remove_rows_of_call(server, host, key, subscription, None)?;
     }
@@ -111,6 +114,22 @@ pub fn insert<M: Memory>(
     })))
 }
 
+/// A new subscription that is a row, unless there are too many. One that is
+/// known, or takes the place of another one, needs no room.
+fn check_room<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    subscription: &Snapshot,
+) -> Result<(), Rejection> {
+    let Some(limit) = limits::full_of_rows(server, host, key, subscription)? else {
+        return Ok(());
+    };
+    let is_known = rows::find(server, host, dialog_of(subscription))?.is_some()
+        || (server.config.delete_same_subs && rows::has_same_call(server, host, subscription)?);
+    if is_known { Ok(()) } else { Err(limits::too_many(server, limit, subscription)) }
+}
+
 /// `delete_same_subs`: other rows of a call, or with `from_tag` those of one
 /// client, are gone.
 fn remove_rows_of_call<M: Memory>(
@@ -121,6 +140,7 @@ fn remove_rows_of_call<M: Memory>(
     from_tag: Option<&[u8]>,
 ) -> Result<(), Fault> {
     for gone in rows::replace_same_call(server, host, subscription, from_tag)? {
+        limits::row_counted(server, key, &gone, false);
         server.store.watcher_row_changed(key, &gone, WatcherEvent::Timeout, true, false);
     }
     Ok(())
@@ -233,6 +253,9 @@ pub fn renew<M: Memory>(
     let stored = row.map(|row| {
         let over = verdict == InDialog::End;
         let key = super::turns::key_of(server, &row);
+        if over {
+            limits::row_counted(server, &key, &row.subscription, false);
+        }
         Stored::Row(Box::new(StoredRow {
             key,
             due: row.due(over.then_some(Ending::Unsubscribed), Claim::Asked),
@@ -413,6 +436,9 @@ pub fn decide<M: Memory>(
         return Ok(false);
     }
     let over = decision.status == Status::Terminated;
+    if over {
+        limits::row_counted(server, key, &subscription, false);
+    }
     let ending = Ending::from_reason(&decision.reason);
     if before != decision.status {
         let event = WatcherEvent::of_decision(before, decision.status, ending);
@@ -447,6 +473,7 @@ pub fn remove_row<M: Memory>(
     let (user, domain) =
         (subscription.text(Text::PresentityUser), subscription.text(Text::PresentityHost));
     let key = server.store.key(user, domain, subscription.package);
+    limits::row_counted(server, &key, subscription, false);
     server.store.watcher_row_changed(&key, subscription, WatcherEvent::Timeout, true, false);
     Ok(true)
 }

@@ -10,11 +10,11 @@ use crate::presence::publication::{
 };
 use crate::presence::uri;
 use crate::service::durable::single;
-use crate::service::paging::Pages;
+use crate::service::paging::{Pages, count as count_rows};
 use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
 use crate::service::publish::Applied;
 use crate::service::publishing::{Publishing, facts_of};
-use crate::service::{Server, check_widths, expiry};
+use crate::service::{Server, check_widths, expiry, limits};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::lanes::PublicationCopy;
@@ -184,6 +184,22 @@ fn create<M: Memory>(
         [] => None,
         id => same_dialog(rows::read_rows(server, host, key, event)?, id),
     };
+    if replaced.is_none() {
+        limits::check_publication_rows(server, host, publishing, |host, most| {
+            let (now, mut count) = (host.now(), 0);
+            let database = host.database().ok_or(Fault::Database)?;
+            for key in key.spellings() {
+                let conditions = [
+                    ("username", Compare::Eq, Value::text(&key.user)),
+                    ("domain", Compare::Eq, Value::text(&key.host)),
+                    ("event", Compare::Eq, Value::text(event)),
+                    ("expires", Compare::Greater, Value::Int(now)),
+                ];
+                count += count_rows(database, table, &conditions, most - count)?;
+            }
+            Ok(count)
+        })?;
+    }
     let database = host.database().ok_or(Fault::Database)?;
     match &replaced {
         None => single(database, |database, _| insert(database, table, &row, &own))?,
@@ -193,6 +209,9 @@ fn create<M: Memory>(
             let old = publication_conditions(&spelled, event, &old.publication.entity_tag);
             rows::replace(database, table, &old, &own, &row)?;
         }
+    }
+    if replaced.is_none() {
+        limits::publication_row_counted(server, key, true);
     }
     let unseen = may_be_unseen(server, host, key);
     Ok(replaced
@@ -335,6 +354,7 @@ fn remove<M: Memory>(
     if !delete(database, table, &row)? {
         return Err(unknown_entity_tag());
     }
+    limits::publication_row_counted(server, key, false);
     Ok(old.and_then(|publication| ended(package.aggregates, publication)))
 }
 

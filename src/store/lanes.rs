@@ -9,11 +9,12 @@
 
 use crate::presence::subscription::{Ending, Snapshot, Text, may_see};
 use crate::shm::{Id, Memory};
+use crate::store::dialogs::Places;
 use crate::store::records::{
     Aside, Claim, Phase, Presentity, Publication, PublicationPhase, Seconds, Subscription, Watched,
 };
 use crate::store::shard::{PresentityKey, Shard, later};
-use crate::store::subscriptions::{Places, snapshot};
+use crate::store::subscriptions::snapshot;
 use crate::store::watcher_changes::{WatcherChanges, copy_changes};
 use crate::store::{LaneRef, Store, Token};
 

@@ -2,6 +2,7 @@
 //! memory no more, or never were.
 
 use crate::error::Fault;
+use crate::presence::limits::Limits;
 use crate::presence::subscription::{Ending, Snapshot};
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::Memory;
@@ -20,7 +21,7 @@ impl<M: Memory> Store<M> {
         expires_at: i64,
     ) -> Result<(), Fault> {
         let phase = Phase::Ending(Ending::Expired);
-        let added = self.add(key, subscription, expires_at, phase, false)?;
+        let added = self.add(key, subscription, expires_at, (phase, &Limits::NONE))?;
         // A record that the dialog has comes to its own end.
         let Inserted::New(token) = added else { return Ok(()) };
         self.with(token.shard(), |records| {

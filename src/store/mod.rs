@@ -3,6 +3,8 @@
 //! `shm`; every function takes one shard's lock, does bounded work on records
 //! and returns copies. No I/O happens here.
 
+mod counting;
+pub mod dialogs;
 pub mod lane_owners;
 pub mod lanes;
 pub mod left_over;
@@ -17,6 +19,7 @@ pub mod row_lanes;
 pub mod rows;
 pub mod shard;
 pub mod subscriptions;
+pub mod tally;
 pub mod watcher_changes;
 pub mod watchers;
 pub mod widths;
@@ -26,11 +29,13 @@ pub mod writers;
 use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
+use crate::presence::limits::Limits;
 use crate::presence::uri::{self, UserCase, identity};
 use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, Slab};
 use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::{PresentityKey, Shard};
+use crate::store::tally::Tally;
 use crate::store::writers::Writers;
 use lock_api::Mutex;
 use std::num::NonZeroU32;
@@ -45,6 +50,8 @@ pub struct Policy {
     pub mode: SubscriptionMode,
     /// A new subscription replaces those of the same presentity and Call-ID.
     pub replaces_same_call: bool,
+    /// What clients may pile up.
+    pub limits: Limits,
     /// For each package the one that reports on its watchers.
     pub watcher_info: Vec<Option<PackageId>>,
     /// For each package: its document is that of its newest publication, which is
@@ -152,6 +159,8 @@ pub struct Shared<M: Memory> {
     pub hash: &'static KeyedHash,
     /// Answers given lately.
     pub retransmissions: &'static Retransmissions<M>,
+    /// How much there is of what clients may pile up.
+    pub tally: &'static Tally<M>,
     /// Lanes were handed over and the sender processes not woken yet.
     pub wake: &'static AtomicBool,
     /// Who writes subscriptions' rows.
@@ -175,6 +184,11 @@ impl<M: Memory> Store<M> {
     /// Answers given lately.
     pub fn retransmissions(&self) -> &Retransmissions<M> {
         self.shared.retransmissions
+    }
+
+    /// How much there is of what clients may pile up.
+    pub fn tally(&self) -> &Tally<M> {
+        self.shared.tally
     }
 
     /// The keyed hash that all processes share.

@@ -271,6 +271,13 @@ pub enum Lag {
     Urgent,
 }
 
+impl Phase {
+    /// The subscription counts where there are limits.
+    pub fn lives(self) -> bool {
+        matches!(self, Phase::Held | Phase::Live)
+    }
+}
+
 /// What a NOTIFY has to do about its subscription's row before it leaves
 /// (`subs_db_mode=3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
-use crate::presence::subscription::{Ending, ROOM_FOR_REASON, Snapshot, Text, with_text};
+use crate::presence::subscription::{ROOM_FOR_REASON, Snapshot, Text, with_text};
 use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::text::has_room;
 use crate::shm::{Id, Memory};
-use crate::store::records::{Phase, Subscription};
+use crate::store::records::Subscription;
 use crate::store::shard::Shard;
 
 /// What an in-dialog SUBSCRIBE brings.
@@ -75,6 +75,7 @@ pub(super) fn refresh<M: Memory>(
         return Err(Fault::TooLong);
     }
     let text = changed.map(|block| records.blob(&shrink(&block, owner))).transpose()?;
+    records.revive_subscription(id)?;
     let expires_at = renewal.now + i64::from(renewal.expires);
     if let Some(record) = records.subscriptions.get_mut(id) {
         if let Some(text) = text {
@@ -83,9 +84,6 @@ pub(super) fn refresh<M: Memory>(
         record.remote_cseq = renewal.cseq.max(record.remote_cseq);
         record.flags = renewal.flags;
         record.expires_at = expires_at.into();
-        if record.phase == Phase::Ending(Ending::Expired) {
-            record.phase = Phase::Live;
-        }
     }
     records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
     Ok(())

@@ -8,6 +8,7 @@ use crate::presence::publication_block::Parts;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::presence::subscription_block::shrink;
 use crate::shm::{Id, Memory};
+use crate::store::dialogs::{Places, is_dialog};
 use crate::store::lanes::{PublicationCopy, is_spared};
 use crate::store::publications::pack;
 use crate::store::records::{
@@ -15,7 +16,6 @@ use crate::store::records::{
 };
 use crate::store::rows::dialog_of;
 use crate::store::shard::{PresentityKey, Shard, later};
-use crate::store::subscriptions::Places;
 use crate::store::{LaneRef, Store, Token};
 
 /// A subscription that awaits a NOTIFY.
@@ -135,9 +135,11 @@ impl<M: Memory> Store<M> {
         place: u64,
         dialog: DialogId<'_>,
     ) -> Option<Id<Subscription<M>>> {
-        let token = self.dialogs(place).ok()?.lock().find(place, |token| {
-            token.shard() == shard && super::subscriptions::is_dialog(records, token, dialog)
-        })?;
+        let token = self
+            .dialogs(place)
+            .ok()?
+            .lock()
+            .find(place, |token| token.shard() == shard && is_dialog(records, token, dialog))?;
         Self::resolve(records, token)
     }
 

@@ -15,6 +15,7 @@ use crate::store::records::{
     Aside, Dirty, Expiring, Lag, Phase, Presentity, Publication, PublicationPhase, Publications,
     Queued, Subscription, Watched,
 };
+use crate::store::tally::Tally;
 use crate::store::watcher_changes::WatcherChange;
 
 /// So many shards share a heap. Of each size of text a heap has a page that is
@@ -89,7 +90,8 @@ pub struct Shard<M: Memory> {
     pub documents: Documents<M>,
     /// Publications of presentities that have many.
     pub(super) index: PublicationIndex<M>,
-    policy: ShardPolicy,
+    pub(super) tally: &'static Tally<M>,
+    pub(super) policy: ShardPolicy,
 }
 
 /// How a shard is to be.
@@ -108,7 +110,7 @@ impl<M: Memory> Shard<M> {
     /// An empty shard.
     pub fn new(
         heap: &'static Heap<M>,
-        hash: KeyedHash,
+        (hash, tally): (KeyedHash, &'static Tally<M>),
         now: i64,
         policy: ShardPolicy,
     ) -> Result<Shard<M>, OutOfMemory> {
@@ -129,6 +131,7 @@ impl<M: Memory> Shard<M> {
             queued: Queue::new(),
             documents: Documents::new(heap, policy.kept_bodies),
             index: PublicationIndex::new(heap, hash),
+            tally,
             policy,
         })
     }
@@ -260,7 +263,12 @@ impl<M: Memory> Shard<M> {
         if record.phase == Phase::Gone {
             return;
         }
+        let lives = record.phase.lives();
         record.phase = Phase::Gone;
+        if lives {
+            self.count_out(id);
+        }
+        let Some(record) = self.subscriptions.get(id) else { return };
         let (presentity, is_due, pass) = (record.presentity, record.is_due, record.pass);
         let has_row = record.has_row || record.row_in_doubt;
         self.subscription_expiry.cancel(&mut self.subscriptions, id);

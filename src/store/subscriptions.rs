@@ -2,13 +2,15 @@
 
 use crate::config::SubscriptionMode;
 use crate::error::Fault;
-use crate::presence::event_package::PackageId;
+use crate::presence::limits::{Limit, Limits};
 use crate::presence::subscription::{
     Current, DialogId, Ending, InDialog, Snapshot, Text, in_dialog,
 };
 use crate::presence::subscription_block::{expand, shrink};
+use crate::presence::uri::identity;
 use crate::presence::winfo::WatcherEvent;
-use crate::shm::{HashIndex, Id, Links, Memory, Timer};
+use crate::shm::{Id, Links, Memory, Timer};
+use crate::store::dialogs::{is_dialog, watches};
 use crate::store::records::{Claim, Lag, Phase, Presentity, Seconds, Subscription, Watched};
 use crate::store::renewal::{Renewal, refresh};
 use crate::store::shard::{PresentityKey, Shard};
@@ -32,6 +34,8 @@ pub enum Inserted {
     /// The dialog is that of a subscription to something else: one dialog id is
     /// one subscription.
     Taken,
+    /// There are too many.
+    Full(Limit),
 }
 
 impl Inserted {
@@ -39,7 +43,7 @@ impl Inserted {
     pub fn token(self) -> Option<Token> {
         match self {
             Inserted::New(token) | Inserted::Known(token) => Some(token),
-            Inserted::Taken => None,
+            Inserted::Taken | Inserted::Full(_) => None,
         }
     }
 }
@@ -53,7 +57,14 @@ impl<M: Memory> Store<M> {
         snapshot: &Snapshot,
         now: i64,
     ) -> Result<Inserted, Fault> {
-        let inserted = self.add(key, snapshot, now, Phase::Held, false)?;
+        let limits = &self.policy.limits;
+        let mut inserted = self.add(key, snapshot, now, (Phase::Held, limits))?;
+        if matches!(inserted, Inserted::Full(_))
+            && self.policy.replaces_same_call
+            && self.replaces_one(key, snapshot)
+        {
+            inserted = self.add(key, snapshot, now, (Phase::Held, &Limits::NONE))?;
+        }
         if let Inserted::New(token) = inserted
             && self.policy.replaces_same_call
         {
@@ -69,7 +80,7 @@ impl<M: Memory> Store<M> {
         snapshot: &Snapshot,
         now: i64,
     ) -> Result<Token, Fault> {
-        self.add(key, snapshot, now, Phase::Live, true)?.token().ok_or(Fault::Host)
+        self.add(key, snapshot, now, (Phase::Live, &Limits::NONE))?.token().ok_or(Fault::Host)
     }
 
     pub(super) fn add(
@@ -77,13 +88,12 @@ impl<M: Memory> Store<M> {
         key: &PresentityKey,
         snapshot: &Snapshot,
         now: i64,
-        phase: Phase,
-        has_row: bool,
+        how: (Phase, &Limits),
     ) -> Result<Inserted, Fault> {
         // Half of the hash is kept, so some of those found may be of other dialogs.
         let mut others = Vec::new();
         loop {
-            let stranger = match self.try_add(key, snapshot, now, (phase, has_row), &others)? {
+            let stranger = match self.try_add(key, snapshot, now, how, &others)? {
                 Added::Done(inserted) => return Ok(inserted),
                 Added::Met(stranger) => stranger,
             };
@@ -103,9 +113,10 @@ impl<M: Memory> Store<M> {
         key: &PresentityKey,
         snapshot: &Snapshot,
         now: i64,
-        (phase, has_row): (Phase, bool),
+        (phase, limits): (Phase, &Limits),
         others: &[Token],
     ) -> Result<Added, Fault> {
+        let has_row = phase == Phase::Live;
         let shard = self.shard_of(&key.identity);
         let hash = self.presentity_hash(&key.identity, key.package);
         let dialog = self.dialog_hash(dialog_of(snapshot));
@@ -127,7 +138,25 @@ impl<M: Memory> Store<M> {
                 return Ok(Added::Met(token));
             }
             let presentity = self.find_or_create(records, key, hash)?;
-            let added = add_record(records, presentity, snapshot, now, phase, has_row);
+            let watcher = self.watcher_of(snapshot);
+            let counted = match phase.lives() {
+                true => records.count_in(presentity, watcher, limits),
+                false => Ok(Ok(())),
+            };
+            let added = match counted {
+                Ok(Ok(())) => {
+                    let added = add_record(records, presentity, snapshot, now, phase, has_row);
+                    if added.is_err() && phase.lives() {
+                        records.give_back_count(watcher);
+                    }
+                    added
+                }
+                Ok(Err(limit)) => {
+                    self.drop_if_idle(records, presentity);
+                    return Ok(Added::Done(Inserted::Full(limit)));
+                }
+                Err(fault) => Err(fault),
+            };
             if has_row
                 && self.policy.reports_watchers(key.package)
                 && let Some(id) = added.as_ref().ok()
@@ -176,6 +205,33 @@ impl<M: Memory> Store<M> {
         })?
     }
 
+    /// What is counted of a presentity: subscriptions that live, and publications.
+    pub fn counts(&self, key: &PresentityKey) -> (u32, u32) {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            let id = records.find(key, hash)?;
+            let owner = records.presentities.get(id)?;
+            let lives = |(_, record): &(_, &Subscription<M>)| record.phase.lives();
+            let living = owner.watchers.iter(&records.subscriptions).filter(lives).count();
+            Some((living as u32, records.published(id)))
+        })
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+    }
+
+    /// Subscriptions of a watcher that live, where watchers are counted.
+    pub fn subscriptions_of(&self, user: &[u8], host: &[u8]) -> u32 {
+        let tally = self.shared.tally;
+        tally.of_watcher(tally.watcher(&identity(user, host, self.policy.user_case)))
+    }
+
+    /// The hash of a subscription's watcher.
+    pub(super) fn watcher_of(&self, snapshot: &Snapshot) -> u64 {
+        let (user, host) = (snapshot.text(Text::WatcherUser), snapshot.text(Text::WatcherHost));
+        self.shared.tally.watcher(&identity(user, host, self.policy.user_case))
+    }
+
     /// Judges an in-dialog SUBSCRIBE and, if it is in order, applies it. The
     /// token is that of the subscription it found.
     pub fn renew_subscription(
@@ -202,7 +258,7 @@ impl<M: Memory> Store<M> {
                 InDialog::End => {
                     // Its target may have moved: the last NOTIFY goes there.
                     refresh(records, id, renewal)?;
-                    end(records, id, Ending::Unsubscribed);
+                    records.end_subscription(id, Ending::Unsubscribed);
                     records.subscription_expiry.schedule(
                         &mut records.subscriptions,
                         id,
@@ -333,7 +389,7 @@ impl<M: Memory> Store<M> {
                     continue;
                 }
                 if !matches!(phase, Phase::Ending(_)) {
-                    end(records, id, Ending::Expired);
+                    records.end_subscription(id, Ending::Expired);
                     self.watcher_changed(records, id, WatcherEvent::Timeout, true, false);
                 }
                 records.mark_due(id);
@@ -343,100 +399,6 @@ impl<M: Memory> Store<M> {
         })
         .unwrap_or(false)
     }
-
-    /// The token of a dialog.
-    pub fn find_dialog(&self, dialog: DialogId<'_>) -> Result<Option<Token>, Fault> {
-        let hash = self.dialog_hash(dialog);
-        // Two dialogs may share a hash: ask the record itself.
-        let mut rejected = Vec::new();
-        loop {
-            let candidate =
-                self.dialogs(hash)?.lock().find(hash, |token| !rejected.contains(&token));
-            let Some(token) = candidate else { return Ok(None) };
-            if self.with(token.shard(), |records| is_dialog(records, token, dialog))? {
-                return Ok(Some(token));
-            }
-            rejected.push(token);
-        }
-    }
-
-    /// Takes a subscription out of the index.
-    pub(super) fn forget(&self, places: Places, token: Token) {
-        for hash in [Some(places.dialog), places.call].into_iter().flatten() {
-            if let Ok(index) = self.dialogs(hash) {
-                index.lock().remove(hash, |known| known == token);
-            }
-        }
-    }
-
-    /// Where the index has a subscription.
-    pub(super) fn places(&self, records: &Shard<M>, record: &Subscription<M>) -> Places {
-        let named = self.policy.replaces_same_call.then_some(record.presentity);
-        let call = named
-            .and_then(|id| records.key_of(id))
-            .map(|key| self.call_hash(&key.identity, key.package, record.text(Text::CallId)));
-        Places { dialog: self.dialog_hash(dialog_of_record(record)), call }
-    }
-
-    fn call_hash(&self, identity: &[u8], package: PackageId, call_id: &[u8]) -> u64 {
-        self.shared.hash.hash_parts(&[b"call", identity, &package.0.to_le_bytes(), call_id])
-    }
-
-    pub(super) fn dialog_hash(&self, dialog: DialogId<'_>) -> u64 {
-        self.shared.hash.hash_parts(&[dialog.call_id, dialog.from_tag, dialog.to_tag])
-    }
-
-    pub(super) fn dialogs(
-        &self,
-        hash: u64,
-    ) -> Result<&lock_api::Mutex<M::Lock, HashIndex<Token, M>>, Fault> {
-        let count = self.shared.dialogs.len();
-        self.shared.dialogs.get(hash as usize & count.saturating_sub(1)).ok_or(Fault::Host)
-    }
-
-    /// `delete_same_subs`: earlier subscriptions of the same call go without
-    /// a NOTIFY; the client has forgotten them. The new one takes their place
-    /// in the index.
-    fn replace_same_call(&self, key: &PresentityKey, snapshot: &Snapshot, new: Token) {
-        let call_id = snapshot.text(Text::CallId);
-        self.remove_same_call(key, call_id, None, Some(new));
-        let hash = self.call_hash(&key.identity, key.package, call_id);
-        let Ok(index) = self.dialogs(hash) else { return };
-        // Without memory it is merely not replaced by the next one.
-        let _ = index.lock().insert(hash, new);
-    }
-
-    /// `delete_same_subs`: the subscriptions of a call go without a NOTIFY: all
-    /// but one, or with `from_tag` those of one client.
-    pub fn remove_same_call(
-        &self,
-        key: &PresentityKey,
-        call_id: &[u8],
-        from_tag: Option<&[u8]>,
-        but: Option<Token>,
-    ) {
-        let hash = self.call_hash(&key.identity, key.package, call_id);
-        let Ok(index) = self.dialogs(hash) else { return };
-        // Others may share the hash: what is to go has to be of this call.
-        let mut kept: Vec<Token> = but.into_iter().collect();
-        loop {
-            let Some(old) = index.lock().find(hash, |token| !kept.contains(&token)) else { break };
-            let other = self.with(old.shard(), |records| {
-                is_other_call(records, old, key, call_id)
-                    || from_tag.is_some_and(|tag| is_other_client(records, old, tag))
-            });
-            if other.unwrap_or(true) {
-                kept.push(old);
-            } else if !self.remove_subscription(old) {
-                index.lock().remove(hash, |token| token == old);
-            }
-        }
-    }
-
-    /// The token is that of a subscription to this presentity.
-    pub fn is_watching(&self, token: Token, key: &PresentityKey) -> Result<bool, Fault> {
-        self.with(token.shard(), |records| watches(records, token, key))
-    }
 }
 
 /// What one attempt to store a subscription led to.
@@ -444,14 +406,6 @@ enum Added {
     Done(Inserted),
     /// The index has somebody else there, who may be of the same dialog.
     Met(Token),
-}
-
-/// The hashes under which the index has a subscription.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Places {
-    dialog: u64,
-    /// With `delete_same_subs`.
-    call: Option<u64>,
 }
 
 fn add_record<M: Memory>(
@@ -534,43 +488,6 @@ fn owe_full<M: Memory>(
     records.wants_full_since(presentity, round);
 }
 
-/// The token is that of a subscription of this dialog which is not over.
-pub(super) fn is_dialog<M: Memory>(records: &Shard<M>, token: Token, dialog: DialogId<'_>) -> bool {
-    Store::resolve(records, token).and_then(|id| records.subscriptions.get(id)).is_some_and(
-        |record| {
-            !matches!(record.phase, Phase::Leaving | Phase::Gone)
-                && dialog_of_record(record) == dialog
-        },
-    )
-}
-
-/// The token is that of a subscription to this presentity.
-fn watches<M: Memory>(records: &Shard<M>, token: Token, key: &PresentityKey) -> bool {
-    Store::resolve(records, token)
-        .and_then(|id| records.presentities.get(records.subscriptions.get(id)?.presentity))
-        .is_some_and(|known| records.is(known, key))
-}
-
-/// The token is that of a subscription, but not one of this call.
-fn is_other_call<M: Memory>(
-    records: &Shard<M>,
-    token: Token,
-    key: &PresentityKey,
-    call_id: &[u8],
-) -> bool {
-    let record = Store::resolve(records, token).and_then(|id| records.subscriptions.get(id));
-    record.is_some_and(|record| {
-        let owner = records.presentities.get(record.presentity);
-        record.text(Text::CallId) != call_id || owner.is_some_and(|owner| !records.is(owner, key))
-    })
-}
-
-/// The token is that of a subscription with another From tag.
-fn is_other_client<M: Memory>(records: &Shard<M>, token: Token, from_tag: &[u8]) -> bool {
-    let record = Store::resolve(records, token).and_then(|id| records.subscriptions.get(id));
-    record.is_some_and(|record| record.text(Text::FromTag) != from_tag)
-}
-
 fn current<M: Memory>(
     records: &Shard<M>,
     id: Id<Subscription<M>>,
@@ -588,16 +505,6 @@ fn current<M: Memory>(
             Phase::Ending(_) | Phase::Leaving | Phase::Gone => true,
         },
     })
-}
-
-/// The subscription is over; only its last NOTIFY is to be sent.
-pub(super) fn end<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, why: Ending) {
-    if let Some(record) = records.subscriptions.get_mut(id)
-        && !matches!(record.phase, Phase::Leaving | Phase::Gone)
-    {
-        record.phase = Phase::Ending(why);
-    }
-    records.subscription_expiry.cancel(&mut records.subscriptions, id);
 }
 
 /// A copy of a record. `expires` counts from `now`.

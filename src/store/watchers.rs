@@ -8,7 +8,7 @@ use crate::presence::winfo::WatcherEvent;
 use crate::shm::Memory;
 use crate::store::records::Phase;
 use crate::store::shard::PresentityKey;
-use crate::store::subscriptions::{REPLY_TIME, end, snapshot};
+use crate::store::subscriptions::{REPLY_TIME, snapshot};
 use crate::store::{LaneRef, Store, Token};
 
 /// Subscriptions copied under one lock.
@@ -87,7 +87,7 @@ impl<M: Memory> Store<M> {
             }
             let ending = Ending::from_reason(&decision.reason);
             if over {
-                end(records, id, ending);
+                records.end_subscription(id, ending);
                 // No NOTIFY leaves before the 2xx; should that never leave, the
                 // end is told without.
                 let wheel = &mut records.subscription_expiry;

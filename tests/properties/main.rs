@@ -80,6 +80,9 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Watchers that share the dialogs.
+const WATCHERS: u8 = 3;
+
 /// A subscription as the model knows it.
 #[derive(Debug)]
 struct Dialog {
@@ -186,6 +189,7 @@ impl Model {
                 let mut snapshot = Snapshot::new(self.package, Vec::new());
                 snapshot.set_text(Text::CallId, &call_id(dialog)).unwrap();
                 snapshot.set_text(Text::Contact, b"old").unwrap();
+                snapshot.set_text(Text::WatcherUser, &[b'w', dialog % WATCHERS]).unwrap();
                 (snapshot.expires, snapshot.remote_cseq) = (u32::from(expires), 5);
                 let token =
                     store.insert_subscription(&self.key, &snapshot, now).unwrap().token().unwrap();
@@ -390,7 +394,21 @@ impl Model {
             self.publications.iter().map(|p| (p.1.clone(), p.2.clone())).collect();
         assert_eq!(stored, expected);
         let watchers = store.watchers(&self.key, self.world.now()).len();
-        assert_eq!(watchers, self.dialogs.values().filter(|d| d.ending.is_none()).count());
+        let living = |watcher: Option<u8>| {
+            let of = |dialog: &u8| watcher.is_none_or(|watcher| dialog % WATCHERS == watcher);
+            let all = self.dialogs.iter().filter(|(dialog, _)| of(dialog));
+            all.filter(|(_, known)| known.ending.is_none()).count()
+        };
+        assert_eq!(watchers, living(None));
+        // The counts for limits are what is counted.
+        let (subscriptions, publications) = store.counts(&self.key);
+        assert_eq!(subscriptions as usize, living(None));
+        assert_eq!(store.tally().subscriptions(), subscriptions);
+        assert_eq!(publications as usize, self.publications.len());
+        for watcher in 0..WATCHERS {
+            let counted = store.subscriptions_of(&[b'w', watcher], b"");
+            assert_eq!(counted as usize, living(Some(watcher)), "{watcher}");
+        }
     }
 }
 

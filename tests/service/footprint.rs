@@ -94,7 +94,8 @@ fn publish(world: &World, n: u32, length: usize) {
 #[test]
 fn a_subscription_is_small() {
     let bytes = each(&world(), subscribe);
-    assert!(bytes < 380.0, "{bytes}");
+    // 16 of them count what each watcher has.
+    assert!(bytes < 400.0, "{bytes}");
 }
 
 #[test]

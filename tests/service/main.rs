@@ -11,6 +11,7 @@ mod folding;
 mod footprint;
 mod identity;
 mod left_over;
+mod limits;
 mod many;
 mod ordering;
 mod prompt_rows;

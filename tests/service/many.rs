@@ -106,7 +106,10 @@ fn cycle(world: &World, key: &PresentityKey, package: PackageId) {
 fn a_publish_does_not_walk_the_publications_of_its_presentity() {
     for package in [PRESENCE, DIALOG, MWI] {
         let take = |count| {
-            let world = World::default();
+            let world = World::new(Setup {
+                config: |config| config.limits.publications = 0,
+                ..Setup::default()
+            });
             let key = world.key("alice", package);
             (0..count).for_each(|n| restore(&world, &key, n));
             cycle(&world, &key, package);
@@ -122,7 +125,10 @@ fn a_sphere_is_looked_for_in_the_newest_first() {
     let sphere = "<presence xmlns:r='urn:ietf:params:xml:ns:pidf:rpid'><r:sphere>work</r:sphere>\
                   </presence>";
     let take = |count| {
-        let config = |config: &mut presence::config::Config| config.enable_sphere_check = true;
+        let config = |config: &mut presence::config::Config| {
+            config.enable_sphere_check = true;
+            config.limits.publications = 0;
+        };
         let mut world = World::new(Setup { config, ..Setup::default() });
         let key = world.key("alice", PRESENCE);
         (0..count).for_each(|n| restore(&world, &key, n));

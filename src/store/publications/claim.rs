@@ -5,11 +5,12 @@ use std::borrow::Cow;
 
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
+use crate::presence::limits::Limit;
 use crate::presence::publication::{
     Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
 };
 use crate::presence::publication_block::{self, Block, Parts};
-use crate::presence::uri::user;
+use crate::presence::uri::{presentity_uri, user};
 use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
@@ -30,7 +31,7 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| match change.if_match {
             None => {
                 let key = spelled_as_others(records, key, hash);
-                self.begin_new(records, shard, &key, hash, change)
+                self.begin_new(records, shard, &key, hash, (change, false))
             }
             Some(tag) => {
                 begin_change(records, shard, records.find(key, hash), package, tag, change)
@@ -44,13 +45,22 @@ impl<M: Memory> Store<M> {
         shard: usize,
         key: &PresentityKey,
         hash: u64,
-        change: &Change<'_>,
+        (change, is_stored): (&Change<'_>, bool),
     ) -> Result<Begun<M>, Fault> {
         let presentity = self.find_or_create(records, key, hash)?;
         // A sibling's own tag may be in use: two living publications with one
         // tag could never be told apart again.
         if records.with_tag(presentity, change.entity_tag).is_some() {
             return Ok(Begun::Refused(unknown_entity_tag()));
+        }
+        let room = self.policy.limits.has_room(Limit::Publications, records.published(presentity));
+        if !is_stored && !room && change.expires_at.is_some() {
+            // One of a dialog takes the place of another one.
+            if records.with_dialog(presentity, change.dialog_id, None).is_none() {
+                let offender = presentity_uri(&key.user, &key.host);
+                let refusal = self.policy.limits.exceeded(Limit::Publications, offender);
+                return Ok(Begun::Refused(refusal));
+            }
         }
         let reserved = reserve(records, presentity, key, change);
         let publication = match reserved {
@@ -60,7 +70,7 @@ impl<M: Memory> Store<M> {
                 return Err(fault);
             }
         };
-        let replaced = records.with_dialog(presentity, change.dialog_id, publication);
+        let replaced = records.with_dialog(presentity, change.dialog_id, Some(publication));
         if replaced.is_some_and(|id| records.must_wait_to_end(id, false)) {
             records.remove_publication(publication);
             self.drop_if_idle(records, presentity);
@@ -96,18 +106,20 @@ impl<M: Memory> Store<M> {
     ) -> Result<(), Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
-        self.with(shard, |records| match self.begin_new(records, shard, key, hash, change)? {
-            Begun::Pending(mut pending) => {
-                // Rows of one dialog coexist in the table; so they do here.
-                if let Some(record) =
-                    pending.replaced.take().and_then(|id| records.publications.get_mut(id))
-                {
-                    record.phase = PublicationPhase::Live;
+        self.with(shard, |records| {
+            match self.begin_new(records, shard, key, hash, (change, true))? {
+                Begun::Pending(mut pending) => {
+                    // Rows of one dialog coexist in the table; so they do here.
+                    if let Some(record) =
+                        pending.replaced.take().and_then(|id| records.publications.get_mut(id))
+                    {
+                        record.phase = PublicationPhase::Live;
+                    }
+                    enter(records, pending);
+                    Ok(())
                 }
-                enter(records, pending);
-                Ok(())
+                Begun::Unchanged | Begun::Reopens(..) | Begun::Refused(_) => Err(Fault::Host),
             }
-            Begun::Unchanged | Begun::Reopens(..) | Begun::Refused(_) => Err(Fault::Host),
         })?
     }
 

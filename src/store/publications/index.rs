@@ -10,6 +10,7 @@ use crate::shm::{
 };
 use crate::store::records::{Presentity, Publication, PublicationPhase};
 use crate::store::shard::Shard;
+use std::num::NonZeroU32;
 
 /// So many publications of a presentity are walked.
 const FEW: usize = 16;
@@ -45,6 +46,8 @@ pub struct PublicationIndex<M: Memory> {
     /// By presentity and dialog the first one of it. Once there is one, or is to
     /// be, there is room for all entries.
     dialogs: HashIndex<Id<Entry<M>>, M>,
+    /// By presentity how many of its publications are in the index.
+    counts: HashIndex<NonZeroU32, M>,
 }
 
 impl<M: Memory> PublicationIndex<M> {
@@ -55,7 +58,31 @@ impl<M: Memory> PublicationIndex<M> {
             entries: Slab::new(heap),
             tags: HashIndex::new(heap),
             dialogs: HashIndex::new(heap),
+            counts: HashIndex::new(heap),
         }
+    }
+
+    fn count(&self, owner: Id<Presentity<M>>) -> u32 {
+        self.counts.find(self.place(owner, b""), |_| true).map_or(0, NonZeroU32::get)
+    }
+
+    fn one_more(&mut self, owner: Id<Presentity<M>>) -> Result<(), Fault> {
+        let place = self.place(owner, b"");
+        match self.counts.find(place, |_| true) {
+            Some(count) => {
+                self.counts.replace(place, count.saturating_add(1), |_| true);
+                Ok(())
+            }
+            None => Ok(self.counts.insert(place, NonZeroU32::MIN)?),
+        }
+    }
+
+    fn one_less(&mut self, owner: Id<Presentity<M>>) {
+        let place = self.place(owner, b"");
+        match NonZeroU32::new(self.count(owner).saturating_sub(1)) {
+            Some(left) => self.counts.replace(place, left, |_| true),
+            None => self.counts.remove(place, |_| true),
+        };
     }
 
     fn place(&self, owner: Id<Presentity<M>>, text: &[u8]) -> u64 {
@@ -64,6 +91,16 @@ impl<M: Memory> PublicationIndex<M> {
 }
 
 impl<M: Memory> Shard<M> {
+    /// Publications of a presentity that have not ended, those being created
+    /// included.
+    pub(in crate::store) fn published(&self, presentity: Id<Presentity<M>>) -> u32 {
+        match self.presentities.get(presentity) {
+            Some(owner) if owner.is_indexed => self.index.count(presentity),
+            Some(owner) => owner.publications.iter(&self.publications).count() as u32,
+            None => 0,
+        }
+    }
+
     /// The publication of a presentity with this entity-tag that has not ended.
     pub(in crate::store) fn with_tag(
         &self,
@@ -91,14 +128,14 @@ impl<M: Memory> Shard<M> {
         &self,
         presentity: Id<Presentity<M>>,
         dialog_id: &[u8],
-        but: Id<Publication<M>>,
+        but: Option<Id<Publication<M>>>,
     ) -> Option<Id<Publication<M>>> {
         if dialog_id.is_empty() {
             return None;
         }
         let owner = self.presentities.get(presentity)?;
         let fits = |id: Id<Publication<M>>, record: &Publication<M>| {
-            id != but && record.phase == PublicationPhase::Live
+            Some(id) != but && record.phase == PublicationPhase::Live
         };
         if !owner.is_indexed {
             let mut all = owner.publications.iter(&self.publications);
@@ -219,6 +256,7 @@ impl<M: Memory> Shard<M> {
         let place = index.place(owner, &tag);
         index.tags.remove(place, |known| known == entry);
         index.entries.remove(entry);
+        index.one_less(owner);
         index.dialogs.trim(index.entries.len());
     }
 
@@ -236,11 +274,16 @@ impl<M: Memory> Shard<M> {
         let (tag, dialog) = (block.entity_tag(), block.dialog_id().to_vec());
         let is_changing = record.phase == PublicationPhase::Changing;
         let index = &mut self.index;
+        index.one_more(owner)?;
         let entry = Entry { publication: id, same_dialog: Links::new() };
-        let entry = index.entries.insert(entry).map_err(|_| Fault::SharedMemory)?;
+        let Ok(entry) = index.entries.insert(entry) else {
+            index.one_less(owner);
+            return Err(Fault::SharedMemory);
+        };
         let place = index.place(owner, &tag);
         if let Err(full) = index.tags.insert(place, entry) {
             index.entries.remove(entry);
+            index.one_less(owner);
             return Err(full.into());
         }
         // One that a request is changing may be about to get a dialog.
@@ -251,6 +294,7 @@ impl<M: Memory> Shard<M> {
         if let Err(full) = reserved.and_then(|()| self.join_dialog(owner, &dialog, entry)) {
             self.index.tags.remove(place, |known| known == entry);
             self.index.entries.remove(entry);
+            self.index.one_less(owner);
             return Err(full);
         }
         Ok(())

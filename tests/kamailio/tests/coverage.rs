@@ -112,6 +112,13 @@ const ITEMS: &[Item] = &[
     (Parameter, "publ_cache_bodies", &[Test("surface::documents_may_be_kept_in_memory"), Decision("publ_cache_bodies")]),
     (Parameter, "heap_fragments", &[Test("parameters::heap_fragments_can_be_left_out"), Decision("heap_fragments")]),
     (Parameter, "winfo_presentity_only", &[Test("authorization::winfo_can_be_for_the_presentity_only"), Decision("winfo_presentity_only")]),
+    (Parameter, "max_publications", &[Test("limits::what_is_too_much_is_refused"), VALUES, Decision("max_publications")]),
+    (Parameter, "max_subscriptions", &[Test("limits::what_is_too_much_is_refused"), VALUES, Decision("max_subscriptions")]),
+    (Parameter, "max_subscriptions_per_watcher", &[Test("limits::what_is_too_much_is_refused"), Test("limits::a_looping_client_is_bounded"), VALUES, Decision("max_subscriptions_per_watcher")]),
+    (Parameter, "max_subscriptions_per_presentity", &[Test("limits::what_is_too_much_is_refused"), VALUES, Decision("max_subscriptions_per_presentity")]),
+    (Parameter, "max_document_size", &[Test("limits::what_is_too_much_is_refused"), VALUES, Decision("max_document_size")]),
+    (Parameter, "min_refresh_gap", &[Test("limits::gaps_are_kept"), VALUES, Decision("min_refresh_gap")]),
+    (Parameter, "min_publish_gap", &[Test("limits::gaps_are_kept"), VALUES, Decision("min_publish_gap")]),
     // Kamailio 6.1 and later.
     (Parameter, "enable_pres_dmq", &[REFUSED, Later("enable_pres_dmq")]),
     (Parameter, "enable_pres_sync_dmq", &[REFUSED, Later("enable_pres_sync_dmq")]),

@@ -66,4 +66,118 @@ every_mode! {
         assert_eq!(gone, differs("B36 an end without To tag", false, true), "{refresh:?}");
         kamailio.finish();
     }
+
+    fn what_is_too_much_is_refused(storage) {
+        if !ours_only("A14 stock has no limits") {
+            return;
+        }
+        let config = Config::new(storage)
+            .presence("max_publications", 2)
+            .presence("max_subscriptions", 4)
+            .presence("max_subscriptions_per_watcher", 2)
+            .presence("max_subscriptions_per_presentity", 3)
+            .presence("max_document_size", 2000);
+        let kamailio = Kamailio::start(config.ignore_log("refused: "));
+        let publishers: Vec<Publisher> = (0..3)
+            .map(|n| {
+                let mut phone = Publisher::udp(&kamailio, "alice");
+                let reply = phone.try_publish(bodies::pidf("alice", &format!("p{n}"), "open", ""));
+                assert_refused(&reply, n == 2, "max_publications");
+                phone
+            })
+            .collect();
+        let note = "x".repeat(2000);
+        let mut large = Publisher::udp(&kamailio, "bob");
+        let reply = large.try_publish(bodies::pidf("bob", "p", "open", &note));
+        assert_eq!(reply.status(), Some(413));
+        drop(publishers);
+
+        let watch = |presentity: &str, watcher: &str| {
+            let mut watcher = Watcher::udp(&kamailio, presentity).named(watcher);
+            let reply = watcher.try_subscribe(600);
+            (watcher, reply)
+        };
+        let (mut first, reply) = watch("alice", "w1");
+        assert_refused(&reply, false, "the first");
+        let kept: Vec<_> = [
+            ("bob", "w1", false, "two"),
+            ("carol", "w1", true, "max_subscriptions_per_watcher"),
+            ("alice", "w2", false, "another watcher"),
+            ("alice", "w3", false, "a third"),
+            ("alice", "w4", true, "max_subscriptions_per_presentity"),
+            ("dave", "w4", true, "max_subscriptions"),
+        ]
+        .into_iter()
+        .map(|(presentity, name, refused, why)| {
+            let (watcher, reply) = watch(presentity, name);
+            assert_refused(&reply, refused, why);
+            watcher
+        })
+        .collect();
+        // Who is in stays in, and an end makes room.
+        first.subscribe(600);
+        first.unsubscribe();
+        assert_refused(&watch("alice", "w4").1, false, "there is room again");
+        assert_refused(&watch("alice", "w1").1, true, "max_subscriptions");
+        drop(kept);
+        let log = kamailio.log();
+        for parameter in ["max_publications", "max_subscriptions_per_watcher", "max_document_size"] {
+            let lines = log.lines().filter(|line| line.contains(&format!("{parameter} reached by")));
+            assert_eq!(lines.count(), 1, "{parameter}");
+        }
+        kamailio.finish();
+    }
+
+    fn gaps_are_kept(storage) {
+        if !ours_only("A14 stock has no limits") {
+            return;
+        }
+        let config = Config::new(storage)
+            .presence("min_refresh_gap", 60_000)
+            .presence("min_publish_gap", 60_000);
+        let kamailio = Kamailio::start(config.ignore_log("refused: "));
+        let mut phone = Publisher::udp(&kamailio, "alice");
+        phone.publish(bodies::pidf("alice", "phone", "open", ""));
+        let reply = phone.try_modify(bodies::pidf("alice", "phone", "closed", ""));
+        assert_eq!((reply.status(), reply.header("Retry-After")), (Some(503), Some("60")));
+        let mut watcher = Watcher::udp(&kamailio, "alice");
+        watcher.subscribe(600);
+        watcher.subscribe(600);
+        let reply = watcher.try_subscribe(600);
+        assert_eq!((reply.status(), reply.header("Retry-After")), (Some(503), Some("60")));
+        watcher.unsubscribe();
+        phone.remove();
+        kamailio.finish();
+    }
+}
+
+#[track_caller]
+fn assert_refused(reply: &Message, refused: bool, why: &str) {
+    let expected = if refused { (Some(503), Some("60")) } else { (Some(200), None) };
+    assert_eq!((reply.status(), reply.header("Retry-After")), expected, "{why}");
+}
+
+/// As baresip 1.0 does with message-summary: it forgets its dialog and begins a
+/// new one, for ever: it stays within its share.
+#[test]
+fn a_looping_client_is_bounded() {
+    if !ours_only("A14 stock has no limits") {
+        return;
+    }
+    let config =
+        Config::new(Storage::Memory).presence("max_subscriptions_per_watcher", 300).stateless();
+    let kamailio = Kamailio::start(config.ignore_log("refused: "));
+    let mut looping = Watcher::udp(&kamailio, "alice").event("message-summary");
+    looping.answer(Answer::Code(200));
+    let mut refused = 0;
+    for _ in 0..400 {
+        looping.new_dialog();
+        let request = looping.message();
+        refused += u32::from(looping.endpoint.request(&request).status() == Some(503));
+    }
+    assert_eq!(refused, 100);
+    let mut other = Watcher::udp(&kamailio, "bob").named("other");
+    other.subscribe(600);
+    other.wait_notify("others are served", |n| n.state == "active");
+    kamailio.finish();
 }

@@ -18,10 +18,11 @@ use presence::shm::{
 };
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{PresentityKey, SHARDS_PER_HEAP, Shard, ShardPolicy};
+use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use presence::store::writers::Writers;
 use presence::store::{Policy, Shared, Store};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// The process's heap and `parking_lot`'s lock.
 pub struct FakeMemory;
@@ -177,8 +178,14 @@ impl World {
             watchers_are_rows: setup.mode == SubscriptionMode::DbOnly,
             kept_bodies: setup.kept_bodies,
         };
+        let watchers =
+            place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
+        let times = place_slice(arena, TIMES, |_| Ok(AtomicU64::new(0))).unwrap();
+        let rows = place_slice(arena, ROW_COUNTS, |_| Ok(RowCount::default())).unwrap();
+        let tables = Tables { watchers: watchers.unwrap(), times, rows };
+        let tally: &'static Tally<_> = place(arena, Tally::new(tables, hash)).unwrap();
         let shards = place_slice(arena, setup.shards, |n| {
-            Ok(Mutex::new(Shard::new(&heaps[n / SHARDS_PER_HEAP], *hash, now, policy)?))
+            Ok(Mutex::new(Shard::new(&heaps[n / SHARDS_PER_HEAP], (*hash, tally), now, policy)?))
         });
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
@@ -189,6 +196,7 @@ impl World {
             user_case: setup.user_case,
             mode: setup.mode,
             replaces_same_call: setup.same_call,
+            limits: config.limits,
             watcher_info: registry.ids().map(peer).collect(),
             shows_newest: registry.ids().map(|id| config.shows_newest(registry.get(id))).collect(),
         };
@@ -196,6 +204,7 @@ impl World {
             shards: shards.unwrap(),
             dialogs: dialogs.unwrap(),
             hash,
+            tally,
             retransmissions: place(arena, Retransmissions::new(sets, hash)).unwrap(),
             wake: place(arena, AtomicBool::new(false)).unwrap(),
             writers: place(arena, Writers::default()).unwrap(),
