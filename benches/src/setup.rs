@@ -61,6 +61,9 @@ pub struct Setup {
     pub fan_out: Option<(u16, u32)>,
     /// Counts instructions (slow).
     pub callgrind: bool,
+    /// As in the example: pike in front, and no transaction where the module
+    /// does without.
+    pub limits_requests: bool,
 }
 
 impl Setup {
@@ -75,6 +78,7 @@ impl Setup {
             parameters: Vec::new(),
             fan_out: None,
             callgrind: false,
+            limits_requests: false,
         }
     }
 
@@ -126,8 +130,19 @@ impl Setup {
         for (name, value) in &self.parameters {
             let _ = writeln!(text, "modparam(\"presence\", \"{name}\", {value})");
         }
-        text += "request_route {\n  if (!t_newtran()) { sl_reply_error(); exit; }\n  \
-                 if (method == \"PUBLISH\") { handle_publish(); }\n  \
+        if self.limits_requests {
+            text += "loadmodule \"pike.so\"\nmodparam(\"pike\", \"sampling_time_unit\", 2)\n\
+                     modparam(\"pike\", \"reqs_density_per_unit\", 1000)\n\
+                     modparam(\"pike\", \"remove_latency\", 4)\n";
+        }
+        text += "request_route {\n";
+        if self.limits_requests {
+            text += "  if (src_ip != myself && !pike_check_req()) { exit; }\n";
+        }
+        if !self.limits_requests || self.variant != Variant::Ours {
+            text += "  if (!t_newtran()) { sl_reply_error(); exit; }\n";
+        }
+        text += "  if (method == \"PUBLISH\") { handle_publish(); }\n  \
                  else if (method == \"SUBSCRIBE\") { handle_subscribe(); }\n  t_release();\n}\n";
         text
     }

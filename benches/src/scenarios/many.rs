@@ -5,6 +5,7 @@ use crate::bench::{Context, Row, scattered};
 use crate::database::{Engine, Store};
 use crate::load::{Operation, Phase};
 use crate::samples::Goal;
+use crate::setup::{Setup, Variant};
 use serde_json::json;
 use std::time::Duration;
 
@@ -27,10 +28,19 @@ pub fn run(mut context: Context<'_>) -> Fallible<()> {
 
 /// A PUBLISH that changes one of `count` publications of one presentity; with a
 /// watcher, the state is composed for each.
+/// With as many publications as the row is about.
+fn unlimited(setup: Setup) -> Setup {
+    match setup.variant {
+        Variant::Ours => setup.parameter("max_publications", 0),
+        Variant::Stock | Variant::Floor => setup,
+    }
+}
+
 fn publish(context: &mut Context<'_>, count: u32, watched: bool) -> Fallible<()> {
     let what = if watched { "PUBLISH and its NOTIFY" } else { "PUBLISH" };
     let name = |count| format!("{what}, one presentity with {count} publications");
-    let mut bench = context.start(&format!("many-{count}-{watched}"), |setup, _| setup)?;
+    let mut bench =
+        context.start(&format!("many-{count}-{watched}"), |setup, _| unlimited(setup))?;
     let sources = bench.load.add_sources(count, |_| 0);
     // A module that walks them all does not come to an end.
     let fill = Phase::new(format!("{count} PUBLISHes")).limit(context.size(240.0, 60.0));

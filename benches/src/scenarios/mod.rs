@@ -3,6 +3,7 @@
 mod database;
 mod expiry;
 mod fan_out;
+mod flood;
 mod flush;
 mod footprint;
 mod many;
@@ -15,7 +16,7 @@ use crate::bench::Context;
 
 /// A row of the table of goals.
 pub struct Scenario {
-    /// P1 to P12.
+    /// P1 to P13.
     pub id: &'static str,
     /// What it is about.
     pub title: &'static str,
@@ -93,6 +94,12 @@ pub static ALL: &[Scenario] = &[
         title: "one presentity with very many publications",
         has_floor: false,
         run: many::run,
+    },
+    Scenario {
+        id: "P13",
+        title: "one source floods, its neighbours are served",
+        has_floor: false,
+        run: flood::run,
     },
 ];
 

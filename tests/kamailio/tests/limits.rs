@@ -31,6 +31,7 @@ every_mode! {
         for (presentity, event) in [("bob", "presence"), ("carol", "presence"), ("alice", "dialog")] {
             watcher.to_tag = None;
             (watcher.presentity, watcher.event) = (aor(presentity), event.into());
+            watcher.accept = "application/pidf+xml, application/dialog-info+xml".into();
             let mut again = watcher.message();
             again.set("Via", branch.clone());
             let reply = watcher.endpoint.request(&again);
@@ -179,5 +180,111 @@ fn a_looping_client_is_bounded() {
     let mut other = Watcher::udp(&kamailio, "bob").named("other");
     other.subscribe(600);
     other.wait_notify("others are served", |n| n.state == "active");
+    kamailio.finish();
+}
+
+/// The script of the example: `pike` in front, no transactions.
+fn as_in_the_example(storage: Storage) -> Config {
+    Config::new(storage)
+        .stateless()
+        .module("pike")
+        .parameter("pike", "sampling_time_unit", 2)
+        .parameter("pike", "reqs_density_per_unit", 200)
+        .parameter("pike", "remove_latency", 4)
+        .before("if(src_ip != myself && !pike_check_req()) exit;")
+        .ignore_log("pike")
+}
+
+/// A new PUBLISH, always another one.
+fn flooding_publish(port: u16, number: u32) -> String {
+    let body = "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0/0)\r\n";
+    format!(
+        "PUBLISH sip:flood@{DOMAIN} SIP/2.0\r\n\
+         Via: SIP/2.0/UDP 127.0.0.2:{port};branch=z9hG4bKf{number}\r\nMax-Forwards: 70\r\n\
+         From: <sip:flood@{DOMAIN}>;tag=f{number}\r\nTo: <sip:flood@{DOMAIN}>\r\n\
+         Call-ID: flood{number}\r\nCSeq: 1 PUBLISH\r\nEvent: message-summary\r\nExpires: 600\r\n\
+         Content-Type: application/simple-message-summary\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// One source sends as fast as it can for two seconds; all others are served.
+#[test]
+fn a_flood_does_not_starve_its_neighbours() {
+    if !ours_only("A9 stock needs transactions") {
+        return;
+    }
+    let kamailio = Kamailio::start(as_in_the_example(Storage::Memory).shared_memory(64));
+    let mut watcher = Watcher::udp(&kamailio, "alice");
+    watcher.subscribe(600);
+    let mut phone = Publisher::udp(&kamailio, "alice");
+    phone.publish(bodies::pidf("alice", "phone", "open", "0"));
+    let server = kamailio.address();
+    let (sent, answered) = std::thread::scope(|scope| {
+        let flood = scope.spawn(move || {
+            let socket = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.connect(server).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            let (begin, mut sent, mut answered) = (std::time::Instant::now(), 0, 0);
+            let mut reply = [0; 2048];
+            while begin.elapsed() < Duration::from_secs(2) {
+                for _ in 0..20 {
+                    let _ = socket.send(flooding_publish(port, sent).as_bytes());
+                    sent += 1;
+                }
+                while socket.recv(&mut reply).is_ok() {
+                    answered += 1;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            (sent, answered)
+        });
+        for number in 0..100 {
+            phone.modify(bodies::pidf("alice", "phone", "open", &number.to_string()));
+            watcher.subscribe(600);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        flood.join().unwrap()
+    });
+    assert!(sent > 1000, "{sent} sent is no flood");
+    assert!(answered <= sent / 2, "{answered} of {sent} reached the module");
+    watcher.wait_notify("the last state", |n| n.body().contains(">99<"));
+    kamailio.finish();
+}
+
+/// Without transactions the module itself takes care of what comes again: over
+/// UDP when the reply was lost, and on a TCP connection.
+#[test]
+fn the_example_needs_no_transactions() {
+    if !ours_only("A9 stock needs transactions") {
+        return;
+    }
+    let kamailio = Kamailio::start(as_in_the_example(Storage::Default).tcp().children(2));
+    for tcp in [false, true] {
+        let mut watcher = match tcp {
+            true => Watcher::tcp(&kamailio, "alice"),
+            false => Watcher::udp(&kamailio, "alice"),
+        };
+        for expires in [600, 500, 0] {
+            let mut request = watcher.message();
+            request.set("Expires", expires.to_string());
+            let reply = watcher.send(&request);
+            assert_eq!(reply.status(), Some(200));
+            // The reply was lost: the same request, the same answer.
+            let again = watcher.endpoint.request(&request);
+            assert_eq!((again.status(), again.to_tag()), (Some(200), reply.to_tag()));
+        }
+        let ended = watcher.wait_notify("its end", |n| n.state == "terminated");
+        watcher.endpoint.barrier();
+        let told = watcher.notifies();
+        assert_eq!(told.len(), 3, "one NOTIFY for each request");
+        assert_eq!(told.last().map(|n| n.cseq), Some(ended.cseq));
+    }
+    let mut phone = Publisher::udp(&kamailio, "alice");
+    let request = phone.message(Some(&bodies::pidf("alice", "phone", "open", "")));
+    let reply = phone.send(&request);
+    let again = phone.endpoint.request(&request);
+    assert_eq!(again.header("SIP-ETag"), reply.header("SIP-ETag"));
     kamailio.finish();
 }
