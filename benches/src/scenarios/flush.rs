@@ -9,8 +9,10 @@ use crate::samples::Goal;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// `db_update_period`: long enough for the fill.
-const PERIOD: f64 = 45.0;
+/// `db_update_period`: long enough for the fill and a refresh of all.
+const PERIOD: f64 = 60.0;
+/// What the fill leaves of it.
+const REST: f64 = 25.0;
 /// How often the database's CPU is looked at.
 const SLICE: f64 = 0.2;
 /// Refreshes per second meanwhile.
@@ -28,19 +30,33 @@ pub fn run(mut context: Context<'_>) -> Fallible<()> {
         setup.parameter("db_update_period", PERIOD as u32)
     })?;
     bench.database = store.processes();
-    let (watchers, fill) = bench.subscribe(count, PERIOD - 8.0, |number| number);
+    let cpu = processes::cpu(&bench.database);
+    let (watchers, fill) = bench.subscribe(count, PERIOD - REST, |number| number);
     let living = bench.load.living();
+    bench.load.idle(1.0);
+    let rows = store.count("active_watchers");
+    let share = rows as f64 * 100.0 / living.max(1) as f64;
+    let row = Row::new("new subscriptions in the table after a second", "%");
+    let note = format!("{rows} rows of {living} subscriptions; {}", fill.complaints());
+    context.record(row.goal(Goal::AtLeast(100.0)), Some(share), note, json!(null));
     let first = watchers.start;
     let others = || scattered(first..first + 500).map(Operation::Refresh);
 
-    // Idle until shortly before the timer, then a light load until all is written.
+    // All have changed when the timer comes: a light load until all is written.
+    let left = PERIOD - 5.0 - started.elapsed().as_secs_f64();
+    let changes = Phase::new("refresh of all").stop_after(left).limit(left);
+    bench.load.run(&changes, watchers.clone().map(Operation::Refresh));
     let before = (PERIOD - 3.0 - started.elapsed().as_secs_f64()).max(0.0);
     bench.load.idle(before);
     let (tally, duration) = watch(&mut bench, others(), context.size(150.0, 60.0));
     let rows = store.count("active_watchers");
     let note = format!("{rows} rows of {living} subscriptions; {}", fill.complaints());
-    let row = Row::new(format!("flush of {count} new subscriptions"), "s");
+    let row = Row::new(format!("flush of {count} subscriptions"), "s");
     context.record(row.goal(Goal::AtMost(5.0)), duration, note, json!(null));
+    // What was written of each: its row, and its change where that came later.
+    let cpu = processes::cpu(&bench.database).saturating_sub(cpu).as_secs_f64();
+    let row = Row::new("database CPU of a subscription, written and refreshed", "µs");
+    context.record(row, Some(cpu * 1e6 / living.max(1) as f64), String::new(), json!(null));
     stall(&mut context, "flush", tally);
 
     // All are dirty again when it stops. A module that has collapsed gets no
