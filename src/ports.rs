@@ -200,6 +200,8 @@ pub enum Compare {
     Greater,
     /// `<>`
     Not,
+    /// `IS`, for NULL, which nothing equals.
+    Is,
 }
 
 impl Compare {
@@ -210,6 +212,7 @@ impl Compare {
             Compare::Less => c"<",
             Compare::Greater => c">",
             Compare::Not => c"<>",
+            Compare::Is => c" IS ",
         }
     }
 }
@@ -334,6 +337,10 @@ pub trait Database {
     /// Rows that the last update or delete met; `None` where the driver
     /// cannot tell.
     fn affected_rows(&mut self) -> Option<u64>;
+    /// Empty texts of other programs may be NULL here.
+    fn keeps_null_texts(&self) -> bool {
+        false
+    }
 }
 
 /// How much a log line matters.

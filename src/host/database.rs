@@ -546,6 +546,11 @@ impl Database for Connection {
         self.word.take().unwrap_or(Verdict::Unclear)
     }
 
+    fn keeps_null_texts(&self) -> bool {
+        // Its driver binds an empty `str` of C, which has no text, as NULL.
+        self.driver.is_sqlite()
+    }
+
     fn affected_rows(&mut self) -> Option<u64> {
         if self.met_nothing {
             return Some(0);

@@ -323,11 +323,13 @@ fn body(
     table: &str,
     row: &[Condition],
 ) -> Result<Option<Vec<u8>>, Fault> {
-    let mut found = None;
-    database.query(table, row, &["body"], None, &mut |columns| {
-        found = columns.first().map(|value| value.as_bytes().to_vec());
-    })?;
-    Ok(found)
+    single(database, |database, _| {
+        let mut found = None;
+        database.query(table, row, &["body"], None, &mut |columns| {
+            found = columns.first().map(|value| value.as_bytes().to_vec());
+        })?;
+        Ok(found)
+    })
 }
 
 pub(super) fn new_row(

@@ -345,10 +345,17 @@ fn apply(
         ("socket_info", text(Text::Socket)),
         ("flags", unsigned(subscription.flags)),
     ];
-    if verdict == InDialog::End && subscription.text(Text::Reason).is_empty() {
-        changes.push(("reason", Value::text(ENDED)));
-        subscription.set_text(Text::Reason, ENDED)?;
-        row.null_reason = false;
+    if verdict == InDialog::End {
+        if subscription.text(Text::Reason).is_empty() {
+            changes.push(("reason", Value::text(ENDED)));
+            subscription.set_text(Text::Reason, ENDED)?;
+            row.null_reason = false;
+        } else if flag.is_some() {
+            // Who is politely blocked: the notifier process has to see that it
+            // has ended, and that it is shown nothing.
+            changes.push(("reason", Value::text(ENDED)));
+            changes.push(("status", Value::Int(Status::Pending as i64)));
+        }
     }
     if let Some(flag) = flag {
         changes.push(("updated", Value::Int(flag)));
@@ -484,15 +491,22 @@ pub fn flag_watchers<M: Memory>(
 ) -> Result<(), Fault> {
     let mut more = vec![
         ("status", Compare::Eq, Value::Int(Status::Active as i64)),
-        // As `is_told_of_changes`.
-        ("reason", Compare::Eq, Value::text(b"")),
+        ("updated", Compare::Not, Value::Int(turn)),
+        ("expires", Compare::Greater, Value::Int(host.now())),
     ];
     if !spared.is_empty() {
         more.push(("contact", Compare::Not, Value::text(spared)));
     }
-    more.push(("updated", Compare::Not, Value::Int(turn)));
-    for conditions in of_presentity(key, package, &more) {
-        change(server, host, &conditions, &[("updated", Value::Int(turn))])?;
+    // As `is_told_of_changes`.
+    let mut no_reason = vec![(Compare::Eq, Value::text(b""))];
+    if host.database().is_some_and(|database| database.keeps_null_texts()) {
+        no_reason.push((Compare::Is, Value::Null));
+    }
+    for (compare, value) in no_reason {
+        let told = [&more[..], &[("reason", compare, value)]].concat();
+        for conditions in of_presentity(key, package, &told) {
+            change(server, host, &conditions, &[("updated", Value::Int(turn))])?;
+        }
     }
     Ok(())
 }

@@ -176,7 +176,7 @@ fn create<M: Memory>(
     let own = publication_conditions(key, event, change.entity_tag);
     if publishing.own_tag.is_some() {
         let database = host.database().ok_or(Fault::Database)?;
-        if exists(database, table, &own)? {
+        if single(database, |database, _| exists(database, table, &own))? {
             return Err(unknown_entity_tag());
         }
     }
@@ -380,7 +380,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
     let (mut pages, mut refused) = (Pages::new(PAGE, false), false);
     loop {
         let conditions = [
-            ("expires", Compare::Less, Value::Int(host.now())),
+            ("expires", Compare::Less, Value::Int(host.now() + 1)),
             ("expires", Compare::Greater, Value::Int(0)),
         ];
         let database = host.database().ok_or(Fault::Database)?;

@@ -3,6 +3,7 @@
 
 use crate::fakes::{PRESENCE, Publish, Sent, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
+use presence::ports::{Database, Value};
 use presence::presence::subscription::Text;
 use presence::service::{notify_reply, turns};
 use presence::store::Token;
@@ -457,7 +458,6 @@ fn a_farewell_is_told_also_when_another_server_is_faster() {
 
 #[test]
 fn a_decision_made_meanwhile_counts() {
-    use presence::ports::{Database, Value};
     let (mut world, _) = stage();
     let mut database = world.host.database.clone().unwrap();
     let answer = world.subscribe(Subscribe {
@@ -873,4 +873,20 @@ fn watchers_of_watchers_are_told_of_one_without_the_others() {
     let told: Vec<_> = sent.iter().filter(|sent| sent.call_id == "winfo").collect();
     assert!(told.len() == 1 && told[0].body.contains("sip:w@h<"), "{told:?}");
     assert!(!told[0].body.contains("sip:v@h"), "{told:?}");
+}
+
+/// As the stock module writes its rows on SQLite.
+#[test]
+fn rows_without_a_reason_are_told_by_notifier_processes() {
+    let config: fn(&mut presence::config::Config) = |config| config.notifier_processes = 1;
+    let mut world = World::new(Setup { config, ..setup() });
+    world.watch("w", "presence");
+    let mut database = world.host.database.clone().unwrap();
+    database.update("active_watchers", &[], &[("reason", Value::Null)]).unwrap();
+    world.seen();
+    world.create("presence", "a");
+    for turn in 0..i64::from(turns::turns_each(&world.server)) {
+        turns::serve(&world.server, &mut world.host, turn);
+    }
+    assert_eq!(world.seen(), ["w 3 active a"]);
 }

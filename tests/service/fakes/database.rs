@@ -109,6 +109,11 @@ impl FakeDatabase {
         self.lock().lose = Some(verb);
     }
 
+    /// No answer is lost any more.
+    pub fn lose_none(&self) {
+        self.lock().lose = None;
+    }
+
     /// How many statements were executed.
     pub fn statements(&self) -> usize {
         self.lock().statements
@@ -194,7 +199,8 @@ fn meets(row: &Row, conditions: &[Condition]) -> bool {
             (Compare::Greater, Some(a), Some(b)) => a > b,
             (Compare::Less | Compare::Greater, ..) => false,
             (Compare::Eq, ..) => show(stored) == show(value),
-            (Compare::Not, ..) => show(stored) != show(value),
+            (Compare::Not, ..) => show(stored) != show(value) && *stored != Value::Null,
+            (Compare::Is, ..) => stored == value,
         }
     })
 }
@@ -356,6 +362,10 @@ impl Database for FakeDatabase {
             true => Verdict::Away,
             false => inner.verdict.unwrap_or(Verdict::Unclear),
         }
+    }
+
+    fn keeps_null_texts(&self) -> bool {
+        true
     }
 
     fn affected_rows(&mut self) -> Option<u64> {
