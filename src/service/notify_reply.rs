@@ -28,7 +28,8 @@ pub fn handle<M: Memory>(
 }
 
 /// A NOTIFY could not be sent because the watcher's connection is gone, and only the
-/// watcher could open another one. As if nobody had answered (B50).
+/// watcher could open another one. As if nobody had answered (B50). One that has
+/// come over a new connection meanwhile has another Contact, and stays.
 pub fn gone<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -48,7 +49,8 @@ pub fn gone<M: Memory>(
         false => GONE.log(host, Level::Warning, line),
     }
     if ends {
-        end(server, host, token, Some(subscription), 408);
+        let contact = Some(subscription.text(Text::Contact));
+        end_at(server, host, (token, Some(subscription)), contact, 408);
     }
 }
 
@@ -61,15 +63,28 @@ pub fn end<M: Memory>(
     subscription: Option<&Snapshot>,
     code: u16,
 ) {
+    end_at(server, host, (token, subscription), None, code);
+}
+
+/// As `end`; with `contact` only as long as the watcher is to be reached there.
+fn end_at<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    (token, subscription): (Token, Option<&Snapshot>),
+    contact: Option<&[u8]>,
+    code: u16,
+) {
     let ended = match (token, subscription) {
-        (Token::ROW, Some(subscription)) => subscriptions::remove_row(server, host, subscription)
-            .unwrap_or_else(|fault| {
+        (Token::ROW, Some(subscription)) => {
+            let removed = subscriptions::remove_row(server, host, subscription, contact);
+            removed.unwrap_or_else(|fault| {
                 let line = format_args!("a subscription stays until it expires: {fault}");
                 host.log(Level::Error, line);
                 false
-            }),
+            })
+        }
         (Token::ROW, None) => false,
-        (token, _) => server.store.remove_subscription(token),
+        (token, _) => server.store.remove_unless_moved(token, contact),
     };
     if ended {
         host.log(Level::Debug, format_args!("subscription ended after {code} to its NOTIFY"));

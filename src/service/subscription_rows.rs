@@ -417,9 +417,11 @@ pub fn delete<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     dialog: DialogId<'_>,
+    contact: Option<&[u8]>,
 ) -> Result<bool, Fault> {
     let table = table(server)?;
-    let row = dialog_conditions(dialog);
+    let mut row = dialog_conditions(dialog);
+    row.extend(contact.map(|contact| ("contact", Compare::Eq, Value::text(contact))));
     let database = host.database().ok_or(Fault::Database)?;
     single(database, |database, _| {
         database.delete(table, &row)?;
@@ -448,7 +450,7 @@ pub fn replace_same_call<M: Memory>(
         for row in rows(server, host, &conditions)? {
             let other = dialog_of(&row.subscription) != dialog_of(subscription)
                 && row.subscription.package == subscription.package;
-            if other && delete(server, host, dialog_of(&row.subscription))? {
+            if other && delete(server, host, dialog_of(&row.subscription), None)? {
                 gone.push(row.subscription);
             }
         }

@@ -287,7 +287,7 @@ pub fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, stored: &Sto
             if !matches!(row.event, Some((WatcherEvent::Subscribe, _))) {
                 return false;
             }
-            rows::delete(server, host, dialog_of(&row.due.subscription)).is_ok()
+            rows::delete(server, host, dialog_of(&row.due.subscription), None).is_ok()
         }
     };
     if !deleted {
@@ -460,14 +460,15 @@ pub fn decide<M: Memory>(
     Ok(true)
 }
 
-/// A subscription that is a row ends because its watcher is gone. False if it
-/// had ended already.
+/// A subscription that is a row ends because its watcher is gone; with `contact`
+/// only as long as it is to be reached there. False if it had ended already.
 pub fn remove_row<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     subscription: &Snapshot,
+    contact: Option<&[u8]>,
 ) -> Result<bool, Fault> {
-    if !rows::delete(server, host, dialog_of(subscription))? {
+    if !rows::delete(server, host, dialog_of(subscription), contact)? {
         return Ok(false);
     }
     let (user, domain) =

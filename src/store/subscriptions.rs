@@ -322,10 +322,18 @@ impl<M: Memory> Store<M> {
     /// Removes a subscription without another NOTIFY (its watcher is gone).
     /// False if it was gone already.
     pub fn remove_subscription(&self, token: Token) -> bool {
+        self.remove_unless_moved(token, None)
+    }
+
+    /// As `remove_subscription`; with `contact` only as long as the watcher is to
+    /// be reached there.
+    pub fn remove_unless_moved(&self, token: Token, contact: Option<&[u8]>) -> bool {
         let removed = self.with(token.shard(), |records| {
             let id = Self::resolve(records, token)?;
             let record = records.subscriptions.get(id)?;
-            if matches!(record.phase, Phase::Leaving | Phase::Gone) {
+            if matches!(record.phase, Phase::Leaving | Phase::Gone)
+                || contact.is_some_and(|contact| records.text(record, Text::Contact) != contact)
+            {
                 return None;
             }
             let presentity = record.presentity;

@@ -102,6 +102,32 @@ fn a_watcher_that_is_gone_stays_where_time_outs_do_not_end_it() {
     }
 }
 
+/// The phone has changed networks: its old connection is found gone while its
+/// refresh comes over a new one.
+#[test]
+fn who_has_come_over_a_new_connection_meanwhile_stays() {
+    for moves in [true, false] {
+        for setup in modes() {
+            let mut world = World::new(setup);
+            world.watch("w", "presence");
+            world.send();
+            world.seen();
+            world.host.outcomes.insert("sip:w@h".into(), NotifyOutcome::Gone);
+            let mut other = world.fork();
+            world.host.during_notify.push_back(Box::new(move || {
+                let contact_host = if moves { "elsewhere" } else { "h" };
+                let refresh = Subscribe { contact_host, ..Subscribe::refresh("w") };
+                assert_eq!(other.subscribe(refresh).code, 200);
+            }));
+            world.create("presence", "a");
+            world.send();
+            assert_eq!(world.watchers("alice", PRESENCE), usize::from(moves));
+            let told = world.notifies().pop().map(|n| (n.contact, n.body));
+            assert_eq!(told, moves.then(|| ("sip:w@elsewhere".into(), "a".into())));
+        }
+    }
+}
+
 #[test]
 fn want_of_memory_for_one_is_not_waited_for_by_others_and_has_an_end() {
     for setup in modes() {

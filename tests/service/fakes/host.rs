@@ -76,7 +76,7 @@ pub struct FakeHost {
     pub room: Option<usize>,
     /// There is no memory for longer documents.
     pub longest: Option<usize>,
-    /// What becomes of NOTIFYs of these dialogs, by Call-ID.
+    /// What becomes of NOTIFYs of these dialogs, by Call-ID or Contact.
     pub outcomes: HashMap<String, NotifyOutcome>,
     /// NOTIFYs are counted, and not kept.
     pub counts: Option<usize>,
@@ -107,7 +107,8 @@ impl Transport for FakeHost {
             hook();
         }
         let of = |field| text(notify.subscription.text(field));
-        if let Some(outcome) = self.outcomes.get(&of(Text::CallId)) {
+        let outcome = |field| self.outcomes.get(&of(field));
+        if let Some(outcome) = outcome(Text::CallId).or_else(|| outcome(Text::Contact)) {
             return *outcome;
         }
         if self.longest.is_some_and(|longest| notify.body.len() > longest) {
