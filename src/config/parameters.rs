@@ -97,7 +97,7 @@ pub const PARAMETERS: &[Parameter] = &[
     int("heap_fragments", 1),
     int("max_publications", 10_000),
     int("max_subscriptions", 0),
-    int("max_subscriptions_per_watcher", 10_000),
+    int("max_subscriptions_per_watcher", -1),
     int("max_subscriptions_per_presentity", 1_000_000),
     int("max_document_size", 1 << 20),
     int("min_refresh_gap", 0),

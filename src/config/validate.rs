@@ -125,7 +125,7 @@ impl Judge<'_> {
             limits: Limits {
                 publications: self.at_least("max_publications", 0, 10_000),
                 subscriptions: self.at_least("max_subscriptions", 0, 0),
-                of_watcher: self.at_least("max_subscriptions_per_watcher", 0, 10_000),
+                of_watcher: self.of_watcher(),
                 of_presentity: self.at_least("max_subscriptions_per_presentity", 0, 1_000_000),
                 document: self.at_least("max_document_size", 0, 1 << 20),
                 refresh_gap: self.at_least("min_refresh_gap", 0, 0),
@@ -167,6 +167,13 @@ impl Judge<'_> {
         match self.int(name) {
             value if value >= least => unsigned(value),
             value => self.replace(name, value, otherwise, &format!("{least} or more")),
+        }
+    }
+
+    fn of_watcher(&mut self) -> u32 {
+        match self.int("max_subscriptions_per_watcher") {
+            -1 => Limits::BY_MEMORY,
+            _ => self.at_least("max_subscriptions_per_watcher", 0, Limits::BY_MEMORY),
         }
     }
 

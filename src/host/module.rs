@@ -89,6 +89,10 @@ pub fn mod_init() -> Result<(), String> {
     }
     let facility = config.local_log_facility.as_ref().map_or("", |facility| facility.name);
     log::set_local(config.local_log_level, facility.as_bytes());
+    // SAFETY: asks the allocator for a number.
+    let free = unsafe { sys::kshim_shm_available() };
+    let limits = config.limits.in_memory(usize::try_from(free).unwrap_or(usize::MAX));
+    let config = Config { limits, ..config };
     let config = CONFIG.try_insert(config).map_err(|_| "the module is initialised twice")?;
     rpc::register()?;
     if config.library_mode() {

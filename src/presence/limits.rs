@@ -11,7 +11,8 @@ pub struct Limits {
     pub publications: u32,
     /// `max_subscriptions`: of all watchers.
     pub subscriptions: u32,
-    /// `max_subscriptions_per_watcher`.
+    /// `max_subscriptions_per_watcher`; `Limits::BY_MEMORY` until it is known how
+    /// much there is.
     pub of_watcher: u32,
     /// `max_subscriptions_per_presentity`: in one package.
     pub of_presentity: u32,
@@ -23,6 +24,11 @@ pub struct Limits {
     /// chain.
     pub publish_gap: u32,
 }
+
+/// Bytes of shared memory that a subscription takes, about.
+const SUBSCRIPTION: usize = 400;
+/// So many a watcher may have however little memory there is.
+const FEWEST_OF_WATCHER: u32 = 10_000;
 
 /// Seconds after which a client may ask again whether there is room.
 const PATIENCE: u32 = 60;
@@ -57,6 +63,23 @@ impl Limits {
         refresh_gap: 0,
         publish_gap: 0,
     };
+
+    /// As many subscriptions of a watcher as a quarter of the memory has room for.
+    pub const BY_MEMORY: u32 = u32::MAX;
+
+    /// The limits where `free` bytes of shared memory are free at start. A proxy, or
+    /// a PBX that subscribes for all its users, is one watcher: whoever serves many
+    /// of them has given the server memory for it.
+    pub fn in_memory(self, free: usize) -> Limits {
+        let of_watcher = match self.of_watcher {
+            Limits::BY_MEMORY => {
+                let room = u32::try_from(free / 4 / SUBSCRIPTION).unwrap_or(u32::MAX);
+                room.max(FEWEST_OF_WATCHER)
+            }
+            number => number,
+        };
+        Limits { of_watcher, ..self }
+    }
 
     /// The number that was set.
     pub fn of(&self, limit: Limit) -> u32 {
@@ -127,6 +150,16 @@ mod tests {
         let room = |count| limits.has_room(Limit::OfWatcher, count);
         assert_eq!([room(0), room(1), room(2), room(3)], [true, true, false, false]);
         assert_eq!([3, 4].map(|length| limits.takes_document(length)), [true, false]);
+    }
+
+    #[test]
+    fn a_watcher_may_have_a_quarter_of_the_memory() {
+        let of =
+            |of_watcher, free| Limits { of_watcher, ..Limits::NONE }.in_memory(free).of_watcher;
+        assert_eq!(of(Limits::BY_MEMORY, 0), 10_000);
+        assert_eq!(of(Limits::BY_MEMORY, 64 << 20), 41_943);
+        assert_eq!(of(Limits::BY_MEMORY, 1 << 30), 671_088);
+        assert_eq!((of(0, 1 << 30), of(7, 1 << 30)), (0, 7), "what was set holds");
     }
 
     #[test]

@@ -259,7 +259,8 @@ fn refusals_are_counted_and_told_seldom() {
 /// the memory, by default.
 #[test]
 fn a_looping_client_is_bounded_by_default() {
-    let mut world = World::default();
+    let by_memory = |config: &mut Config| config.limits = config.limits.in_memory(4 << 20);
+    let mut world = World::new(Setup { config: by_memory, ..Setup::default() });
     let mut codes = std::collections::BTreeMap::<u16, u32>::new();
     for n in 0..11_000 {
         let call = format!("loop{n}");
