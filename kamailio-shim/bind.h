@@ -35,6 +35,7 @@
 #include "core/xavp.h"
 #include "core/usr_avp.h"
 #include "core/action.h"
+#include "core/counters.h"
 #include "core/rpc.h"
 #include "core/rpc_lookup.h"
 #include "core/kemi.h"

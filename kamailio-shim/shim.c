@@ -370,6 +370,13 @@ int kshim_connected(str *host, int port)
 	return 1;
 }
 
+int kshim_statistic(char *name, long (*value)(void))
+{
+	stat_function function = value;
+
+	return register_stat("presence", name, (stat_var **)function, STAT_IS_FUNC);
+}
+
 int kshim_pkg_walks(void)
 {
 	return _pkg_root.mname != NULL && strcmp(_pkg_root.mname, "q_malloc") == 0;

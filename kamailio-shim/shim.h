@@ -25,6 +25,9 @@ void kshim_join_no_more(void);
  * negative when the address is not numeric. */
 int kshim_connected(str *host, int port);
 
+/* A statistic of this module, whose value is asked for; negative on failure. */
+int kshim_statistic(char *name, long (*value)(void));
+
 /* Locks. */
 void kshim_lock(gen_lock_t *lock);
 int kshim_try_lock(gen_lock_t *lock);

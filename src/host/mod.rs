@@ -24,6 +24,7 @@ mod rpc;
 mod script;
 mod sender;
 pub mod state;
+mod statistics;
 pub mod sys;
 pub mod text;
 pub mod timers;

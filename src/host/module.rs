@@ -24,7 +24,8 @@ use crate::host::state::{
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
-    fragments, log, packages, process, reply, reply_event, rpc, script, sender, sys, timers, tm,
+    fragments, log, packages, process, reply, reply_event, rpc, script, sender, statistics, sys,
+    timers, tm,
 };
 use crate::presence::event_package::Kind;
 use crate::service::notifier;
@@ -103,6 +104,7 @@ pub fn mod_init() -> Result<(), String> {
         }
         return Ok(());
     }
+    statistics::register()?;
     reply::bind()?;
     tm::bind(on_notify_completed)?;
     reply_event::find();

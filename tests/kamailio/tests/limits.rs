@@ -177,6 +177,8 @@ fn a_looping_client_is_bounded() {
         refused += u32::from(looping.endpoint.request(&request).status() == Some(503));
     }
     assert_eq!(refused, 100);
+    let counted = kamailio.rpc_ok(&["stats.fetch", "presence:refused_by_limits"]);
+    assert!(counted.contains(" 100"), "{counted}");
     let mut other = Watcher::udp(&kamailio, "bob").named("other");
     other.subscribe(600);
     other.wait_notify("others are served", |n| n.state == "active");
