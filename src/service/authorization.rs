@@ -168,7 +168,11 @@ pub fn authorize<M: Memory>(
 }
 
 /// The row of a watcher, in whichever spelling it is. Of several the one that
-/// was decided by hand counts, then ours. The flag: there is only one.
+/// was decided by hand counts, then ours. The flag: there is only one. Where there
+/// is a row in the request's own spelling of the users, as there mostly is, the
+/// other ones (nine in all where both are numbers with a `+`) are not looked for:
+/// we add none beside one in another spelling, and the stock module, which may
+/// have, lets each count for itself.
 fn find(
     database: &mut dyn Database,
     table: &str,
@@ -208,11 +212,20 @@ fn find(
                     found.extend(row_at(&spelled, columns));
                 })?;
             }
+            if !found.is_empty() && spelled.name.user == ours.name.user && resource == ours.resource
+            {
+                return Ok(best(found, &ours));
+            }
         }
     }
+    Ok(best(found, &ours))
+}
+
+/// The row that counts, and whether there is only one.
+fn best(mut found: Vec<(Place, Row)>, ours: &Place) -> Option<(Place, Row, bool)> {
     let is_only = found.len() == 1;
-    found.sort_by_key(|(place, row)| (row.by_hand, *place == ours));
-    Ok(found.pop().map(|(place, row)| (place, row, is_only)))
+    found.sort_by_key(|(place, row)| (row.by_hand, place == ours));
+    found.pop().map(|(place, row)| (place, row, is_only))
 }
 
 /// A row, if it is that of a place but for the spelling of its domain.

@@ -199,6 +199,27 @@ fn rows_of_watchers_get_our_spelling_when_they_are_written() {
     assert_eq!(column(&world, "watchers", "watcher_username").len(), 4);
 }
 
+/// A row in the request's own spelling is had with one statement, though `+` can be
+/// written in three ways, in both users.
+#[test]
+fn who_is_known_in_the_same_spelling_is_looked_for_once() {
+    let statements = |presentity: &str, watcher: &str| {
+        let mut world = World::new(Setup::stored());
+        let database = world.host.database.clone().unwrap();
+        let mut subscribe = |call: &str| {
+            let before = database.statements();
+            let it = Subscribe { user: presentity, watcher, ..Subscribe::new(call) };
+            assert_eq!(world.subscribe(it).code, 200);
+            database.statements() - before
+        };
+        (subscribe("first"), subscribe("again"))
+    };
+    let plain = statements("alice", "bob");
+    let numbers = statements("+4930", "+4940");
+    assert_eq!(numbers.1, plain.1);
+    assert_eq!(numbers.0, plain.0 + 8);
+}
+
 #[test]
 fn a_decision_reaches_a_watcher_in_any_spelling() {
     let mut world = World::new(Setup::stored());
