@@ -80,12 +80,6 @@ impl From<crate::presence::text::TooLong> for Fault {
     }
 }
 
-impl From<crate::shm::OutOfMemory> for Fault {
-    fn from(_: crate::shm::OutOfMemory) -> Fault {
-        Fault::SharedMemory
-    }
-}
-
 impl From<Fault> for Rejection {
     fn from(fault: Fault) -> Rejection {
         match fault {

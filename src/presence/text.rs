@@ -16,10 +16,10 @@ pub trait Fields: Copy {
 pub struct TooLong;
 
 /// Instead of an end offset: the field is the same as the one with this number.
-pub(super) const SAME: u16 = 0x8000;
+pub(crate) const SAME: u16 = 0x8000;
 
 /// A string that is shorter is not worth the look at the others.
-pub(super) const WORTH_SHARING: usize = 3;
+pub(crate) const WORTH_SHARING: usize = 3;
 
 /// Collects fields into a block: for each the end of its text, or the number of
 /// an earlier one that is the same (`SAME`), as `COUNT` little-endian u16, then
@@ -56,7 +56,7 @@ pub fn has_room(block: &[u8], more: usize) -> bool {
 }
 
 /// Takes so many bytes from the start of `rest`, or all that there are.
-pub(super) fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
+pub(crate) fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
     let (taken, left) = rest.split_at_checked(count).unwrap_or((rest, b""));
     *rest = left;
     taken
@@ -185,7 +185,7 @@ impl<'a, F: Fields> Packed<'a, F> {
 
     /// All fields in order; with each the number of the earlier one that it is the
     /// same as, if that is how it was packed.
-    pub(super) fn fields(self) -> impl Iterator<Item = (&'a [u8], Option<u8>)> {
+    pub(crate) fn fields(self) -> impl Iterator<Item = (&'a [u8], Option<u8>)> {
         let (entries, text) = self.block.split_at_checked(2 * F::COUNT).unwrap_or_default();
         let mut start = 0;
         entries.as_chunks::<2>().0.iter().map(move |entry| {

@@ -10,6 +10,7 @@ pub mod lanes;
 pub mod left_over;
 pub mod listing;
 pub mod outage;
+pub mod publication_block;
 pub mod publications;
 pub mod records;
 pub mod renewal;
@@ -18,6 +19,7 @@ pub mod retransmissions;
 pub mod row_lanes;
 pub mod rows;
 pub mod shard;
+pub mod subscription_block;
 pub mod subscriptions;
 pub mod tally;
 pub mod watcher_changes;
@@ -31,7 +33,7 @@ use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::limits::Limits;
 use crate::presence::uri::{self, UserCase, identity};
-use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, Slab};
+use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, OutOfMemory, Slab};
 use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::{PresentityKey, Shard};
@@ -40,6 +42,12 @@ use crate::store::writers::Writers;
 use lock_api::Mutex;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+impl From<OutOfMemory> for Fault {
+    fn from(_: OutOfMemory) -> Fault {
+        Fault::SharedMemory
+    }
+}
 
 /// What the store has to know of the configuration.
 #[derive(Debug, Clone)]

@@ -16,8 +16,8 @@ pub(super) use claim::{otherwise_spelled, pack, repack};
 
 use crate::error::{Fault, Rejection};
 use crate::presence::publication::{Facts, Step};
-use crate::presence::publication_block::Parts;
 use crate::shm::{Blob, Id, Memory};
+use crate::store::publication_block::Parts;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::{PresentityKey, Shard, later};
 use crate::store::{LaneRef, Store};

@@ -3,13 +3,13 @@
 
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::Facts;
-use crate::presence::publication_block::Block;
 use crate::presence::subscription::{Ending, Status, Text, is_told_of_changes};
-use crate::presence::subscription_block::{self, Owner};
 use crate::shm::{
     Behind, Blob, Id, Linked, Links, List, Memory, Queueable, ShortBlob, Slab, Timed, Timer,
     Uncounted, Unkeyed, Word, Words,
 };
+use crate::store::publication_block::Block;
+use crate::store::subscription_block::{self, Owner};
 use crate::store::watcher_changes::{Changed, WatcherChange};
 use std::num::NonZeroU32;
 

@@ -3,11 +3,11 @@
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{ROOM_FOR_REASON, Snapshot, Text, with_text};
-use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::text::has_room;
 use crate::shm::{Id, Memory};
 use crate::store::records::Subscription;
 use crate::store::shard::Shard;
+use crate::store::subscription_block::{expand, shrink};
 
 /// What an in-dialog SUBSCRIBE brings.
 #[derive(Debug, Clone, Copy)]

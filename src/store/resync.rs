@@ -2,8 +2,8 @@
 //! changed behind it, and makes watchers look again.
 
 use crate::error::Fault;
-use crate::presence::publication_block::Parts;
 use crate::shm::Memory;
+use crate::store::publication_block::Parts;
 use crate::store::publications::{Change, otherwise_spelled, pack};
 use crate::store::records::{PublicationPhase, Seconds};
 use crate::store::shard::PresentityKey;

@@ -4,7 +4,6 @@
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::Text;
-use crate::presence::subscription_block::{self, Owner};
 use crate::presence::uri::{UserCase, identity, same_user, user};
 use crate::shm::{
     Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob, Slab,
@@ -15,6 +14,7 @@ use crate::store::records::{
     Aside, Dirty, Expiring, Lag, Phase, Presentity, Publication, PublicationPhase, Publications,
     Queued, Subscription, Watched,
 };
+use crate::store::subscription_block::{self, Owner};
 use crate::store::tally::Tally;
 use crate::store::watcher_changes::WatcherChange;
 

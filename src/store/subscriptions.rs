@@ -6,7 +6,6 @@ use crate::presence::limits::{Limit, Limits};
 use crate::presence::subscription::{
     Current, DialogId, Ending, InDialog, Snapshot, Text, in_dialog,
 };
-use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::uri::identity;
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::{Id, Links, Memory, Timer};
@@ -14,6 +13,7 @@ use crate::store::dialogs::{is_dialog, watches};
 use crate::store::records::{Claim, Lag, Phase, Presentity, Seconds, Subscription, Watched};
 use crate::store::renewal::{Renewal, refresh};
 use crate::store::shard::{PresentityKey, Shard};
+use crate::store::subscription_block::{expand, shrink};
 use crate::store::{LaneRef, Store, Token};
 
 /// Seconds that the 2xx to a SUBSCRIBE may take to leave. If it has not then,

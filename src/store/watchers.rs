@@ -3,11 +3,11 @@
 
 use crate::error::Fault;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text, with_text};
-use crate::presence::subscription_block::{expand, shrink};
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::Memory;
 use crate::store::records::Phase;
 use crate::store::shard::PresentityKey;
+use crate::store::subscription_block::{expand, shrink};
 use crate::store::subscriptions::{REPLY_TIME, snapshot};
 use crate::store::{LaneRef, Store, Token};
 

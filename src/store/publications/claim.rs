@@ -9,10 +9,10 @@ use crate::presence::limits::Limit;
 use crate::presence::publication::{
     Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
 };
-use crate::presence::publication_block::{self, Block, Parts};
 use crate::presence::uri::{presentity_uri, user};
 use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
+use crate::store::publication_block::{self, Block, Parts};
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::{PresentityKey, Shard};
 

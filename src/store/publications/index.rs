@@ -4,10 +4,10 @@
 //! All living publications of a presentity are in the index, or none is.
 
 use crate::error::Fault;
-use crate::presence::publication_block::PackedTag;
 use crate::shm::{
     Blob, HashIndex, Heap, Id, KeyedHash, Linked, Links, List, Memory, Slab, Uncounted, Unkeyed,
 };
+use crate::store::publication_block::PackedTag;
 use crate::store::records::{Presentity, Publication, PublicationPhase};
 use crate::store::shard::Shard;
 use std::num::NonZeroU32;
@@ -203,7 +203,7 @@ impl<M: Memory> Shard<M> {
         let old_tag = record.block().entity_tag();
         let old_dialog = record.block().dialog_id().to_vec();
         let entry = if self.is_indexed(id) { self.entry_of(id) } else { None };
-        let new = crate::presence::publication_block::Block::new(&block);
+        let new = crate::store::publication_block::Block::new(&block);
         let (new_tag, new_dialog) = (new.entity_tag(), new.dialog_id().to_vec());
         let Some(entry) = entry else {
             if let Some(record) = self.publications.get_mut(id) {
