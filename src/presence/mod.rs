@@ -14,6 +14,7 @@ pub mod name_addr;
 pub mod next_hop;
 pub mod notify_headers;
 pub mod pidf;
+pub mod presentity;
 pub mod publication;
 pub mod registry;
 pub mod request;

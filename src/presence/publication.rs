@@ -6,6 +6,25 @@ use crate::presence::dialog_info::DialogInfo;
 /// Our `ruid`s begin with this; random hexadecimal digits follow.
 pub const RUID_PREFIX: &[u8] = b"pres-";
 
+/// A publication copied out of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicationCopy {
+    /// Its entity-tag.
+    pub entity_tag: Vec<u8>,
+    /// Its sender, or empty.
+    pub sender: Vec<u8>,
+    /// The document; empty where the database keeps it.
+    pub body: Vec<u8>,
+    /// Unix time of its end.
+    pub expires_at: Option<i64>,
+    /// Unix time of its latest change.
+    pub received: i64,
+    /// Its `priority`.
+    pub priority: i32,
+    /// Stable id.
+    pub ruid: Vec<u8>,
+}
+
 /// What a PUBLISH asks for (RFC 3903 4.1, table 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {

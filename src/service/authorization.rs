@@ -3,6 +3,7 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::event_package::EventPackage;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text};
 use crate::presence::uri;
 use crate::service::durable::single;
@@ -10,7 +11,6 @@ use crate::service::paging::{self, page as page_of};
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::rows::presentity_uri;
-use crate::store::shard::PresentityKey;
 
 /// Old rows looked at in one go.
 const PORTION: usize = 500;

@@ -10,6 +10,7 @@ use crate::config::{PublicationCache, SubscriptionMode};
 use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::event_package::Event;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::winfo::WatcherEvent;
 use crate::service::durable::{durable, each_or_all, single};
@@ -22,7 +23,6 @@ use crate::store::rows::{
     PUBLICATION_COLUMNS, SUBSCRIPTION_COLUMNS, SubscriptionRow, dialog_of, read_publication,
     read_subscription, unsigned,
 };
-use crate::store::shard::PresentityKey;
 
 /// Rows read in one go.
 const PAGE: usize = 500;

@@ -4,6 +4,7 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level};
 use crate::presence::limits::Limit;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::Step;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::presence::uri::{identity, presentity_uri};
@@ -11,7 +12,6 @@ use crate::service::Server;
 use crate::service::publishing::Publishing;
 use crate::service::subscription_rows as rows;
 use crate::shm::Memory;
-use crate::store::shard::PresentityKey;
 use crate::store::tally::Room;
 
 /// Counts a refusal by a limit, and writes a line: one for each offender and

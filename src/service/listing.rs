@@ -2,10 +2,10 @@
 
 use crate::error::Fault;
 use crate::ports::Host;
+use crate::presence::publication::PublicationCopy;
 use crate::presence::uri::{UserCase, same_user};
 use crate::service::Server;
 use crate::shm::Memory;
-use crate::store::lanes::PublicationCopy;
 use crate::store::rows::{PUBLICATION_COLUMNS, read_publication};
 
 /// A publication and what it belongs to.

@@ -7,6 +7,7 @@ use crate::error::Fault;
 use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::notify_headers::{self, SubscriptionState};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot, Status, Text, may_see};
 use crate::service::compose::{Composition, compose, for_watcher};
 use crate::service::seldom::Seldom;
@@ -16,7 +17,6 @@ use crate::shm::Memory;
 use crate::store::lanes::{Composed, ComposedWatchers, Document, Send, State};
 use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
-use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Token};
 
 pub(super) static POSTPONED: Seldom = Seldom::new();

@@ -5,18 +5,17 @@ use crate::config::PublicationCache;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Condition, Database, Host, Value};
 use crate::presence::entity_tag::EntityTag;
-use crate::presence::publication::{Step, unknown_entity_tag};
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::{PublicationCopy, Step, unknown_entity_tag};
 use crate::service::durable::{durable, single};
 use crate::service::publishing::Publishing;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
-use crate::store::lanes::PublicationCopy;
 use crate::store::publications::{Change, Pending};
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
     read_publication,
 };
-use crate::store::shard::PresentityKey;
 use std::collections::HashMap;
 
 /// Writes a claimed change. Gives the document that the row had, if watchers

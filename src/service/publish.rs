@@ -9,6 +9,7 @@ use crate::presence::entity_tag::EntityTag;
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{self, PublicationKind};
 use crate::presence::notify_headers::contact_uri;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Facts, RUID_PREFIX, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::presence::text;
@@ -20,7 +21,6 @@ use crate::service::{publication_rows, reopened, unindexed};
 use crate::shm::Memory;
 use crate::store::publications::{Begun, Change, Pending};
 use crate::store::retransmissions::Answer;
-use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
 
 /// Unix time at which priorities made of the time begin, as in stock.

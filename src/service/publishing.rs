@@ -2,8 +2,8 @@
 
 use crate::presence::dialog_info;
 use crate::presence::event_package::{EventPackage, PackageId};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Facts, Step};
-use crate::store::shard::PresentityKey;
 
 /// What later decisions need to know of a dialog-info document.
 pub fn facts_of(document: &[u8]) -> Facts {

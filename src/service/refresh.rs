@@ -7,6 +7,7 @@ use crate::error::Fault;
 use crate::ports::Host;
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::pidf;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::Step;
 use crate::presence::request::UriParts;
 use crate::service::notifier::{self, Budget};
@@ -14,7 +15,6 @@ use crate::service::publish::publish_for_sibling;
 use crate::service::publishing::Publishing;
 use crate::service::{Server, publication_rows, resync, watchers};
 use crate::shm::Memory;
-use crate::store::shard::PresentityKey;
 
 /// Attempts to change hard state while others change it, too.
 const ATTEMPTS: usize = 5;

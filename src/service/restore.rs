@@ -148,8 +148,11 @@ pub fn publications<M: Memory>(
     store.put_all_in_order();
     let restored = restored.complete()?;
     for (row, key) in respelled {
-        let old =
-            crate::store::shard::PresentityKey { user: row.user, host: row.host, ..key.clone() };
+        let old = crate::presence::presentity::PresentityKey {
+            user: row.user,
+            host: row.host,
+            ..key.clone()
+        };
         let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
         let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
         match single(database, |database, _| database.update(&table, &conditions, &set)) {

@@ -7,6 +7,7 @@ use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Condition, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::Step;
 use crate::service::Server;
 use crate::service::durable::single;
@@ -18,7 +19,6 @@ use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
     read_publication,
 };
-use crate::store::shard::PresentityKey;
 
 /// What names a publication: identity, package and entity-tag.
 type Name = (Vec<u8>, PackageId, Vec<u8>);
@@ -95,7 +95,7 @@ fn follow<M: Memory>(
         let (facts, dialog_id) = facts(server.registry.get(package), &row);
         // The documents stay in the database.
         let row = PublicationRow {
-            publication: crate::store::lanes::PublicationCopy {
+            publication: crate::presence::publication::PublicationCopy {
                 body: Vec::new(),
                 ..row.publication
             },

@@ -3,6 +3,7 @@
 
 use crate::error::Fault;
 use crate::ports::{Database, Host};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot, Status, Text, is_told_of_changes, may_see};
 use crate::service::durable::{durable, single};
 use crate::service::subscription_rows::{self as rows, Claimed, ENDED, Row};
@@ -12,7 +13,6 @@ use crate::store::lanes::{Document, Send};
 use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::dialog_of;
-use crate::store::shard::PresentityKey;
 
 /// A row that can be read, but not be changed, is tried so often.
 const MAX_FAILURES: u8 = 3;

@@ -10,6 +10,7 @@ use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Compare, Database, Host, Level, Value};
 use crate::presence::event_package::{EventPackage, Kind};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Status, Text, is_told_of_changes};
 use crate::service::compose::{self, Composition, compose, fold};
 use crate::service::durable::{each_or_all, single};
@@ -24,7 +25,6 @@ use crate::shm::Memory;
 use crate::store::lanes::{Composed, ComposedWatchers, Send, State};
 use crate::store::records::Claim;
 use crate::store::row_lanes::{DueRow, WalkStep};
-use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Token};
 
 static UNDELETED: Seldom = Seldom::new();

@@ -3,13 +3,13 @@
 //! given up (A13).
 
 use crate::ports::{Host, Level};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::service::Server;
 use crate::service::seldom::Seldom;
 use crate::shm::Memory;
 use crate::store::lanes::Send;
 use crate::store::row_lanes::DueRow;
-use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Token};
 
 static SHORT: Seldom = Seldom::new();

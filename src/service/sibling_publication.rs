@@ -4,12 +4,12 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::Host;
 use crate::presence::event_package::{Kind, PackageId};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::Step;
 use crate::service::publish::publish_for_sibling;
 use crate::service::publishing::Publishing;
 use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
-use crate::store::shard::PresentityKey;
 
 /// What a sibling wants to be published.
 #[derive(Debug, Clone, Copy)]

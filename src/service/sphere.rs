@@ -5,10 +5,10 @@ use crate::config::PublicationCache;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::pidf;
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::PublicationCopy;
 use crate::service::{Server, publication_rows, watchers};
 use crate::shm::Memory;
-use crate::store::lanes::PublicationCopy;
-use crate::store::shard::PresentityKey;
 
 /// The sphere of the newest publication that names one; `None` also where
 /// spheres are not looked at.

@@ -5,6 +5,7 @@ use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::presence::expires;
 use crate::presence::notify_headers::contact_uri;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::request::SubscribeRequest;
 use crate::presence::subscription::{
     Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
@@ -17,7 +18,6 @@ use crate::service::{Attempt, FirstSight, Served, Server, limits, refuse};
 use crate::shm::Memory;
 use crate::store::renewal::Renewal;
 use crate::store::retransmissions::Answer;
-use crate::store::shard::PresentityKey;
 
 /// What is to be done once the 2xx has left.
 enum Afterwards {

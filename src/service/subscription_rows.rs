@@ -9,6 +9,7 @@ pub use presentity::{has_subscribers, of_presentity, of_uri, of_watcher, page_of
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{
     Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
@@ -26,7 +27,6 @@ use crate::store::rows::{
     NOT_FLAGGED, SUBSCRIPTION_COLUMNS, dialog_conditions, dialog_of, presentity_uri,
     read_subscription, subscription_row, unsigned,
 };
-use crate::store::shard::PresentityKey;
 
 /// How often a change is judged again because somebody else made one first.
 const ATTEMPTS: usize = 8;

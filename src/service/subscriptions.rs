@@ -4,6 +4,7 @@
 use crate::config::SubscriptionMode;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level, Value};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{
     Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
 };
@@ -18,7 +19,6 @@ use crate::store::records::Claim;
 use crate::store::renewal::Renewal;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::{NOT_FLAGGED, dialog_of};
-use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::Inserted;
 use crate::store::{LaneRef, Token};
 

@@ -4,6 +4,7 @@
 
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Text};
 use crate::service::Server;
 use crate::service::notifier::{self, Budget, Owned};
@@ -11,7 +12,6 @@ use crate::service::seldom::Seldom;
 use crate::service::subscription_rows as rows;
 use crate::shm::Memory;
 use crate::store::records::Claim;
-use crate::store::shard::PresentityKey;
 
 pub use crate::service::expired_rows::expire;
 

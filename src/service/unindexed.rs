@@ -5,8 +5,9 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Condition, Database, Host, Value};
 use crate::presence::dialog_info;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{
-    Facts, Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
+    Facts, PublicationCopy, Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
 };
 use crate::presence::uri;
 use crate::service::durable::single;
@@ -17,13 +18,11 @@ use crate::service::publishing::{Publishing, facts_of};
 use crate::service::{Server, check_widths, expiry, limits};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::lanes::PublicationCopy;
 use crate::store::publications::Change;
 use crate::store::row_lanes::{EndedRow, RowsChanged};
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
-use crate::store::shard::PresentityKey;
 
 /// Expired rows read in one go.
 const PAGE: usize = 250;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::PackageId;
+use crate::presence::presentity::PresentityKey;
 use crate::service::Server;
 use crate::service::notifier::{Budget, Left, Owned, POSTPONED, rounds};
 use crate::service::seldom::Seldom;
 use crate::service::shortage::Shortage;
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::shard::PresentityKey;
 
 static GIVEN_UP: Seldom = Seldom::new();
 

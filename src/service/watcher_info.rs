@@ -5,6 +5,7 @@
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::event_package::EventPackage;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
 use crate::service::authorization::Name;
@@ -13,7 +14,7 @@ use crate::service::{Server, subscription_rows as rows, subscriptions};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Send};
 use crate::store::rows::dialog_of;
-use crate::store::shard::{PresentityKey, later};
+use crate::store::shard::later;
 use crate::store::watcher_changes::{ChangedWatcher, WatcherChanges, id_key};
 use std::collections::{HashMap, HashSet};
 

@@ -7,6 +7,7 @@ pub use purge::purge;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::{Event, PackageId};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::request::UriParts;
 use crate::presence::subscription::{Authorization, Snapshot, Status, Text};
 use crate::presence::{text, uri};
@@ -17,7 +18,6 @@ use crate::service::notifier::{self, Budget};
 use crate::service::seldom::Seldom;
 use crate::service::subscriptions::{self, Watching};
 use crate::shm::Memory;
-use crate::store::shard::PresentityKey;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 

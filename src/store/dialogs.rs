@@ -2,10 +2,11 @@
 
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::shm::{HashIndex, Memory};
 use crate::store::records::{Phase, Subscription};
-use crate::store::shard::{PresentityKey, Shard};
+use crate::store::shard::Shard;
 use crate::store::subscriptions::dialog_of_record;
 use crate::store::{Store, Token};
 

@@ -1,9 +1,10 @@
 //! Who owns a lane: taken by who has work for it, handed over, shared, freed.
 
+use crate::presence::presentity::PresentityKey;
 use crate::shm::{Id, Memory};
 use crate::store::lanes::{Send, close_pass};
 use crate::store::records::{Phase, Presentity};
-use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::shard::{Shard, later};
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
 

@@ -7,13 +7,15 @@
 //! arrives meanwhile is only marked, so a document is never older than one
 //! sent before in the same dialog, and CSeqs leave in rising order.
 
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::{Ending, Snapshot, Text, may_see};
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::Places;
 use crate::store::records::{
     Aside, Claim, Phase, Presentity, Publication, PublicationPhase, Seconds, Subscription, Watched,
 };
-use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::shard::{Shard, later};
 use crate::store::subscriptions::snapshot;
 use crate::store::watcher_changes::{WatcherChanges, copy_changes};
 use crate::store::{LaneRef, Store, Token};
@@ -21,25 +23,6 @@ use crate::store::{LaneRef, Store, Token};
 /// CSeqs that a row reserves ahead of use (A7): after a crash the next NOTIFY
 /// is higher than any sent. Renewed when half is used.
 pub const CSEQ_RESERVE: u32 = 10_000;
-
-/// A publication copied out of the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicationCopy {
-    /// Its entity-tag.
-    pub entity_tag: Vec<u8>,
-    /// Its sender, or empty.
-    pub sender: Vec<u8>,
-    /// The document; empty where the database keeps it.
-    pub body: Vec<u8>,
-    /// Unix time of its end.
-    pub expires_at: Option<i64>,
-    /// Unix time of its latest change.
-    pub received: i64,
-    /// Its `priority`.
-    pub priority: i32,
-    /// Stable id.
-    pub ruid: Vec<u8>,
-}
 
 /// An ended publication that some watchers have yet to see.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 
 use crate::error::Fault;
 use crate::presence::limits::Limits;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot};
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::records::Phase;
-use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::Inserted;
 
 impl<M: Memory> Store<M> {

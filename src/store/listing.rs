@@ -1,13 +1,14 @@
 //! What there is, for those who ask: the script and the operator's commands.
 //! Everything is copied out under one shard's lock at a time.
 
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::Snapshot;
 use crate::presence::uri::{self, UserCase};
 use crate::shm::Memory;
 use crate::store::Store;
-use crate::store::lanes::{PublicationCopy, copy_publication};
+use crate::store::lanes::copy_publication;
 use crate::store::records::{Phase, PublicationPhase};
-use crate::store::shard::PresentityKey;
 use crate::store::subscriptions::snapshot;
 
 /// A subscription and its end.

@@ -15,11 +15,12 @@ pub use index::PublicationIndex;
 pub(super) use claim::{otherwise_spelled, pack, repack};
 
 use crate::error::{Fault, Rejection};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Facts, Step};
 use crate::shm::{Blob, Id, Memory};
 use crate::store::publication_block::Parts;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
-use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::shard::{Shard, later};
 use crate::store::{LaneRef, Store};
 
 /// What a PUBLISH makes of a publication.

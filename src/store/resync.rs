@@ -2,11 +2,11 @@
 //! changed behind it, and makes watchers look again.
 
 use crate::error::Fault;
+use crate::presence::presentity::PresentityKey;
 use crate::shm::Memory;
 use crate::store::publication_block::Parts;
 use crate::store::publications::{Change, otherwise_spelled, pack};
 use crate::store::records::{PublicationPhase, Seconds};
-use crate::store::shard::PresentityKey;
 use crate::store::{LaneRef, Store};
 
 impl<M: Memory> Store<M> {

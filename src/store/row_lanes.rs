@@ -4,17 +4,19 @@
 //! watchers of a change are read from the table in pages: a walk.
 
 use crate::error::Fault;
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::{Places, is_dialog};
-use crate::store::lanes::{PublicationCopy, is_spared};
+use crate::store::lanes::is_spared;
 use crate::store::publication_block::Parts;
 use crate::store::publications::pack;
 use crate::store::records::{
     Claim, Phase, Presentity, Publication, PublicationPhase, Subscription,
 };
 use crate::store::rows::dialog_of;
-use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::shard::{Shard, later};
 use crate::store::subscription_block::shrink;
 use crate::store::{LaneRef, Store, Token};
 

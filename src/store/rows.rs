@@ -3,11 +3,11 @@
 
 use crate::ports::{Assignment, Compare, Condition, Value};
 use crate::presence::event_package::PackageId;
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
 use crate::presence::text;
 use crate::presence::uri;
-use crate::store::lanes::PublicationCopy;
-use crate::store::shard::PresentityKey;
 
 /// Columns of `active_watchers` that make a subscription, in reading order.
 pub const SUBSCRIPTION_COLUMNS: &[&str] = &[

@@ -3,8 +3,9 @@
 
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::Text;
-use crate::presence::uri::{UserCase, identity, same_user, user};
+use crate::presence::uri::{UserCase, identity, same_user};
 use crate::shm::{
     Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob, Slab,
     Unkeyed, Wheel, Words,
@@ -34,27 +35,6 @@ const MOST_FAREWELLS: u16 = 16 << 10;
 
 /// What a record counts beside its document.
 const RECORD_BYTES: usize = 256;
-
-/// Which presentity, in which package.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresentityKey {
-    /// `uri::identity`.
-    pub identity: Vec<u8>,
-    /// User as spelled (`uri::user::stored`).
-    pub user: Vec<u8>,
-    /// Host in lower case.
-    pub host: Vec<u8>,
-    /// The event package.
-    pub package: PackageId,
-}
-
-impl PresentityKey {
-    /// The same, in each spelling that the rows of others may have (B46).
-    pub fn spellings(&self) -> Vec<PresentityKey> {
-        let spelled = |user| PresentityKey { user, ..self.clone() };
-        user::spellings(&self.user).into_iter().map(spelled).collect()
-    }
-}
 
 /// All records of some presentities.
 pub struct Shard<M: Memory> {

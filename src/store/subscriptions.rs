@@ -3,6 +3,7 @@
 use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::limits::{Limit, Limits};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{
     Current, DialogId, Ending, InDialog, Snapshot, Text, in_dialog,
 };
@@ -12,7 +13,7 @@ use crate::shm::{Id, Links, Memory, Timer};
 use crate::store::dialogs::{is_dialog, watches};
 use crate::store::records::{Claim, Lag, Phase, Presentity, Seconds, Subscription, Watched};
 use crate::store::renewal::{Renewal, refresh};
-use crate::store::shard::{PresentityKey, Shard};
+use crate::store::shard::Shard;
 use crate::store::subscription_block::{expand, shrink};
 use crate::store::{LaneRef, Store, Token};
 

@@ -2,6 +2,7 @@
 //! that those watch who watch the watchers (`presence.winfo`) until all of
 //! them have been told, as farewells are kept for publications.
 
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
 use crate::presence::text::{self, Packed, fields};
 use crate::presence::winfo::{WatcherEvent, watcher_id};
@@ -9,7 +10,7 @@ use crate::shm::{Blob, Id, Linked, Links, Memory};
 use crate::store::Store;
 use crate::store::records::{Claim, Presentity, Subscription};
 use crate::store::rows::dialog_of;
-use crate::store::shard::{PresentityKey, Shard, later};
+use crate::store::shard::{Shard, later};
 use crate::store::subscriptions::dialog_of_record;
 
 /// Changes kept for one presentity. Beyond that a full document is shorter.

@@ -2,11 +2,11 @@
 //! for longer than a portion of them takes.
 
 use crate::error::Fault;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text, with_text};
 use crate::presence::winfo::WatcherEvent;
 use crate::shm::Memory;
 use crate::store::records::Phase;
-use crate::store::shard::PresentityKey;
 use crate::store::subscription_block::{expand, shrink};
 use crate::store::subscriptions::{REPLY_TIME, snapshot};
 use crate::store::{LaneRef, Store, Token};

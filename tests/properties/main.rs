@@ -8,12 +8,12 @@ mod publications;
 
 use fakes::{FakeMemory, MWI, PRESENCE, Setup, World};
 use presence::presence::event_package::PackageId;
+use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::Step;
 use presence::presence::subscription::{DialogId, Ending, InDialog, Snapshot, Text};
 use presence::store::lanes::{Composed, Document, State};
 use presence::store::publications::{Begun, Change, Pending};
 use presence::store::renewal::Renewal;
-use presence::store::shard::PresentityKey;
 use presence::store::{LaneRef, Token};
 use proptest::prelude::*;
 use std::collections::BTreeMap;

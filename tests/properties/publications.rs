@@ -1,9 +1,9 @@
 //! The publications of a presentity, few or many, against a plain list.
 
 use super::fakes::{DIALOG, FakeMemory, Setup, World};
+use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::{Facts, Step};
 use presence::store::publications::{Begun, Change, Pending};
-use presence::store::shard::PresentityKey;
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]

@@ -3,9 +3,9 @@
 
 use crate::fakes::{DIALOG, MWI, PRESENCE, Setup, World};
 use presence::presence::event_package::PackageId;
+use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::{Facts, Step};
 use presence::store::publications::{Begun, Change};
-use presence::store::shard::PresentityKey;
 
 /// Processor time of this thread in microseconds.
 fn spent() -> i64 {

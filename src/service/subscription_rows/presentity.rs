@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Value};
 use crate::presence::event_package::EventPackage;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::uri;
 use crate::service::Server;
 use crate::shm::Memory;
-use crate::store::shard::PresentityKey;
 
 use super::{FEW, Page, Row, page, rows};
 

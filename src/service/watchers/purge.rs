@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Value};
 use crate::presence::event_package::{Event, PackageId};
+use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::Status;
 use crate::presence::uri;
 use crate::service::authorization::{self, Name, OldRow};
@@ -13,7 +14,6 @@ use crate::service::durable::single;
 use crate::service::watchers::ask;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
-use crate::store::shard::PresentityKey;
 
 /// Where the last look at the table has stopped (`inserted_time`). Only the
 /// timer's process looks; it begins anew when it has seen all.

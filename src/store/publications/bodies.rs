@@ -3,10 +3,11 @@
 //! bounded (`publ_cache_bodies`); the ones kept longest go first.
 
 use crate::error::Fault;
+use crate::presence::presentity::PresentityKey;
 use crate::shm::{Heap, Id, List, Memory, Slab, Unkeyed};
 use crate::store::Store;
 use crate::store::records::{Document, Kept, Publication, PublicationPhase};
-use crate::store::shard::{PresentityKey, Shard};
+use crate::store::shard::Shard;
 
 /// One document takes at most this part of what may be kept.
 const LARGEST: usize = 8;

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
 use crate::presence::limits::Limit;
+use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{
     Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
 };
@@ -14,7 +15,7 @@ use crate::shm::{Blob, Id, Memory};
 use crate::store::Store;
 use crate::store::publication_block::{self, Block, Parts};
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
-use crate::store::shard::{PresentityKey, Shard};
+use crate::store::shard::Shard;
 
 use super::{Begun, Change, Pending, enter, stored, unseen_final};
 

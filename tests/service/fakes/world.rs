@@ -8,6 +8,7 @@ use presence::config::{Config, Parameters, PublicationCache, SubscriptionMode};
 use presence::ports::{PackageVerdict, Reply};
 use presence::presence::demands::Demands;
 use presence::presence::event_package::{EventPackage, Kind, PackageId};
+use presence::presence::presentity::PresentityKey;
 use presence::presence::registry::EventPackageRegistry;
 use presence::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
 use presence::presence::uri::UserCase;
@@ -17,7 +18,7 @@ use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
 use presence::store::retransmissions::{Retransmissions, Set};
-use presence::store::shard::{PresentityKey, SHARDS_PER_HEAP, Shard, ShardPolicy};
+use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use presence::store::writers::Writers;
 use presence::store::{Policy, Shared, Store};
