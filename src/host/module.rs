@@ -27,17 +27,16 @@ use crate::host::{
     fragments, log, packages, process, reply, reply_event, rpc, script, sender, statistics, sys,
     timers, tm,
 };
-use crate::presence::event_package::Kind;
 use crate::service::notifier;
-use crate::service::{Server, notify_reply, restore, turns, write_back};
+use crate::service::{Server, notify_reply, policy, restore, turns, write_back};
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use crate::store::widths::TableWidths;
 use crate::store::writers::Writers;
 use crate::store::{
-    Policy, Shared, Store,
-    shard::{SHARDS_PER_HEAP, Shard, ShardPolicy},
+    Shared, Store,
+    shard::{SHARDS_PER_HEAP, Shard},
 };
 
 /// Chunks kept for good, so that the first records need no new one (512 KiB).
@@ -164,14 +163,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let heaps = place_slice(arena, shards.div_ceil(SHARDS_PER_HEAP), |_| Ok(Heap::new(pool)))?;
     let index_heap = place(arena, Heap::new(pool))?;
     let now = worker::now();
-    let policy = ShardPolicy {
-        user_case: config.sip_uri_match,
-        watchers_are_rows: config.subs_db_mode == SubscriptionMode::DbOnly,
-        kept_bodies: match config.publications() {
-            PublicationCache::Hybrid => config.publ_cache_bodies as usize * 1024 / shards,
-            PublicationCache::None | PublicationCache::Record => 0,
-        },
-    };
+    let policy = policy::shard(config);
     // Tables for limits that are off stay empty.
     let limits = &config.limits;
     let counts = limits.of_watcher > 0 && config.subs_db_mode != SubscriptionMode::DbOnly;
@@ -244,19 +236,7 @@ fn begin(config: &'static Config) -> Result<(), String> {
         .and_then(|shared| shared.lock().ok()?.take())
         .ok_or("presence was not initialised")?;
     let registry = packages::registry();
-    let watcher_info = registry
-        .ids()
-        .map(|id| registry.get(id).filter(|p| p.kind == Kind::Publication).and_then(|p| p.peer))
-        .collect();
-    let shows_newest = registry.ids().map(|id| config.shows_newest(registry.get(id))).collect();
-    let policy = Policy {
-        user_case: config.sip_uri_match,
-        mode: config.subs_db_mode,
-        replaces_same_call: config.delete_same_subs,
-        limits: config.limits,
-        watcher_info,
-        shows_newest,
-    };
+    let policy = policy::store(config, &registry);
     let widths = connect()?.map(|mut connection| {
         let widths = table_widths(config, &mut connection);
         worker::set_connection(Some(connection));

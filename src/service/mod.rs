@@ -14,6 +14,7 @@ pub mod listing;
 pub mod notifier;
 pub mod notify_reply;
 mod paging;
+pub mod policy;
 pub mod publication_rows;
 pub mod publish;
 pub mod publishing;

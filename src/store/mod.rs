@@ -28,7 +28,6 @@ pub mod widths;
 pub mod write_back;
 pub mod writers;
 
-use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::limits::Limits;
@@ -50,13 +49,26 @@ impl From<OutOfMemory> for Fault {
     }
 }
 
+/// What the database has of subscriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscriptionRows {
+    /// Nothing.
+    None,
+    /// A row of each, written before its request is answered.
+    AtOnce,
+    /// A row of each, written by a timer.
+    Later,
+    /// All of it: in memory there are only those that await a NOTIFY.
+    Only,
+}
+
 /// What the store has to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// How users are compared.
     pub user_case: UserCase,
-    /// Where subscriptions live.
-    pub mode: SubscriptionMode,
+    /// What the database has of subscriptions.
+    pub rows: SubscriptionRows,
     /// A new subscription replaces those of the same presentity and Call-ID.
     pub replaces_same_call: bool,
     /// What clients may pile up.
@@ -71,7 +83,7 @@ pub struct Policy {
 impl Policy {
     /// Subscriptions are in memory, and have rows that follow.
     pub fn keeps_rows(&self) -> bool {
-        matches!(self.mode, SubscriptionMode::WriteThrough | SubscriptionMode::WriteBack)
+        matches!(self.rows, SubscriptionRows::AtOnce | SubscriptionRows::Later)
     }
 
     /// The package that reports on the watchers of this one.
@@ -92,7 +104,7 @@ impl Policy {
     /// Subscriptions are rows; in memory there are only those that await a
     /// NOTIFY.
     pub fn rows_only(&self) -> bool {
-        self.mode == SubscriptionMode::DbOnly
+        self.rows == SubscriptionRows::Only
     }
 }
 

@@ -1,6 +1,5 @@
 //! Subscriptions: found by dialog in one probe, kept with their presentity.
 
-use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::presence::limits::{Limit, Limits};
 use crate::presence::presentity::PresentityKey;
@@ -15,7 +14,7 @@ use crate::store::records::{Claim, Lag, Phase, Presentity, Seconds, Subscription
 use crate::store::renewal::{Renewal, refresh};
 use crate::store::shard::Shard;
 use crate::store::subscription_block::{expand, shrink};
-use crate::store::{LaneRef, Store, Token};
+use crate::store::{LaneRef, Store, SubscriptionRows, Token};
 
 /// Seconds that the 2xx to a SUBSCRIBE may take to leave. If it has not then,
 /// its process has failed, and the subscription takes its course without.
@@ -190,7 +189,7 @@ impl<M: Memory> Store<M> {
                     // One that has a row needs no other one before its first
                     // NOTIFY, and one that is over none at all; one that is
                     // written through is not the timer's.
-                    if self.policy.mode == SubscriptionMode::WriteBack
+                    if self.policy.rows == SubscriptionRows::Later
                         && phase == Phase::Held
                         && let Some(id) = Self::resolve(records, token)
                     {

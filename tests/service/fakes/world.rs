@@ -7,13 +7,13 @@ use lock_api::Mutex;
 use presence::config::{Config, Parameters, PublicationCache, SubscriptionMode};
 use presence::ports::{PackageVerdict, Reply};
 use presence::presence::demands::Demands;
-use presence::presence::event_package::{EventPackage, Kind, PackageId};
+use presence::presence::event_package::{EventPackage, PackageId};
 use presence::presence::presentity::PresentityKey;
 use presence::presence::registry::EventPackageRegistry;
 use presence::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
 use presence::presence::uri::UserCase;
 use presence::service::notifier::{self, Budget};
-use presence::service::{Served, Server, expiry, publish, subscribe, subscriptions};
+use presence::service::{Served, Server, expiry, policy, publish, subscribe, subscriptions};
 use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
@@ -21,7 +21,7 @@ use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use presence::store::writers::Writers;
-use presence::store::{Policy, Shared, Store};
+use presence::store::{Shared, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -166,6 +166,8 @@ impl World {
         let (mut config, _) = Parameters::default().validate().unwrap();
         config.publ_cache = setup.cache;
         config.subs_db_mode = setup.mode;
+        config.sip_uri_match = setup.user_case;
+        config.delete_same_subs = setup.same_call;
         (setup.config)(&mut config);
         let arena = HeapArena::new();
         let pool = place(arena, PagePool::new(arena, 0).unwrap()).unwrap();
@@ -174,11 +176,7 @@ impl World {
             place_slice(arena, setup.shards.div_ceil(SHARDS_PER_HEAP), |_| Ok(Heap::new(pool)));
         let heaps = heaps.unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
-        let policy = ShardPolicy {
-            user_case: setup.user_case,
-            watchers_are_rows: setup.mode == SubscriptionMode::DbOnly,
-            kept_bodies: setup.kept_bodies,
-        };
+        let policy = ShardPolicy { kept_bodies: setup.kept_bodies, ..policy::shard(&config) };
         let watchers =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let times = place_slice(arena, TIMES, |_| Ok(AtomicU64::new(0))).unwrap();
@@ -192,15 +190,7 @@ impl World {
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let sets = place_slice(arena, 64, |_| Ok(Mutex::new(Set::EMPTY))).unwrap();
         let registry = registry(setup.authorizes, setup.restricts);
-        let peer = |id| registry.get(id).filter(|p| p.kind == Kind::Publication)?.peer;
-        let policy = Policy {
-            user_case: setup.user_case,
-            mode: setup.mode,
-            replaces_same_call: setup.same_call,
-            limits: config.limits,
-            watcher_info: registry.ids().map(peer).collect(),
-            shows_newest: registry.ids().map(|id| config.shows_newest(registry.get(id))).collect(),
-        };
+        let policy = policy::store(&config, &registry);
         let shared = Shared {
             shards: shards.unwrap(),
             dialogs: dialogs.unwrap(),
