@@ -14,6 +14,11 @@ use crate::store::publications::Expired;
 /// Watchers could not be told of a change that was stored.
 pub(super) static UNTOLD: Seldom = Seldom::new();
 
+// What a database that is away makes the timers say at each run.
+static UNDELETED: Seldom = Seldom::new();
+static UNENDED: Seldom = Seldom::new();
+static UNPURGED: Seldom = Seldom::new();
+
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
 /// Seconds after which a publication whose row cannot be deleted is retried.
@@ -97,7 +102,7 @@ fn sweep_publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Res
 
 fn undeleted(host: &mut dyn Host) {
     let line = format_args!("expired publications cannot be deleted and are tried again");
-    host.log(Level::Error, line);
+    UNDELETED.log(host, Level::Error, line);
 }
 
 /// Deletes the row of an expired publication. Gives whether it is shown closed
@@ -124,7 +129,7 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     if server.store.policy.rows_only() {
         if let Err(fault) = expired_rows::expire(server, host) {
             let line = format_args!("expired subscriptions are ended the next time: {fault}");
-            host.log(Level::Error, line);
+            UNENDED.log(host, Level::Error, line);
         }
         return;
     }
@@ -146,7 +151,7 @@ pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     write_back::flush(server, host, false);
     if left_over::subscriptions(server, host).is_err() {
         let line = format_args!("expired subscriptions cannot be deleted from the table");
-        host.log(Level::Error, line);
+        UNENDED.log(host, Level::Error, line);
     }
 }
 
@@ -155,6 +160,6 @@ pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
 pub fn watchers<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     let before = host.now() - WATCHERS_KEPT;
     if host.database().is_some() && watchers::purge(server, host, before).is_err() {
-        host.log(Level::Warning, format_args!("old watchers could not be purged"));
+        UNPURGED.log(host, Level::Warning, format_args!("old watchers could not be purged"));
     }
 }
