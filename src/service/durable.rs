@@ -4,7 +4,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Fault;
 use crate::ports::{Database, Verdict};
@@ -16,6 +16,10 @@ const ATTEMPTS: u32 = 3;
 
 /// Attempts for a change that conflicts with those of others.
 const CONFLICTS: u32 = 8;
+
+/// Nothing is repeated after so long: who has waited for somebody's lock until the
+/// server has given up would wait so long again.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest pause between two of them, in microseconds; the first is a quarter
 /// of a millisecond.
@@ -74,13 +78,17 @@ fn repeated<T>(
     database: &mut dyn Database,
     mut work: impl FnMut(&mut dyn Database, u32) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let mut attempt = 0;
+    let (mut attempt, since) = (0, Instant::now());
     loop {
         let done = work(database, attempt);
         // Any other fault is known before anything is sent.
         let Err(Fault::Database) = done else { return done };
         attempt += 1;
-        match database.verdict() {
+        let verdict = database.verdict();
+        if since.elapsed() > PATIENCE && verdict != Verdict::Statement {
+            return Err(Fault::Database);
+        }
+        match verdict {
             Verdict::Away => return Err(Fault::Database),
             Verdict::Statement => return Err(Fault::Refused),
             Verdict::Conflict if attempt < CONFLICTS => std::thread::sleep(pause(attempt)),

@@ -26,6 +26,9 @@ pub(super) struct Group {
     unsure: bool,
     /// The numbers could not be taken, though nobody else has taken them.
     failures: u8,
+    /// The last attempt has met the database away, or others who held the row: that
+    /// is not the row's own fault.
+    is_away: bool,
     /// Unix time at which they were.
     taken_at: i64,
 }
@@ -42,7 +45,8 @@ impl Group {
     fn new(first: Send) -> Group {
         // One that fetches has no row.
         let state = if first.claim == Claim::None { Taken::Ours } else { Taken::NotYet };
-        Group { sends: vec![first], state, unsure: false, failures: 0, taken_at: 0 }
+        let (unsure, is_away) = (false, false);
+        Group { sends: vec![first], state, unsure, failures: 0, is_away, taken_at: 0 }
     }
 
     pub(super) fn ending(&self) -> Option<Ending> {
@@ -211,10 +215,12 @@ pub(super) fn claim<M: Memory>(
         match taken {
             Ok(ours) => {
                 group.taken(ours, now);
+                group.is_away = false;
                 in_a_row = 0;
             }
-            Err(_) => {
+            Err(fault) => {
                 group.unsure = true;
+                group.is_away = fault == Fault::Database;
                 in_a_row += 1;
             }
         }
@@ -294,7 +300,11 @@ pub(super) fn follow<M: Memory>(
                 group.state = Taken::Needless;
             }
             Ok(Some(row)) => {
-                group.failures = if group.is_as_read(&row) { group.failures + 1 } else { 0 };
+                if group.is_away {
+                    outcome = Err(Fault::Database);
+                } else {
+                    group.failures = if group.is_as_read(&row) { group.failures + 1 } else { 0 };
+                }
                 group.renumber(&row);
             }
             // By its own fault, or the database's.

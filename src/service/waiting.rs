@@ -29,8 +29,9 @@ const LONGEST_WITHOUT_DATABASE: Duration = Duration::from_secs(2);
 /// left out.
 const ATTEMPTS: u32 = 9;
 
-/// Attempts of a package that cannot be asked, in about ten minutes.
-const PACKAGE_ATTEMPTS: u32 = 25;
+/// Attempts where it is not the database or memory that is missing (a package cannot
+/// be asked, rows cannot be read), in about ten minutes.
+const OTHER_ATTEMPTS: u32 = 25;
 
 /// The lanes that one sender process comes back to.
 pub struct Waiting<'a, M: Memory> {
@@ -124,7 +125,8 @@ impl<'a, M: Memory> Waiting<'a, M> {
         now: Duration,
     ) {
         POSTPONED.log(host, Level::Error, format_args!("NOTIFY postponed: {fault}"));
-        if fault == Fault::Package && failures + 1 >= PACKAGE_ATTEMPTS {
+        let passes = matches!(fault, Fault::Database | Fault::SharedMemory);
+        if !passes && failures + 1 >= OTHER_ATTEMPTS {
             let line = format_args!("NOTIFYs given up until the next change: {fault}");
             GIVEN_UP.log(host, Level::Error, line);
             owned.park();

@@ -3,7 +3,7 @@
 
 use crate::fakes::{PRESENCE, Publish, Sent, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
-use presence::ports::{Database, Value};
+use presence::ports::{Database, Value, Verdict};
 use presence::presence::subscription::Text;
 use presence::service::{notify_reply, turns};
 use presence::store::Token;
@@ -838,6 +838,34 @@ fn a_row_that_cannot_be_changed_holds_nobody() {
     }
     // Once in a while.
     assert!(complaints.iter().any(|line| line.contains("given up")), "{complaints:?}");
+}
+
+// Somebody's transaction has the row, or there is no room for what is written: that
+// passes, and is not the row's own fault.
+#[test]
+fn a_row_that_cannot_be_changed_now_is_told_later() {
+    let mut world = World::new(setup());
+    for call in ["b", "m", "y"] {
+        world.watch(call, "presence");
+    }
+    world.seen();
+    let database = world.host.database.clone().unwrap();
+    database.explain(Verdict::Conflict);
+    let mut left = 60;
+    database.fail_if(move |statement| {
+        let fails = statement.verb == "update" && statement.texts.contains(&&b"m"[..]) && left > 0;
+        left -= i32::from(fails);
+        fails
+    });
+    world.create("presence", "1");
+    for _ in 0..10 {
+        world.send();
+    }
+    let mut told: Vec<_> = world.notifies().into_iter().map(|sent| sent.call_id).collect();
+    told.sort_unstable();
+    assert_eq!(told, ["b", "m", "y"]);
+    assert!(world.complaints().iter().all(|line| !line.contains("given up")));
+    world.assert_empty();
 }
 
 #[test]
