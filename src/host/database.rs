@@ -50,6 +50,10 @@ pub struct Connection {
     probing: bool,
     /// Outages when this connection was last seen to work.
     outages: u32,
+    /// It does not find the database, though it has told the others so.
+    alone: Option<verdict::Alone>,
+    /// The one of our tables that the last statement was about.
+    touched: Option<&'static str>,
     /// The last change was not sent, for it could meet no row.
     met_nothing: bool,
     /// When the last statement was sent, on SQLite.
@@ -158,6 +162,27 @@ impl Connection {
         if all { Ok(rows) } else { Err(Fault::Database) }
     }
 
+    /// Rows, each read as one text. `None` where they have to be read in the
+    /// driver's way.
+    fn query_packed(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        order: &str,
+    ) -> Option<Result<Vec<Vec<Value>>, Fault>> {
+        let (statement, packed) = self.select(table, conditions, columns, (true, order))?;
+        packed?;
+        self.touched = columns::ours(table);
+        if let Err(fault) = self.try_again() {
+            return Some(Err(fault));
+        }
+        self.word = None;
+        let rows = self.ask_rows(&statement, packed, columns.len());
+        // Has the statement failed, or is it their form?
+        (rows.is_ok() || self.word.is_some()).then_some(rows)
+    }
+
     /// The rows that a cursor gives. Unlike pages it is planned once: a server
     /// that knows nothing of a table yet may sort all of it for every page.
     fn scan_cursor(
@@ -207,6 +232,7 @@ impl Connection {
     }
 
     fn use_table(&mut self, table: &str) -> Result<(), Fault> {
+        self.touched = columns::ours(table);
         self.try_again()?;
         let is_ours = !self.driver.is_cluster();
         if is_ours && self.current.is_some_and(|at| self.tables[at].name == table.as_bytes()) {
@@ -379,6 +405,16 @@ impl Database for Connection {
         if columns::meet_nothing(table, conditions) {
             return Ok(());
         }
+        // This is a `text`, which PostgreSQL's driver takes for binary: it would
+        // drop backslashes.
+        if self.driver.dialect() == Some(Dialect::Postgres)
+            && columns.contains(&"record_route")
+            && let Some(rows) =
+                self.query_packed(table, conditions, columns, order_by.unwrap_or("id"))
+        {
+            rows?.iter().for_each(|row| each(row));
+            return Ok(());
+        }
         self.use_table(table)?;
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
@@ -463,14 +499,10 @@ impl Database for Connection {
             (true, Extent::Part) => format!("id + 0 LIMIT {}", wanted.most),
         };
         if wanted.is_text
-            && let Some((statement, packed @ Some(_))) =
-                self.select(table, conditions, columns, (true, &order))
+            && let Some(rows) = self.query_packed(table, conditions, columns, &order)
         {
-            self.try_again()?;
-            if let Ok(rows) = self.ask_rows(&statement, packed, columns.len()) {
-                rows.into_iter().for_each(each);
-                return Ok(());
-            }
+            rows?.into_iter().for_each(each);
+            return Ok(());
         }
         self.query(table, conditions, columns, Some(&order), &mut |row| each(row.to_vec()))
     }
@@ -488,6 +520,7 @@ impl Database for Connection {
         }
         let select = self.select(table, conditions, columns, (wanted.is_text, "id"));
         let Some((select, packed)) = select else { return Ok(false) };
+        self.touched = columns::ours(table);
         self.try_again()?;
         self.begin()?;
         let form = (packed, columns.len());
@@ -501,6 +534,7 @@ impl Database for Connection {
         if self.driver.dialect().is_none() {
             return rows.iter().try_for_each(|row| self.insert(table, row));
         }
+        self.touched = columns::ours(table);
         let quote = self.quote();
         many::insert(Names { table, quote: &quote }, rows, &mut |step| match step {
             Step::Statement(text) => self.send(text),
@@ -512,6 +546,7 @@ impl Database for Connection {
         if self.driver.dialect() != Some(Dialect::Postgres) {
             return rows.iter().try_for_each(|(key, set)| self.update(table, key, set));
         }
+        self.touched = columns::ours(table);
         let quote = self.quote();
         many::update(Names { table, quote: &quote }, rows, &mut |step| match step {
             Step::Statement(text) => self.send(text),
@@ -523,6 +558,7 @@ impl Database for Connection {
         if self.driver.dialect() != Some(Dialect::Postgres) {
             return rows.iter().try_for_each(|key| self.delete(table, key));
         }
+        self.touched = columns::ours(table);
         let quote = self.quote();
         many::delete(Names { table, quote: &quote }, rows, &mut |step| match step {
             Step::Statement(text) => self.send(text),

@@ -36,7 +36,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
     let offset = i64::from(server.config.expires_offset);
     let wait = if server.config.notifier_processes > 0 { server.config.waitn_time } else { 0 };
     let telling = TELLING + i64::from(wait);
-    let mut pages = Pages::new(EXPIRED_PAGE, false);
+    let mut pages = Pages::new(EXPIRED_PAGE, true);
     let (mut kept, mut reported) = (0, None);
     loop {
         let now = host.now();

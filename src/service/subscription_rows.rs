@@ -167,7 +167,7 @@ pub fn page<M: Memory>(
     let (table, now) = (table(server)?, host.now());
     let database = host.database().ok_or(Fault::Database)?;
     let mut rows = Vec::new();
-    let place = Place { after, page: Wanted { most, extent: Extent::Part, is_text: false } };
+    let place = Place { after, page: Wanted { most, extent: Extent::Part, is_text: true } };
     let last = page_of(database, table, conditions, &columns(), place, &mut |id, row| {
         rows.extend(read(&server.registry, id, row, now));
     })?;

@@ -171,3 +171,34 @@ storages! {
         kamailio.finish();
     }
 }
+
+storages! {
+    [
+        postgres: Storage::on(Driver::Postgres, 3, 0, 0);
+        postgres_notifiers: Storage::on(Driver::Postgres, 3, 0, 2);
+    ]
+
+    fn storage_routes_of_rows_keep_their_backslashes(storage) {
+        if !ours_only("A7 what stock has written does not always come back") {
+            return;
+        }
+        let kamailio = start(storage);
+        let mut watcher = Watcher::udp(&kamailio, "alice").event("dialog");
+        let route = format!(r#""a\\b\"c, 'd'" <sip:{};lr>"#, watcher.endpoint.local());
+        watcher.extra_headers = vec![("Record-Route".into(), route.clone())];
+        watcher.subscribe(600);
+        let is_routed = |n: &Notify| n.message.header("Route") == Some(route.as_str());
+        watcher.wait_notify("initial", is_routed);
+        watcher.extra_headers.clear();
+        watcher.subscribe(600);
+        let mut phone = Publisher::udp(&kamailio, "alice").event("dialog");
+        phone.publish(bodies::dialog_info("alice", 0, &[("d", "confirmed")]));
+        watcher.wait_notify("a change", |n| n.body().contains("confirmed"));
+        watcher.unsubscribe();
+        watcher.wait_notify("final", |n| n.state == "terminated");
+        for notify in watcher.notifies() {
+            assert_eq!(notify.message.header("Route"), Some(route.as_str()), "{}", notify.state);
+        }
+        kamailio.finish();
+    }
+}
