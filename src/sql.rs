@@ -54,6 +54,32 @@ impl Names<'_> {
         Some(text)
     }
 
+    /// Statements that need what ours need and change nothing. They fail where the
+    /// table is missing or must not be changed.
+    pub fn harmless(&self) -> [Vec<u8>; 3] {
+        let (mut table, mut id, mut event) = (Vec::new(), Vec::new(), Vec::new());
+        self.push_table(&mut table);
+        self.push(&mut id, "id");
+        self.push(&mut event, "event");
+        let nobody = [b" WHERE ", &id[..], b"=-1"].concat();
+        [
+            [
+                &b"INSERT INTO "[..],
+                &table,
+                b" (",
+                &event,
+                b") SELECT ",
+                &event,
+                b" FROM ",
+                &table,
+                &nobody,
+            ]
+            .concat(),
+            [&b"UPDATE "[..], &table, b" SET ", &event, b"=", &event, &nobody].concat(),
+            [&b"DELETE FROM "[..], &table, &nobody].concat(),
+        ]
+    }
+
     /// Names, separated by commas.
     pub fn list(&self, columns: &[&'static str]) -> Vec<u8> {
         let mut text = Vec::new();

@@ -4,7 +4,15 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Milliseconds between two looks at a database that is away.
-const PAUSE: u64 = 1000;
+pub const PAUSE: u64 = 1000;
+
+/// Milliseconds in which others may look first.
+const PRECEDENCE: u64 = 250;
+
+/// Milliseconds that a look may take: a server that is cut off does not refuse a
+/// connection, and who waits for it must not be followed by all the others. Should
+/// who looks die meanwhile, another one looks then.
+const LOOK: u64 = 30_000;
 
 /// In shared memory; without a lock.
 #[derive(Debug, Default)]
@@ -34,20 +42,31 @@ impl Outage {
     }
 
     /// To be asked before a statement; `now` is the machine's time in
-    /// milliseconds, which never goes back.
-    pub fn pass(&self, now: impl FnOnce() -> u64) -> Pass {
+    /// milliseconds, which never goes back. Who has not found the database itself
+    /// (`is_without`) lets another one look first: it may be the only one.
+    pub fn pass(&self, is_without: bool, now: impl FnOnce() -> u64) -> Pass {
         let next = self.next.load(Ordering::Acquire);
         if next == 0 {
             return Pass::Open;
         }
         let now = now();
-        // Should who looks die meanwhile, another one looks after the pause.
-        let looks = now >= next
+        let looks = now >= next + if is_without { PRECEDENCE } else { 0 }
             && self
                 .next
-                .compare_exchange(next, now + PAUSE, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(next, now + LOOK, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok();
         if looks { Pass::Look } else { Pass::Closed }
+    }
+
+    /// Who has looked has not found it: the next look is after the pause.
+    pub fn goes_on(&self, now: u64) {
+        let after = |next: u64| (next != 0).then_some(now + PAUSE);
+        let _ = self.next.fetch_update(Ordering::AcqRel, Ordering::Relaxed, after);
+    }
+
+    /// It is known to be away.
+    pub fn is_on(&self) -> bool {
+        self.next.load(Ordering::Acquire) != 0
     }
 
     /// The database is away; true for the one who says it first.
@@ -79,17 +98,36 @@ mod tests {
     #[test]
     fn one_looks_each_second() {
         let outage = Outage::new();
-        assert_eq!((outage.pass(|| 5), outage.count()), (Pass::Open, 0));
+        assert_eq!((outage.pass(false, || 5), outage.count()), (Pass::Open, 0));
         assert!(outage.begins(5000) && !outage.begins(5001));
         assert_eq!(outage.count(), 1);
-        assert_eq!(outage.pass(|| 5999), Pass::Closed);
-        assert_eq!(outage.pass(|| 6000), Pass::Look);
-        assert_eq!(outage.pass(|| 6000), Pass::Closed);
-        assert_eq!(outage.pass(|| 7000), Pass::Look);
-        assert!(outage.ends() && !outage.ends());
-        assert_eq!(outage.pass(|| 7000), Pass::Open);
+        assert_eq!(outage.pass(false, || 5999), Pass::Closed);
+        assert_eq!(outage.pass(false, || 6000), Pass::Look);
+        assert_eq!(outage.pass(false, || 6000), Pass::Closed);
+        outage.goes_on(6100);
+        assert_eq!(outage.pass(false, || 7000), Pass::Closed);
+        assert_eq!(outage.pass(false, || 7100), Pass::Look);
+        outage.goes_on(7100);
+        assert_eq!(outage.pass(true, || 8349), Pass::Closed);
+        assert_eq!(outage.pass(true, || 8350), Pass::Look);
+        assert!(outage.is_on() && outage.ends() && !outage.ends() && !outage.is_on());
+        assert_eq!(outage.pass(false, || 7100), Pass::Open);
+        // Somebody else has found it meanwhile.
+        outage.goes_on(7100);
+        assert_eq!(outage.pass(false, || 7100), Pass::Open);
         assert!(outage.begins(7000));
         assert_eq!(outage.count(), 2);
+    }
+
+    // A server that is cut off lets whoever connects wait.
+    #[test]
+    fn nobody_else_looks_while_one_is_waiting() {
+        let outage = Outage::new();
+        assert!(outage.begins(1));
+        assert_eq!(outage.pass(false, || 1001), Pass::Look);
+        assert!((1001..31_001).all(|now| outage.pass(false, || now) == Pass::Closed));
+        // That one will not come back.
+        assert_eq!(outage.pass(false, || 31_001), Pass::Look);
     }
 
     #[test]
@@ -101,7 +139,10 @@ mod tests {
                 scope.spawn(|| {
                     firsts.fetch_add(usize::from(outage.begins(1)), Ordering::SeqCst);
                     for now in 0..20_000 {
-                        let looking = outage.pass(|| now) == Pass::Look;
+                        let looking = outage.pass(false, || now) == Pass::Look;
+                        if looking {
+                            outage.goes_on(now);
+                        }
                         looks.fetch_add(usize::from(looking), Ordering::SeqCst);
                     }
                 });

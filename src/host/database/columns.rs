@@ -29,6 +29,14 @@ fn of(table: &str) -> Option<&'static Widths> {
     known.into_iter().find(|(name, _)| name[..] == *table.as_bytes()).map(|(_, widths)| widths)
 }
 
+/// The name of one of our tables, if it is one.
+pub(super) fn ours(table: &str) -> Option<&'static str> {
+    let config = &state::server()?.config;
+    let tables = [&config.presentity_table, &config.active_watchers_table, &config.watchers_table];
+    let name = tables.into_iter().find(|name| name[..] == *table.as_bytes())?;
+    std::str::from_utf8(name).ok()
+}
+
 /// Fails if a row cannot be stored, whatever else is in the table.
 pub(super) fn check(table: &str, row: &[Assignment]) -> Result<(), Fault> {
     match of(table).and_then(|widths| widths.unfit(row)) {

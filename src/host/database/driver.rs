@@ -1,13 +1,15 @@
 //! The database module that `db_url` names.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::error::Fault;
+use crate::host::database::Connection;
+use crate::host::database::verdict::{self, Alone};
 use crate::host::database::write_turn::{Held, WriteTurn};
-use crate::host::database::{Connection, verdict};
 use crate::host::log::Shown;
 use crate::host::memory::ShmArena;
 use crate::host::{sys, text};
@@ -18,6 +20,11 @@ use crate::store::outage::{Outage, Pass};
 
 /// Connections that this process has opened.
 static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// The last connection that this process has asked for was not to be had.
+    static UNCONNECTED: Cell<Option<Alone>> = const { Cell::new(None) };
+}
 
 /// How long SQLite waits for another process's transaction.
 const SQLITE_BUSY_TIMEOUT: &[u8] = b"PRAGMA busy_timeout=5000";
@@ -142,7 +149,12 @@ impl Driver {
     /// for one that no other module of this process shares, where the driver
     /// can do that.
     pub fn open(&self, own: bool) -> Result<Connection, Fault> {
-        let pass = self.outage.map_or(Pass::Open, |outage| outage.pass(verdict::milliseconds));
+        let waits = |outage| UNCONNECTED.get().is_some_and(|alone| alone.waits(outage));
+        let pass = match self.outage {
+            Some(outage) if waits(outage) => Pass::Closed,
+            Some(outage) => outage.pass(UNCONNECTED.get().is_some(), verdict::milliseconds),
+            None => Pass::Open,
+        };
         if pass == Pass::Closed {
             return Err(Fault::Database);
         }
@@ -157,8 +169,14 @@ impl Driver {
             _ => ptr::null_mut(),
         };
         match self.outage {
-            Some(outage) if handle.is_null() => verdict::is_away(outage),
-            Some(outage) => verdict::is_back(outage),
+            Some(outage) if handle.is_null() => {
+                outage.goes_on(verdict::milliseconds());
+                UNCONNECTED.set(Some(Alone::without(UNCONNECTED.get(), outage)));
+            }
+            Some(outage) => {
+                verdict::is_back(outage);
+                UNCONNECTED.set(None);
+            }
             None => {}
         }
         if handle.is_null() {
@@ -175,6 +193,8 @@ impl Driver {
             probing: false,
             met_nothing: false,
             outages: self.outage.map_or(0, Outage::count),
+            alone: None,
+            touched: None,
             started: Instant::now(),
             in_transaction: false,
             turn: None,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::error::Fault;
-use crate::host::database::{ANYTHING, Connection};
+use crate::host::database::{ANYTHING, Connection, columns};
 use crate::sql::prepared::{Call, Prepared, Statements};
 use crate::sql::{Dialect, Names};
 
@@ -47,6 +47,7 @@ impl Connection {
         if self.driver.dialect() != Some(Dialect::Postgres) {
             return None;
         }
+        self.touched = columns::ours(table);
         let quote = self.quote();
         let call = call(Names { table, quote: &quote })?;
         self.execute_call(call).transpose()

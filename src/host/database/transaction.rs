@@ -2,6 +2,7 @@
 //! none, statements.
 
 use std::ffi::c_int;
+use std::time::Instant;
 
 use crate::error::Fault;
 use crate::host::database::Connection;
@@ -26,6 +27,8 @@ impl Connection {
             if begun.is_err() {
                 self.ended();
             }
+            // What follows waits for nobody.
+            self.started = Instant::now();
             return begun.map(|_| ());
         }
         let Some(start) = self.driver.functions.start_transaction else { return Ok(()) };
@@ -61,8 +64,9 @@ impl Connection {
     pub(super) fn roll_back(&mut self) -> Result<(), Fault> {
         let undone = self.transaction(b"ROLLBACK", self.driver.functions.abort_transaction);
         self.ended();
-        if undone.is_err() {
-            self.diagnose();
+        match undone {
+            Ok(()) => self.diagnose_afterwards(),
+            Err(_) => self.diagnose(),
         }
         undone
     }

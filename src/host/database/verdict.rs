@@ -9,8 +9,8 @@ use crate::error::Fault;
 use crate::host::database::{ANYTHING, Connection};
 use crate::host::log::{log_error, log_info};
 use crate::ports::{Database, Value, Verdict};
-use crate::sql::{Dialect, explain};
-use crate::store::outage::{Outage, Pass};
+use crate::sql::{Dialect, Names, explain};
+use crate::store::outage::{Outage, PAUSE, Pass};
 
 /// The last statement's errors, one is enough.
 const ERRORS: &[u8] = b"SHOW ERRORS LIMIT 1";
@@ -48,7 +48,11 @@ impl Connection {
     /// while the database is known to be away.
     pub(super) fn pass(&mut self) -> Result<(), Fault> {
         let Some(outage) = self.driver.outage else { return Ok(()) };
-        match outage.pass(milliseconds) {
+        if self.alone.is_some_and(|alone| alone.waits(outage)) {
+            self.word = Some(Verdict::Away);
+            return Err(Fault::Database);
+        }
+        match outage.pass(self.alone.is_some(), milliseconds) {
             Pass::Open => {
                 let count = outage.count();
                 // What this connection was connected to is gone: it is asked
@@ -63,6 +67,7 @@ impl Connection {
                     is_back(outage);
                     self.outages = outage.count();
                 } else {
+                    outage.goes_on(milliseconds());
                     self.word = Some(Verdict::Away);
                 }
                 answers
@@ -88,6 +93,7 @@ impl Connection {
             None => self.probe_table()?,
         }
         self.failed = false;
+        self.alone = None;
         Ok(())
     }
 
@@ -111,7 +117,7 @@ impl Connection {
         let verdict = match self.driver.dialect() {
             Some(Dialect::MySql) => self.ask_errors(),
             Some(Dialect::Sqlite) if self.started.elapsed() > WAITED => Verdict::Away,
-            Some(Dialect::Sqlite) => Verdict::Unclear,
+            Some(Dialect::Sqlite) => self.ask_table(),
             Some(Dialect::Postgres) | None if self.in_transaction => Verdict::Unclear,
             Some(Dialect::Postgres) | None => self.ask_something(),
         };
@@ -123,27 +129,78 @@ impl Connection {
         let asked = self.ask_plain(ERRORS, &mut |row| code = row.get(1).and_then(Value::as_int));
         match (asked, code) {
             (Err(_), _) => self.away(),
-            (Ok(()), Some(code)) => explain::mysql(code),
+            (Ok(()), Some(code)) => match explain::mysql(code) {
+                Verdict::Unclear => self.ask_table(),
+                known => known,
+            },
             // It has connected again.
             (Ok(()), None) => Verdict::Unclear,
         }
     }
 
-    fn ask_something(&mut self) -> Verdict {
+    /// A table that is missing, or that we may not change, is not the fault of a
+    /// request: then what changes nothing fails as well.
+    fn ask_table(&mut self) -> Verdict {
+        let quote = self.quote();
+        let Some(table) = self.touched.filter(|_| !self.probing) else { return Verdict::Unclear };
+        let names = Names { table, quote: &quote };
+        self.probing = true;
+        let takes = names.harmless().iter().all(|statement| self.plain(statement).is_ok());
+        self.probing = false;
+        if takes { Verdict::Unclear } else { Verdict::Away }
+    }
+
+    /// Finds out what a transaction could not be asked.
+    pub(super) fn diagnose_afterwards(&mut self) {
+        if self.word == Some(Verdict::Unclear) && self.driver.dialect() == Some(Dialect::Postgres) {
+            self.word = Some(self.ask_something());
+        }
+    }
+
+    pub(super) fn ask_something(&mut self) -> Verdict {
         if self.probe().is_err() {
             return self.away();
         }
         let is_postgres = self.driver.dialect() == Some(Dialect::Postgres);
         match is_postgres.then(|| self.plain(READ_ONLY)) {
             Some(Ok(Some(answer))) if answer.as_bytes() == b"on" => Verdict::Away,
-            _ => Verdict::Unclear,
+            Some(_) => self.ask_table(),
+            None => Verdict::Unclear,
         }
     }
 
     fn away(&mut self) -> Verdict {
         if let Some(outage) = self.driver.outage {
-            is_away(outage);
+            self.alone = Some(Alone::without(self.alone, outage));
         }
         Verdict::Away
+    }
+}
+
+/// A connection that does not find the database.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Alone {
+    /// Outages when it told the others so.
+    count: u32,
+    /// When it tries again, if they have found it since (milliseconds).
+    until: u64,
+}
+
+impl Alone {
+    /// The database does not answer here. If others have found it since they were
+    /// told so from here, it is this connection alone that is without (the server has
+    /// no room for it, for one), and that is no reason to stop them again.
+    pub(super) fn without(before: Option<Alone>, outage: &Outage) -> Alone {
+        let is_told = before.is_some_and(|alone| alone.count == outage.count());
+        if is_told && !outage.is_on() {
+            return Alone { count: outage.count(), until: milliseconds() + PAUSE };
+        }
+        is_away(outage);
+        Alone { count: outage.count(), until: 0 }
+    }
+
+    /// It is not to be tried yet.
+    pub(super) fn waits(self, outage: &Outage) -> bool {
+        self.count == outage.count() && self.until > 0 && milliseconds() < self.until
     }
 }

@@ -180,6 +180,12 @@ impl Database {
         }
     }
 
+    /// Runs a statement of the server's administrator, who is not in this database.
+    pub fn administer(&self, sql: &str) {
+        let Place::Server(server, _) = &self.0.place else { panic!("there is no server") };
+        server.must(None, sql);
+    }
+
     /// Takes the database away until the guard is dropped: a server is stopped
     /// (it has to be this test's own, [`Database::private`]); an SQLite file is
     /// locked by somebody who does not let go.

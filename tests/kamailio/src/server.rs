@@ -292,7 +292,7 @@ impl Server {
         format!("{scheme}://presence:presence@127.0.0.1:{}/{database}", self.port.number)
     }
 
-    fn must(&self, database: Option<&str>, sql: &str) {
+    pub(crate) fn must(&self, database: Option<&str>, sql: &str) {
         let output = self.run(database, sql, false);
         assert!(
             output.status.success(),

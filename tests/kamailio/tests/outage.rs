@@ -355,3 +355,53 @@ storages! {
         }
     }
 }
+
+storages! {
+    [postgres: Storage::on(Driver::Postgres, 2, 0, 0);]
+
+    // The server is there, but has no place for one process that was thrown out.
+    fn a13_a_connection_that_cannot_be_had_stops_nobody_else(storage) {
+        if !ours_only("A13 stock asks each time") {
+            return;
+        }
+        let database = Database::private(storage.driver());
+        let config = Config::new(storage).database(&database).children(4).ignore_log("ERROR");
+        let kamailio = Kamailio::start(config);
+        kamailio.wait_all_processes();
+        let mut phone = Publisher::udp(&kamailio, "alice").event("dialog");
+        phone.publish(busy("alice", "before"));
+        for _ in 0..40 {
+            phone.modify(busy("alice", "before"));
+        }
+        // Who asked last is one of the workers.
+        kamailio.execute(
+            "UPDATE pg_database SET datallowconn = false WHERE datname = current_database();
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()
+             ORDER BY query_start DESC LIMIT 1;",
+        );
+        let (mut good, mut worst, mut last) = (0, Duration::ZERO, Instant::now());
+        for round in 0..100 {
+            let mut phone = Publisher::udp(&kamailio, &format!("u{round}")).event("dialog");
+            let message = phone.message(Some(&busy("u", "d")));
+            if answer(&phone.endpoint, &message).status() == Some(200) {
+                good += 1;
+                worst = worst.max(last.elapsed());
+                last = Instant::now();
+            }
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        database.administer("UPDATE pg_database SET datallowconn = true;");
+        eprintln!("{good} of 100 served, longest gap {worst:?}");
+        assert!(good >= 45, "{good} of 100; {worst:?}\n{}", kamailio.log());
+        let all_again = eventually(RECOVERY, || {
+            let mut served = (0..12).map(|n| {
+                let mut probe = Publisher::udp(&kamailio, &format!("again{n}")).event("dialog");
+                probe.try_publish(busy("again", "probe")).status()
+            });
+            served.all(|code| code == Some(200)).then_some(())
+        });
+        assert!(all_again.is_some());
+        kamailio.finish();
+    }
+}

@@ -170,6 +170,30 @@ storages! {
         kamailio.finish();
     }
 
+    // The whole table is not there for us: that is nobody's fault who asks.
+    fn a13_a_table_that_must_not_be_changed_is_the_servers_fault(storage) {
+        if !ours_only("A13 stock says 500 to all and 200 to some") || storage.subs_db_mode() == 2 {
+            return;
+        }
+        let config = Config::new(storage).ignore_log("ERROR").ignore_log("PQresultStatus");
+        let kamailio = Kamailio::start(config);
+        let mut early = Watcher::udp(&kamailio, "alice").event("dialog");
+        early.subscribe(600);
+        early.next_notify("initial");
+        let mut phone = Publisher::udp(&kamailio, "alice").event("dialog");
+        kamailio.execute("ALTER TABLE presentity RENAME TO hidden;");
+        for _ in 0..5 {
+            let since = Instant::now();
+            let code = phone.try_publish(bodies::dialog_info("alice", 0, &[("d", "early")])).status();
+            assert_eq!(code, Some(500));
+            assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
+        }
+        kamailio.execute("ALTER TABLE hidden RENAME TO presentity;");
+        phone.publish(bodies::dialog_info("alice", 0, &[("d", "confirmed")]));
+        early.wait_notify("confirmed", |n| n.body().contains("confirmed"));
+        kamailio.finish();
+    }
+
     // For reasons that nobody could know: a constraint of the operator's.
     fn b20_what_the_database_refuses(storage) {
         if !ours_only("B20 stock sends 500") || storage.subs_db_mode() == 2 {
