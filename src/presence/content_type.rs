@@ -195,6 +195,9 @@ mod tests {
             (&["application/pidf+xml"], "application/dialog-info+xml"),
             (&["application/pidf+xml"], "application/watcherinfo+xml"),
             (&["application/xml"], "application/simple-message-summary"),
+            // A part of a name makes no relative.
+            (&["application/session-info"], "application/dialog-info+xml"),
+            (&["application/summary"], "application/simple-message-summary"),
             (&["text/plain", "image/png"], "application/pidf+xml"),
             // The most specific range decides.
             (&["application/pidf+xml;q=0"], "application/pidf+xml"),

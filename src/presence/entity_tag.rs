@@ -99,8 +99,17 @@ mod tests {
         let ours = EntityTag::mint([7; 16], 3);
         assert!(EntityTag::is_minted(ours.as_bytes()));
         assert!(EntityTag::is_minted(ours.successor([8; 16]).as_bytes()));
+        let random = "0123456789abcdef".repeat(2);
+        assert!(EntityTag::is_minted(format!("{random}.41").as_bytes()));
         for other in ["", "a.1669.12.3.0", "some-call-id@host", "presence.xml"] {
             assert!(!EntityTag::is_minted(other.as_bytes()), "{other}");
+        }
+        // Each part counts.
+        for rest in ["", "41", ".4x", ".-1", ".4.1", "-41"] {
+            assert!(!EntityTag::is_minted(format!("{random}{rest}").as_bytes()), "{rest}");
+        }
+        for random in [random.replace('a', "g"), random.replacen('0', "", 1), random + "0"] {
+            assert!(!EntityTag::is_minted(format!("{random}.41").as_bytes()), "{random}");
         }
     }
 

@@ -216,6 +216,26 @@ mod tests {
         assert_eq!(ExpiresPolicy { offset: 0, ..policy }.told(5), 5);
     }
 
+    /// What is granted must be over, with a minute to spare, before the times
+    /// that can be stored are.
+    #[test]
+    fn nothing_outlives_the_times_that_can_be_stored() {
+        let policy = policy(10, MinExpiresAction::Reject);
+        let max = |last, now| policy.until(last, now).max;
+        assert_eq!(max(None, 1_000_000), 3600);
+        assert_eq!(max(Some(1_003_660), 1_000_000), 3600);
+        assert_eq!(max(Some(1_003_659), 1_000_000), 3599);
+        assert_eq!(max(Some(1_000_061), 1_000_000), 1);
+        assert_eq!(max(Some(UnixTime::MAX), 1_000_000), 3600);
+        // Nobody is served by a lifetime of nothing.
+        for last in [1_000_060, 1_000_000, 0, UnixTime::MIN] {
+            assert_eq!(max(Some(last), 1_000_000), 3600, "{last}");
+        }
+        assert_eq!(policy.until(Some(1_000_100), 1_000_000), ExpiresPolicy { max: 40, ..policy });
+        let endless = ExpiresPolicy { max: u32::MAX, ..policy };
+        assert_eq!(endless.until(Some(1 << 40), 0).max, u32::MAX);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_a_number_or_refused(value: Vec<u8>) {

@@ -81,7 +81,7 @@ impl Facts {
     pub fn of(info: &DialogInfo) -> Facts {
         Facts {
             dialogs: u8::try_from(info.dialogs).unwrap_or(u8::MAX),
-            is_final: info.dialogs > 0 && info.all_terminated,
+            is_final: info.all_terminated,
             has_terminated: info.any_terminated,
         }
     }
@@ -130,5 +130,26 @@ mod tests {
         assert!(!leaves_shared_line_alone(busy, b"a", idle, None));
         assert!(!leaves_shared_line_alone(idle, b"a", idle, Some(b"b")));
         assert!(!leaves_shared_line_alone(busy, b"a", busy, Some(b"b")));
+    }
+
+    #[test]
+    fn more_dialogs_than_can_be_counted_are_many() {
+        let dialogs = |dialogs| Facts::of(&DialogInfo { dialogs, ..DialogInfo::default() }).dialogs;
+        assert_eq!([0, 1, 254, 255, 256, 1000].map(dialogs), [0, 1, 254, 255, 255, 255]);
+    }
+
+    /// Only a dialog that lives, over one that has terminated.
+    #[test]
+    fn few_documents_can_open_a_dialog_again() {
+        let lives = Facts { dialogs: 2, has_terminated: true, is_final: false };
+        let (over, none) = (Facts { is_final: true, ..lives }, Facts::default());
+        let busy = Facts { has_terminated: false, ..lives };
+        for stored in [lives, over] {
+            assert!(lives.may_reopen(stored) && busy.may_reopen(stored));
+            assert!(!over.may_reopen(stored) && !none.may_reopen(stored));
+        }
+        for stored in [busy, none] {
+            assert!(!lives.may_reopen(stored) && !busy.may_reopen(stored));
+        }
     }
 }

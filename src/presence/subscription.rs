@@ -365,4 +365,87 @@ mod tests {
         assert_eq!(snapshot.text(Text::Contact), b"sip:new@host");
         assert_eq!(snapshot.text(Text::CallId).len(), 18);
     }
+
+    #[test]
+    fn a_status_is_the_number_of_its_column() {
+        for status in [Status::Active, Status::Pending, Status::Terminated, Status::Waiting] {
+            assert_eq!(Status::from_number(status as i64), status);
+        }
+        // What nobody knows shows nothing.
+        for number in [i64::MIN, -1, 0, 5, i64::MAX] {
+            assert_eq!(Status::from_number(number), Status::Pending);
+        }
+        assert_eq!(
+            [1, 2, 3, 4].map(|number| Status::from_number(number).word()),
+            ["active", "pending", "terminated", "waiting"]
+        );
+    }
+
+    #[test]
+    fn only_an_active_watcher_sees_and_only_one_without_a_reason_is_told() {
+        for status in [Status::Active, Status::Pending, Status::Terminated, Status::Waiting] {
+            let is_active = status == Status::Active;
+            for (reason, sees, is_told) in [
+                (&b""[..], true, true),
+                (b"polite-block", false, false),
+                (b"confirmed", true, false),
+            ] {
+                assert_eq!(may_see(status, reason), is_active && sees, "{status:?}");
+                assert_eq!(is_told_of_changes(status, reason), is_active && is_told, "{status:?}");
+            }
+        }
+        let turned_away = Authorization::turned_away();
+        assert!(!may_see(turned_away.status, &turned_away.reason));
+        assert_eq!(turned_away.status, Status::Terminated);
+    }
+
+    #[test]
+    fn a_package_names_why_a_subscription_ends() {
+        for (reason, ending) in [
+            ("timeout", Ending::Expired),
+            ("deactivated", Ending::Deactivated),
+            ("Probation", Ending::Probation),
+            ("giveup", Ending::GiveUp),
+            ("noresource", Ending::NoResource),
+            ("rejected", Ending::Rejected),
+            ("", Ending::Rejected),
+            ("because", Ending::Rejected),
+        ] {
+            let found = Ending::from_reason(reason.as_bytes());
+            assert_eq!(found, ending, "{reason}");
+            assert!(!found.shows_state(), "{reason}");
+            if !matches!(reason, "" | "because") {
+                assert_eq!(found.reason(), reason.to_ascii_lowercase().as_bytes());
+            }
+        }
+        // Who unsubscribes sees the state a last time.
+        assert!(Ending::Unsubscribed.shows_state());
+        assert_eq!(Ending::Unsubscribed.reason(), b"timeout");
+    }
+
+    /// What a watcher makes as long as it can has room for a reason all the same.
+    #[test]
+    fn a_reason_finds_room_or_the_subscription_has_none() {
+        let of_length = |length| {
+            let contact = vec![b'c'; length];
+            let text = |n| if Text::ALL[n] == Text::Contact { &contact[..] } else { b"" };
+            text::pack::<Text>(text).map(|block| Snapshot::new(PackageId(0), block))
+        };
+        let mut longest = of_length(16_000).unwrap_or_else(|_| unreachable!());
+        assert!(longest.has_room());
+        let reason = [b'r'; ROOM_FOR_REASON];
+        assert_eq!(longest.set_text(Text::Reason, &reason), Ok(()));
+        assert_eq!(longest.text(Text::Reason), reason);
+        assert_eq!(longest.text(Text::Contact).len(), 16_000);
+        assert!(of_length(20_000).is_ok_and(|snapshot| !snapshot.has_room()));
+        assert_eq!(of_length(40_000), Err(TooLong));
+    }
+
+    #[test]
+    fn a_block_makes_the_same_snapshot_again() {
+        let block = text::pack::<Text>(|n| &[b'a'; 18][n..]).unwrap_or_default();
+        let snapshot = Snapshot::new(PackageId(3), block.clone());
+        assert_eq!(snapshot.block(), block);
+        assert_eq!(Snapshot::new(PackageId(3), snapshot.block().to_vec()), snapshot);
+    }
 }

@@ -317,4 +317,16 @@ mod tests {
             let _ = (identity(user, host, UserCase::Insensitive), spellings(user, host));
         }
     }
+
+    #[test]
+    fn a_database_is_asked_for_every_spelling_of_one_user() {
+        let all = spellings(b"*5%3A", b"Ex.org");
+        assert!(all.len() > 1);
+        assert_eq!(all.first().map(Vec::as_slice), Some(&b"sip:*5%3A@Ex.org"[..]));
+        for uri in all {
+            let (user, host) = split(&uri);
+            assert!(same_user(user, b"*5:", UserCase::Sensitive) && host == b"Ex.org");
+        }
+        assert_eq!(spellings(b"alice", b"h"), [b"sip:alice@h"]);
+    }
 }

@@ -162,3 +162,112 @@ impl RequestKey {
         entry.at != i64::MIN && entry.hash == self.hash && entry.check == self.check
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::TestMemory;
+
+    /// A table of one set: whatever is asked for competes for its places.
+    fn table() -> Retransmissions<TestMemory> {
+        let sets = vec![Mutex::new(Set::EMPTY)].leak();
+        Retransmissions::new(sets, Box::leak(Box::new(KeyedHash::new([7; 16]))))
+    }
+
+    const FIRST: RequestId<'static> =
+        RequestId { call_id: b"c", from_tag: b"f", cseq: 1, branch: b"b" };
+
+    fn answer(entity_tag: &[u8]) -> Answer {
+        Answer { code: 200, expires: 3600, entity_tag: entity_tag.to_vec() }
+    }
+
+    fn numbered(table: &Retransmissions<TestMemory>, cseq: u32) -> RequestKey {
+        table.key(b"PUBLISH", RequestId { cseq, ..FIRST })
+    }
+
+    #[test]
+    fn an_answer_is_given_again_for_32_seconds() {
+        let table = table();
+        let key = numbered(&table, 1);
+        assert_eq!(table.claim(key, 100), Seen::New);
+        assert_eq!(table.claim(key, 100), Seen::InProgress);
+        assert_eq!(table.claim(key, 131), Seen::InProgress);
+        table.answered(key, &answer(b"tag"));
+        assert_eq!(table.claim(key, 131), Seen::Answered(answer(b"tag")));
+        assert_eq!(table.claim(key, 132), Seen::New);
+        assert_eq!(table.claim(key, 132), Seen::InProgress, "the old answer is gone");
+    }
+
+    #[test]
+    fn every_part_of_its_identity_tells_a_request_from_others() {
+        let table = table();
+        let first = table.key(b"PUBLISH", FIRST);
+        assert_eq!(first, table.key(b"PUBLISH", FIRST));
+        for other in [
+            table.key(b"SUBSCRIBE", FIRST),
+            table.key(b"PUBLISH", RequestId { call_id: b"x", ..FIRST }),
+            table.key(b"PUBLISH", RequestId { from_tag: b"x", ..FIRST }),
+            table.key(b"PUBLISH", RequestId { cseq: 2, ..FIRST }),
+            table.key(b"PUBLISH", RequestId { branch: b"x", ..FIRST }),
+        ] {
+            assert!(first.hash != other.hash && first.check != other.check);
+        }
+        // One half alone may meet by chance.
+        table.claim(first, 0);
+        for other in [RequestKey { hash: 0, ..first }, RequestKey { check: 0, ..first }] {
+            assert_eq!(table.claim(other, 0), Seen::New);
+        }
+    }
+
+    #[test]
+    fn what_was_refused_is_judged_anew() {
+        let table = table();
+        let (key, other) = (numbered(&table, 1), numbered(&table, 2));
+        table.claim(key, 0);
+        table.claim(other, 0);
+        table.answered(other, &answer(b""));
+        table.forget(key);
+        assert_eq!(table.claim(key, 0), Seen::New);
+        assert_eq!(table.claim(other, 0), Seen::Answered(answer(b"")));
+    }
+
+    #[test]
+    fn a_tag_is_given_whole_or_not_at_all() {
+        let table = table();
+        for (length, is_kept) in [(1, true), (64, true), (65, false), (256, false), (300, false)] {
+            let (key, answer) = (numbered(&table, length), answer(&vec![b't'; length as usize]));
+            table.claim(key, 0);
+            table.answered(key, &answer);
+            let expected = if is_kept { Seen::Answered(answer) } else { Seen::New };
+            assert_eq!(table.claim(key, 1), expected, "{length}");
+            table.forget(key);
+        }
+    }
+
+    #[test]
+    fn under_pressure_the_oldest_answer_goes() {
+        let table = table();
+        let keys: Vec<_> = (0..5).map(|cseq| numbered(&table, cseq)).collect();
+        for (key, now) in keys.iter().zip([12, 11, 13, 14, 15]) {
+            assert_eq!(table.claim(*key, now), Seen::New);
+            table.answered(*key, &answer(b""));
+        }
+        for n in [0, 2, 3, 4] {
+            assert_eq!(table.claim(keys[n], 16), Seen::Answered(answer(b"")), "{n}");
+        }
+        assert_eq!(table.claim(keys[1], 16), Seen::New);
+    }
+
+    /// Also when the clock was put back, and another one is older.
+    #[test]
+    fn a_request_is_there_once() {
+        let table = table();
+        let keys: Vec<_> = (0..4).map(|cseq| numbered(&table, cseq)).collect();
+        for (key, now) in keys.iter().zip([1, 0, 20, 21]) {
+            table.claim(*key, now);
+        }
+        assert_eq!(table.claim(keys[0], 34), Seen::New);
+        table.answered(keys[0], &answer(b""));
+        assert_eq!(table.claim(keys[0], 34), Seen::Answered(answer(b"")));
+    }
+}

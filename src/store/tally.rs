@@ -250,3 +250,6 @@ impl<M: Memory> Tally<M> {
         self.times.get(hash as usize & self.times.len().saturating_sub(1))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,6 +177,15 @@ mod tests {
         }
     }
 
+    /// They are on the way of every request.
+    #[test]
+    fn users_without_escapes_cost_no_memory() {
+        for user in ["", "alice", "+49301", "a.b"] {
+            assert!(matches!(resolved(user.as_bytes()), Cow::Borrowed(_)), "{user}");
+            assert!(matches!(stored(user.as_bytes()), Cow::Borrowed(_)), "{user}");
+        }
+    }
+
     /// A user, and for each of its bytes how it is spelled.
     fn spelled() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         let byte = prop_oneof![3 => b'0'..=b'z', 2 => Just(b'%'), 2 => Just(b'+'), 1 => 1u8..];
