@@ -52,6 +52,10 @@ pub struct Connection {
     outages: u32,
     /// It does not find the database, though it has told the others so.
     alone: Option<verdict::Alone>,
+    /// A table that took nothing a moment ago.
+    closed: Option<verdict::Closed>,
+    /// The last statement was to read.
+    reading: bool,
     /// The one of our tables that the last statement was about.
     touched: Option<&'static str>,
     /// The last change was not sent, for it could meet no row.
@@ -174,7 +178,7 @@ impl Connection {
         let (statement, packed) = self.select(table, conditions, columns, (true, order))?;
         packed?;
         self.touched = columns::ours(table);
-        if let Err(fault) = self.try_again() {
+        if let Err(fault) = self.may_read(table).and_then(|()| self.try_again()) {
             return Some(Err(fault));
         }
         self.word = None;
@@ -212,7 +216,7 @@ impl Connection {
         }
         self.pass()?;
         if self.failed && self.driver.dialect().is_some() && self.probe().is_err() {
-            self.diagnose();
+            self.word = Some(self.away());
             return Err(Fault::Database);
         }
         if self.driver.is_sqlite() {
@@ -322,6 +326,7 @@ fn condition_values(conditions: &[Condition]) -> Vec<sys::db_val_t> {
 impl Database for Connection {
     fn insert(&mut self, table: &str, row: &[Assignment]) -> Result<(), Fault> {
         columns::check(table, row)?;
+        self.may_change(table)?;
         if let Some(done) = self.execute(table, |names| statements::insert(names, row)) {
             return done;
         }
@@ -346,6 +351,7 @@ impl Database for Connection {
         if self.met_nothing {
             return Ok(());
         }
+        self.may_change(table)?;
         if let Some(done) = self.execute(table, |names| statements::update(names, conditions, set))
         {
             return done;
@@ -379,6 +385,7 @@ impl Database for Connection {
         if self.met_nothing {
             return Ok(());
         }
+        self.may_change(table)?;
         if let Some(done) = self.execute(table, |names| statements::delete(names, conditions)) {
             return done;
         }
@@ -415,6 +422,7 @@ impl Database for Connection {
             rows?.iter().for_each(|row| each(row));
             return Ok(());
         }
+        self.may_read(table)?;
         self.use_table(table)?;
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
@@ -534,6 +542,7 @@ impl Database for Connection {
         if self.driver.dialect().is_none() {
             return rows.iter().try_for_each(|row| self.insert(table, row));
         }
+        self.may_change(table)?;
         self.touched = columns::ours(table);
         let quote = self.quote();
         many::insert(Names { table, quote: &quote }, rows, &mut |step| match step {
@@ -546,6 +555,7 @@ impl Database for Connection {
         if self.driver.dialect() != Some(Dialect::Postgres) {
             return rows.iter().try_for_each(|(key, set)| self.update(table, key, set));
         }
+        self.may_change(table)?;
         self.touched = columns::ours(table);
         let quote = self.quote();
         many::update(Names { table, quote: &quote }, rows, &mut |step| match step {
@@ -558,6 +568,7 @@ impl Database for Connection {
         if self.driver.dialect() != Some(Dialect::Postgres) {
             return rows.iter().try_for_each(|key| self.delete(table, key));
         }
+        self.may_change(table)?;
         self.touched = columns::ours(table);
         let quote = self.quote();
         many::delete(Names { table, quote: &quote }, rows, &mut |step| match step {

@@ -110,7 +110,14 @@ fn end_old<M: Memory>(
         let conditions = left_over::as_read(row.id, row.expires_at, cseq);
         if !is_reported {
             silent.push(conditions);
-        } else if left_over::delete(host, table, &conditions)? {
+            continue;
+        }
+        let deleted = match left_over::delete(host, table, &conditions) {
+            // What cannot be deleted is no reason to keep the others waiting.
+            Err(Fault::Refused) => false,
+            deleted => deleted?,
+        };
+        if deleted {
             let why = row.ending(host.now(), 0).unwrap_or(Ending::Expired);
             row_ended(server, &key_of(server, &row), &row.subscription, why);
         }

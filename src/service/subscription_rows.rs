@@ -507,10 +507,43 @@ pub fn flag_watchers<M: Memory>(
     for (compare, value) in no_reason {
         let told = [&more[..], &[("reason", compare, value)]].concat();
         for conditions in of_presentity(key, package, &told) {
-            change(server, host, &conditions, &[("updated", Value::Int(turn))])?;
+            flag(server, host, &conditions, turn)?;
         }
     }
     Ok(())
+}
+
+/// Rows read in one go that are flagged one by one.
+const FLAGGED_PAGE: usize = 1000;
+
+/// Flags all rows that meet the conditions, in one statement; if the database refuses
+/// that, one by one: a row at fault does not keep the others from their NOTIFYs.
+fn flag<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+    turn: i64,
+) -> Result<(), Fault> {
+    let flagged = [("updated", Value::Int(turn))];
+    match change(server, host, conditions, &flagged) {
+        Err(Fault::Refused) => {}
+        done => return done.map(|_| ()),
+    }
+    let mut after = 0;
+    loop {
+        let page = page(server, host, conditions, after, FLAGGED_PAGE)?;
+        for row in page.rows {
+            let one = [("id", Compare::Eq, Value::Int(row.id))];
+            match change(server, host, &one, &flagged) {
+                Ok(_) | Err(Fault::Refused) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        match page.last {
+            Some(last) => after = last,
+            None => return Ok(()),
+        }
+    }
 }
 
 /// Rows of a turn that this server does not have (it was larger when they were
@@ -521,7 +554,7 @@ pub fn adopt_turns<M: Memory>(
     turns: i64,
 ) -> Result<(), Fault> {
     let conditions = [("updated", Compare::Greater, Value::Int(turns - 1))];
-    change(server, host, &conditions, &[("updated", Value::Int(0))]).map(|_| ())
+    flag(server, host, &conditions, 0)
 }
 
 /// Takes `count` CSeqs of a dialog, the ones after `used`; none if the row is

@@ -42,15 +42,15 @@ impl Outage {
     }
 
     /// To be asked before a statement; `now` is the machine's time in
-    /// milliseconds, which never goes back. Who has not found the database itself
-    /// (`is_without`) lets another one look first: it may be the only one.
-    pub fn pass(&self, is_without: bool, now: impl FnOnce() -> u64) -> Pass {
+    /// milliseconds, which never goes back. Who has looked in vain often enough
+    /// (`yields`) lets another one look first: it may be the only one without.
+    pub fn pass(&self, yields: bool, now: impl FnOnce() -> u64) -> Pass {
         let next = self.next.load(Ordering::Acquire);
         if next == 0 {
             return Pass::Open;
         }
         let now = now();
-        let looks = now >= next + if is_without { PRECEDENCE } else { 0 }
+        let looks = now >= next + if yields { PRECEDENCE } else { 0 }
             && self
                 .next
                 .compare_exchange(next, now + LOOK, Ordering::AcqRel, Ordering::Relaxed)

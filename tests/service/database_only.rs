@@ -840,6 +840,34 @@ fn a_row_that_cannot_be_changed_holds_nobody() {
     assert!(complaints.iter().any(|line| line.contains("given up")), "{complaints:?}");
 }
 
+// One statement flags all; a row that the database does not let be changed makes it fail.
+#[test]
+fn a_row_that_cannot_be_flagged_holds_nobody() {
+    let config = |config: &mut presence::config::Config| {
+        config.notifier_processes = 1;
+        config.waitn_time = 1;
+        config.notifier_poll_rate = 1;
+    };
+    let mut world = World::new(Setup { config, ..setup() });
+    for call in ["b", "m", "y"] {
+        world.watch(call, "presence");
+    }
+    turns::serve(&world.server, &mut world.host, 0);
+    world.seen();
+    // With the presentity's URI among its conditions it meets all three.
+    world.host.database.as_ref().unwrap().fail_if(|statement| {
+        statement.verb == "update" && statement.texts.contains(&&b"sip:alice@h"[..])
+    });
+    world.create("presence", "1");
+    world.send();
+    turns::serve(&world.server, &mut world.host, 0);
+    world.send();
+    let mut told: Vec<_> = world.notifies().into_iter().map(|sent| sent.call_id).collect();
+    told.sort_unstable();
+    assert_eq!(told, ["b", "m", "y"]);
+    world.assert_empty();
+}
+
 // Somebody's transaction has the row, or there is no room for what is written: that
 // passes, and is not the row's own fault.
 #[test]

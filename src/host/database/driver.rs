@@ -150,9 +150,10 @@ impl Driver {
     /// can do that.
     pub fn open(&self, own: bool) -> Result<Connection, Fault> {
         let waits = |outage| UNCONNECTED.get().is_some_and(|alone| alone.waits(outage));
+        let yields = UNCONNECTED.get().is_some_and(Alone::yields);
         let pass = match self.outage {
             Some(outage) if waits(outage) => Pass::Closed,
-            Some(outage) => outage.pass(UNCONNECTED.get().is_some(), verdict::milliseconds),
+            Some(outage) => outage.pass(yields, verdict::milliseconds),
             None => Pass::Open,
         };
         if pass == Pass::Closed {
@@ -171,7 +172,10 @@ impl Driver {
         match self.outage {
             Some(outage) if handle.is_null() => {
                 outage.goes_on(verdict::milliseconds());
-                UNCONNECTED.set(Some(Alone::without(UNCONNECTED.get(), outage)));
+                UNCONNECTED.set(Some(match pass {
+                    Pass::Look => Alone::has_looked(UNCONNECTED.get(), outage),
+                    _ => Alone::without(UNCONNECTED.get(), outage),
+                }));
             }
             Some(outage) => {
                 verdict::is_back(outage);
@@ -194,6 +198,8 @@ impl Driver {
             met_nothing: false,
             outages: self.outage.map_or(0, Outage::count),
             alone: None,
+            closed: None,
+            reading: false,
             touched: None,
             started: Instant::now(),
             in_transaction: false,

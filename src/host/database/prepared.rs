@@ -58,7 +58,7 @@ impl Connection {
         if self.prepared.lacks_session()
             && let Err(fault) = self.ask_session()
         {
-            self.diagnose();
+            self.word = Some(self.away());
             return Err(fault);
         }
         let Some(statements) = self.prepared.statements(self.number, &call, Instant::now()) else {

@@ -52,7 +52,7 @@ impl Connection {
             self.word = Some(Verdict::Away);
             return Err(Fault::Database);
         }
-        match outage.pass(self.alone.is_some(), milliseconds) {
+        match outage.pass(self.alone.is_some_and(Alone::yields), milliseconds) {
             Pass::Open => {
                 let count = outage.count();
                 // What this connection was connected to is gone: it is asked
@@ -68,6 +68,7 @@ impl Connection {
                     self.outages = outage.count();
                 } else {
                     outage.goes_on(milliseconds());
+                    self.alone = Some(Alone::has_looked(self.alone, outage));
                     self.word = Some(Verdict::Away);
                 }
                 answers
@@ -131,6 +132,7 @@ impl Connection {
             (Err(_), _) => self.away(),
             (Ok(()), Some(code)) => match explain::mysql(code) {
                 Verdict::Unclear => self.ask_table(),
+                Verdict::Away => self.takes_nothing(),
                 known => known,
             },
             // It has connected again.
@@ -147,7 +149,36 @@ impl Connection {
         self.probing = true;
         let takes = names.harmless().iter().all(|statement| self.plain(statement).is_ok());
         self.probing = false;
-        if takes { Verdict::Unclear } else { Verdict::Away }
+        if takes { Verdict::Unclear } else { self.takes_nothing() }
+    }
+
+    /// The database answers, but takes no changes of this table, or does not have it: it
+    /// is left alone for a while, or each statement would fill the driver's log.
+    fn takes_nothing(&mut self) -> Verdict {
+        let (until, reads) = (milliseconds() + PAUSE, self.reading);
+        self.closed = self.touched.map(|table| Closed { table, until, reads });
+        Verdict::Away
+    }
+
+    /// To be called before a table is changed.
+    pub(super) fn may_change(&mut self, table: &str) -> Result<(), Fault> {
+        self.reading = false;
+        self.is_closed(table, |_| true)
+    }
+
+    /// To be called before a table is read.
+    pub(super) fn may_read(&mut self, table: &str) -> Result<(), Fault> {
+        self.reading = true;
+        self.is_closed(table, |closed| closed.reads)
+    }
+
+    fn is_closed(&mut self, table: &str, is_meant: impl Fn(Closed) -> bool) -> Result<(), Fault> {
+        let closed = self.closed.filter(|closed| closed.table == table && is_meant(*closed));
+        if closed.is_none_or(|closed| milliseconds() >= closed.until) {
+            return Ok(());
+        }
+        self.word = Some(Verdict::Away);
+        Err(Fault::Database)
     }
 
     /// Finds out what a transaction could not be asked.
@@ -163,18 +194,28 @@ impl Connection {
         }
         let is_postgres = self.driver.dialect() == Some(Dialect::Postgres);
         match is_postgres.then(|| self.plain(READ_ONLY)) {
-            Some(Ok(Some(answer))) if answer.as_bytes() == b"on" => Verdict::Away,
+            Some(Ok(Some(answer))) if answer.as_bytes() == b"on" => self.takes_nothing(),
             Some(_) => self.ask_table(),
             None => Verdict::Unclear,
         }
     }
 
-    fn away(&mut self) -> Verdict {
+    pub(super) fn away(&mut self) -> Verdict {
         if let Some(outage) = self.driver.outage {
             self.alone = Some(Alone::without(self.alone, outage));
         }
         Verdict::Away
     }
+}
+
+/// A table that took nothing a moment ago.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closed {
+    table: &'static str,
+    /// Until when it is left alone (milliseconds).
+    until: u64,
+    /// It could not be read either.
+    reads: bool,
 }
 
 /// A connection that does not find the database.
@@ -184,7 +225,13 @@ pub(super) struct Alone {
     count: u32,
     /// When it tries again, if they have found it since (milliseconds).
     until: u64,
+    /// How often it has looked in vain.
+    looks: u8,
 }
+
+/// So often a connection looks before it lets others do so. (The first look of each
+/// has the most lines in the driver's log.)
+const LOOKS: u8 = 1;
 
 impl Alone {
     /// The database does not answer here. If others have found it since they were
@@ -193,10 +240,27 @@ impl Alone {
     pub(super) fn without(before: Option<Alone>, outage: &Outage) -> Alone {
         let is_told = before.is_some_and(|alone| alone.count == outage.count());
         if is_told && !outage.is_on() {
-            return Alone { count: outage.count(), until: milliseconds() + PAUSE };
+            return Alone { count: outage.count(), until: milliseconds() + PAUSE, looks: 0 };
         }
         is_away(outage);
-        Alone { count: outage.count(), until: 0 }
+        Alone::has_told(before, outage)
+    }
+
+    fn has_told(before: Option<Alone>, outage: &Outage) -> Alone {
+        let count = outage.count();
+        let looks = before.filter(|alone| alone.count == count).map_or(0, |alone| alone.looks);
+        Alone { count, until: 0, looks }
+    }
+
+    /// It has looked in vain.
+    pub(super) fn has_looked(before: Option<Alone>, outage: &Outage) -> Alone {
+        let alone = Alone::has_told(before, outage);
+        Alone { looks: alone.looks.saturating_add(1), ..alone }
+    }
+
+    /// Others are to look first.
+    pub(super) fn yields(self) -> bool {
+        self.looks >= LOOKS
     }
 
     /// It is not to be tried yet.

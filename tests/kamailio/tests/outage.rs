@@ -344,7 +344,7 @@ storages! {
         let log = kamailio.log()[mark..].to_owned();
         let lines = log.lines().filter(|line| !line.contains("SCRIPT-RESULT")).count();
         eprintln!("{lines} lines, {refused} refused, slowest {slowest:?}, back after {recovered:?}");
-        let most = differs("A6 all drivers' lines of six seconds", usize::MAX, 120);
+        let most = differs("A6 all drivers' lines of six seconds", usize::MAX, 150);
         assert!(lines <= most, "{lines} lines:\n{log}");
         let wait = differs("A6 well again", RECOVERY, Duration::from_secs(3));
         assert!(recovered.is_some_and(|time| time <= wait), "{recovered:?}");
@@ -381,7 +381,7 @@ storages! {
              ORDER BY query_start DESC LIMIT 1;",
         );
         let (mut good, mut worst, mut last) = (0, Duration::ZERO, Instant::now());
-        for round in 0..100 {
+        for round in 0..200 {
             let mut phone = Publisher::udp(&kamailio, &format!("u{round}")).event("dialog");
             let message = phone.message(Some(&busy("u", "d")));
             if answer(&phone.endpoint, &message).status() == Some(200) {
@@ -392,8 +392,8 @@ storages! {
             std::thread::sleep(Duration::from_millis(40));
         }
         database.administer("UPDATE pg_database SET datallowconn = true;");
-        eprintln!("{good} of 100 served, longest gap {worst:?}");
-        assert!(good >= 45, "{good} of 100; {worst:?}\n{}", kamailio.log());
+        eprintln!("{good} of 200 served, longest gap {worst:?}");
+        assert!(good >= 80, "{good} of 200; {worst:?}\n{}", kamailio.log());
         let all_again = eventually(RECOVERY, || {
             let mut served = (0..12).map(|n| {
                 let mut probe = Publisher::udp(&kamailio, &format!("again{n}")).event("dialog");
