@@ -339,6 +339,7 @@ fn settle<M: Memory>(
     if server.config.startup_mode {
         state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
     }
+    publication_rows::newest_that_fit(host, &state.key, &mut state.publications);
     sort(server, &mut state.publications);
     Ok(())
 }

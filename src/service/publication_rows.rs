@@ -1,6 +1,10 @@
 //! Publications as database rows (`publ_cache=1`): the index in memory has
 //! judged the change, here it becomes durable before anybody is told.
 
+mod bounded;
+
+pub use bounded::newest as newest_that_fit;
+
 use crate::config::PublicationCache;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Condition, Database, Host, Value};
@@ -12,10 +16,7 @@ use crate::service::publishing::Publishing;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::publications::{Change, Pending};
-use crate::store::rows::{
-    PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
-    read_publication,
-};
+use crate::store::rows::{PublicationRow, presentity_conditions, publication_conditions};
 use std::collections::HashMap;
 
 /// Writes a claimed change. Gives the document that the row had, if watchers
@@ -299,18 +300,8 @@ fn read_with_ids<M: Memory>(
 ) -> Result<Vec<(i64, PublicationRow)>, Fault> {
     let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
-    let order = Some("received_time, id");
-    let mut columns = PUBLICATION_COLUMNS.to_vec();
-    columns.push("id");
-    single(database, |database, _| {
-        let mut found = Vec::new();
-        database.query(table, conditions, &columns, order, &mut |row| {
-            let Some((id, row)) = row.split_last() else { return };
-            let id = id.as_int().unwrap_or_default();
-            found.extend(read_publication(row).map(|row| (id, row)));
-        })?;
-        Ok(found)
-    })
+    let rows = bounded::read(database, table, conditions)?;
+    Ok(rows.told(host))
 }
 
 pub(super) fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {

@@ -3,6 +3,7 @@
 
 use crate::fakes::{Publish, Setup, World, dialog};
 use presence::config::{PublicationCache, SubscriptionMode};
+use presence::ports::Verdict;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -220,5 +221,53 @@ fn ends_wait_when_too_many_are_yet_to_be_told() {
         world.pass(2);
         world.expire();
         assert_eq!(closed(&world), 2);
+    }
+}
+
+/// What a watcher is shown is made of the newest documents, when together they are
+/// larger than any that could be sent.
+#[test]
+fn one_document_is_made_of_a_bounded_amount() {
+    let caches = [PublicationCache::Record, PublicationCache::Hybrid, PublicationCache::None];
+    let mut lines = 0;
+    for cache in caches {
+        let mut world = match cache {
+            PublicationCache::Record => World::default(),
+            cache => World::new(Setup { cache, ..Setup::stored() }),
+        };
+        let body = |n: usize| format!("{n:02}{}", "x".repeat(1_000_000));
+        for n in 0..36 {
+            world.create("presence", &body(n));
+        }
+        world.watch("w", "presence");
+        world.send();
+        let shown = world.notifies().pop().unwrap().body;
+        let numbers: Vec<_> = shown.split('+').map(|one| one[..2].to_owned()).collect();
+        let newest: Vec<_> = (3..36).map(|n| format!("{n:02}")).collect();
+        assert_eq!(numbers, newest, "{cache:?}");
+        lines += world.complaints().iter().filter(|line| line.contains("oldest document")).count();
+    }
+    assert!((1..6).contains(&lines), "few lines tell of it: {lines}");
+}
+
+/// A result that is too large for the driver's memory is read in parts.
+#[test]
+fn documents_that_cannot_be_read_at_once_are_read_in_parts() {
+    for cache in [PublicationCache::Hybrid, PublicationCache::None] {
+        let mut world = World::new(Setup { cache, ..Setup::stored() });
+        for n in 0..40 {
+            world.create("presence", &format!("{n:02}"));
+        }
+        let database = world.host.database.clone().unwrap();
+        database.explain(Verdict::Statement);
+        let mut whole = true;
+        database.fail_if(move |it| {
+            let publications = it.verb == "query" && it.texts == [b"alice", &b"h"[..], b"presence"];
+            publications && std::mem::take(&mut whole)
+        });
+        world.watch("w", "presence");
+        world.send();
+        let all: Vec<_> = (0..40).map(|n| format!("{n:02}")).collect();
+        assert_eq!(world.notifies().pop().unwrap().body, all.join("+"), "{cache:?}");
     }
 }

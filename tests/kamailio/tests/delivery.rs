@@ -181,3 +181,23 @@ storages! {
         kamailio.finish();
     }
 }
+
+/// Together they do not fit a process's private memory (8 MB), into which the
+/// driver takes a result. (Stock sends a NOTIFY without a document.)
+#[test]
+fn documents_that_are_large_together_are_told() {
+    let config = Config::new(Storage::Default).shared_memory(128).tcp();
+    let config = config.global("tcp_conn_wq_max=40000000").global("tcp_wq_max=40000000");
+    let lines = ["private memory", "error while storing", "full db", "worker.rs", "more pkg"];
+    let kamailio = Kamailio::start(lines.into_iter().fold(config, Config::ignore_log));
+    let note = "x".repeat(40_000);
+    let mut phones: Vec<_> = (0..300).map(|_| Publisher::udp(&kamailio, "alice")).collect();
+    for (n, phone) in phones.iter_mut().enumerate() {
+        phone.publish(bodies::pidf("alice", &format!("p{n}"), "open", &note));
+    }
+    let mut watcher = Watcher::tcp(&kamailio, "alice");
+    watcher.subscribe(600);
+    let bytes = watcher.next_notify("the first").body().len();
+    assert_eq!(bytes > 12_000_000, differs("A13 12 MB", false, true), "{bytes}");
+    kamailio.finish();
+}
