@@ -11,6 +11,11 @@ mod bindings;
 #[cfg(feature = "kamailio")]
 #[path = "build/header.rs"]
 mod header;
+// The module's own table: it names nothing else of the crate.
+#[cfg(feature = "kamailio")]
+#[allow(dead_code)]
+#[path = "src/config/parameters.rs"]
+mod parameters;
 #[cfg(feature = "kamailio")]
 #[path = "build/shim.rs"]
 mod shim;

@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::parameters::{PARAMETERS, ParameterDefault};
 use crate::source::Kamailio;
 
 /// Compiles `kamailio-shim/shim.c` into the module.
 pub fn compile(root: &Path, out: &Path, kamailio: &Kamailio) -> Result<(), String> {
     let folder = root.join("kamailio-shim");
     println!("cargo:rerun-if-changed={}", folder.display());
+    list_parameters(root, out)?;
     let mut build = cc::Build::new();
     build
         .file(folder.join("shim.c"))
         .include(&folder)
+        .include(out)
         .include(root.join("include"))
         .cargo_metadata(false)
         // Callbacks have the parameters that their callers pass.
@@ -34,6 +37,17 @@ pub fn compile(root: &Path, out: &Path, kamailio: &Kamailio) -> Result<(), Strin
         link_srdb1()?;
     }
     Ok(())
+}
+
+/// Writes `parameters.h`: what the module calls PARAMETERS is what Kamailio can set.
+fn list_parameters(root: &Path, out: &Path) -> Result<(), String> {
+    println!("cargo:rerun-if-changed={}", root.join("src/config/parameters.rs").display());
+    let rows = PARAMETERS.iter().map(|parameter| match parameter.default {
+        ParameterDefault::Int(_) => format!(" \\\n\tNUMBER({})", parameter.name),
+        ParameterDefault::Text(_) => format!(" \\\n\tTEXT({})", parameter.name),
+    });
+    let list = format!("#define PARAMETERS(NUMBER, TEXT){}\n", rows.collect::<String>());
+    std::fs::write(out.join("parameters.h"), list).map_err(|error| format!("parameters.h: {error}"))
 }
 
 /// The database API is a library of its own up to 5.8 and part of the

@@ -179,67 +179,9 @@ static pv_export_t variables[] = {
 /* ---- module parameters ------------------------------------------------ */
 
 /* The core does not tell a setter which parameter it is called for, so each
- * one has its own; all hand over to Rust. */
-#define PARAMETERS(NUMBER, TEXT)       \
-	TEXT(db_url)                       \
-	TEXT(presentity_table)             \
-	TEXT(active_watchers_table)        \
-	TEXT(watchers_table)               \
-	TEXT(server_address)               \
-	TEXT(xavp_cfg)                     \
-	TEXT(retrieve_order_by)            \
-	TEXT(local_log_facility)           \
-	TEXT(to_tag_pref)                  \
-	TEXT(default_socket)               \
-	TEXT(dmq_peer_id)                  \
-	NUMBER(clean_period)               \
-	NUMBER(db_update_period)           \
-	NUMBER(waitn_time)                 \
-	NUMBER(notifier_poll_rate)         \
-	NUMBER(notifier_processes)         \
-	NUMBER(force_delete)               \
-	NUMBER(startup_mode)               \
-	NUMBER(expires_offset)             \
-	NUMBER(max_expires)                \
-	NUMBER(min_expires)                \
-	NUMBER(min_expires_action)         \
-	NUMBER(subs_htable_size)           \
-	NUMBER(pres_htable_size)           \
-	NUMBER(subs_db_mode)               \
-	NUMBER(publ_cache)                 \
-	NUMBER(enable_sphere_check)        \
-	NUMBER(timeout_rm_subs)            \
-	NUMBER(send_fast_notify)           \
-	NUMBER(fetch_rows)                 \
-	NUMBER(db_table_lock_type)         \
-	NUMBER(local_log_level)            \
-	NUMBER(subs_remove_match)          \
-	NUMBER(retrieve_order)             \
-	NUMBER(sip_uri_match)              \
-	NUMBER(cseq_offset)                \
-	NUMBER(enable_dmq)                 \
-	NUMBER(enable_pres_dmq)            \
-	NUMBER(enable_pres_sync_dmq)       \
-	NUMBER(enable_subs_dmq)            \
-	NUMBER(enable_subs_sync_dmq)       \
-	NUMBER(skip_notify_dmq)            \
-	NUMBER(pres_subs_mode)             \
-	NUMBER(delete_same_subs)           \
-	NUMBER(timer_mode)                 \
-	NUMBER(subs_respond_200)           \
-	NUMBER(totag_avpid)                \
-	NUMBER(lock_set_size)              \
-	NUMBER(force_active)               \
-	NUMBER(winfo_presentity_only)      \
-	NUMBER(publ_cache_bodies)          \
-	NUMBER(heap_fragments)             \
-	NUMBER(max_publications)           \
-	NUMBER(max_subscriptions)          \
-	NUMBER(max_subscriptions_per_watcher)    \
-	NUMBER(max_subscriptions_per_presentity) \
-	NUMBER(max_document_size)          \
-	NUMBER(min_refresh_gap)            \
-	NUMBER(min_publish_gap)
+ * one has its own; all hand over to Rust. The build makes the list,
+ * PARAMETERS(NUMBER, TEXT), from src/config/parameters.rs. */
+#include "parameters.h"
 
 static int set_parameter(const char *name, modparam_t type, void *value)
 {

@@ -16,7 +16,8 @@ mod validate;
 pub use log_facility::LogFacility;
 pub use order::{OrderColumn, OrderTerm, RetrieveOrder};
 pub use parameters::{
-    ConfigError, PARAMETERS, Parameter, ParameterDefault, ParameterValue, Parameters,
+    ConfigError, PARAMETERS, Parameter, ParameterDefault, ParameterRange, ParameterValue,
+    Parameters,
 };
 
 use crate::presence::event_package::{EventPackage, Kind};

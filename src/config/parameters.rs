@@ -1,4 +1,8 @@
-//! What the configuration file sets, before it is judged.
+//! What the configuration file sets, before it is judged. `PARAMETERS` is the one
+//! table of the parameters: the build makes the shim's list of it, validation
+//! takes defaults and smallest values from it, and tests compare the README and
+//! the table of tests with it. It names nothing else of the crate, because the
+//! build compiles it, too.
 
 use std::fmt;
 
@@ -36,14 +40,43 @@ pub struct Parameter {
     pub name: &'static str,
     /// Its type and default.
     pub default: ParameterDefault,
+    /// Which values it may have.
+    pub range: ParameterRange,
+}
+
+/// Which values a parameter may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterRange {
+    /// Off or on.
+    Switch,
+    /// This number or more. A smaller one is replaced by the default, with a
+    /// warning.
+    AtLeast(i64),
+    /// `validate.rs` judges.
+    Judged,
 }
 
 const fn int(name: &'static str, default: i64) -> Parameter {
-    Parameter { name, default: ParameterDefault::Int(default) }
+    let range = ParameterRange::Judged;
+    Parameter { name, default: ParameterDefault::Int(default), range }
+}
+
+const fn switch(name: &'static str, default: i64) -> Parameter {
+    Parameter { range: ParameterRange::Switch, ..int(name, default) }
+}
+
+const fn at_least(name: &'static str, least: i64, default: i64) -> Parameter {
+    Parameter { range: ParameterRange::AtLeast(least), ..int(name, default) }
 }
 
 const fn text(name: &'static str, default: &'static str) -> Parameter {
-    Parameter { name, default: ParameterDefault::Text(default) }
+    let range = ParameterRange::Judged;
+    Parameter { name, default: ParameterDefault::Text(default), range }
+}
+
+/// The parameter of this name.
+pub fn parameter(name: &str) -> Option<&'static Parameter> {
+    PARAMETERS.iter().find(|parameter| parameter.name == name)
 }
 
 /// Every parameter: the manual's in its order, then those it does not have.
@@ -53,15 +86,15 @@ pub const PARAMETERS: &[Parameter] = &[
     text("active_watchers_table", "active_watchers"),
     text("watchers_table", "watchers"),
     int("clean_period", 100),
-    int("cseq_offset", 0),
+    at_least("cseq_offset", 0, 0),
     int("db_update_period", 100),
-    int("waitn_time", 5),
-    int("notifier_poll_rate", 10),
+    at_least("waitn_time", 1, 5),
+    at_least("notifier_poll_rate", 1, 10),
     int("notifier_processes", 1),
-    int("force_delete", 0),
-    int("startup_mode", 1),
-    int("expires_offset", 0),
-    int("max_expires", 3600),
+    switch("force_delete", 0),
+    switch("startup_mode", 1),
+    at_least("expires_offset", 0, 0),
+    at_least("max_expires", 1, 3600),
     int("min_expires", 0),
     int("min_expires_action", 1),
     text("server_address", ""),
@@ -69,44 +102,44 @@ pub const PARAMETERS: &[Parameter] = &[
     int("publ_cache", 1),
     int("subs_htable_size", 9),
     int("pres_htable_size", 9),
-    int("send_fast_notify", 1),
-    int("enable_sphere_check", 0),
-    int("timeout_rm_subs", 1),
-    int("fetch_rows", 500),
-    int("db_table_lock_type", 1),
+    switch("send_fast_notify", 1),
+    switch("enable_sphere_check", 0),
+    switch("timeout_rm_subs", 1),
+    at_least("fetch_rows", 1, 500),
+    switch("db_table_lock_type", 1),
     int("local_log_level", 2),
     text("local_log_facility", ""),
-    int("subs_remove_match", 0),
+    switch("subs_remove_match", 0),
     text("xavp_cfg", ""),
-    int("retrieve_order", 0),
+    switch("retrieve_order", 0),
     text("retrieve_order_by", "priority"),
-    int("sip_uri_match", 0),
+    switch("sip_uri_match", 0),
     int("enable_dmq", 0),
-    int("pres_subs_mode", 1),
-    int("delete_same_subs", 0),
-    int("timer_mode", 1),
-    int("subs_respond_200", 1),
+    switch("pres_subs_mode", 1),
+    switch("delete_same_subs", 0),
+    switch("timer_mode", 1),
+    switch("subs_respond_200", 1),
     // Older page.
     text("to_tag_pref", ""),
     int("totag_avpid", 0),
     int("lock_set_size", 64),
-    int("force_active", 0),
+    switch("force_active", 0),
     // Ours.
-    int("winfo_presentity_only", 0),
-    int("publ_cache_bodies", 8192),
-    int("heap_fragments", 1),
-    int("max_publications", 10_000),
-    int("max_subscriptions", 0),
-    int("max_subscriptions_per_watcher", -1),
-    int("max_subscriptions_per_presentity", 1_000_000),
-    int("max_document_size", 1 << 20),
-    int("min_refresh_gap", 0),
-    int("min_publish_gap", 0),
+    switch("winfo_presentity_only", 0),
+    at_least("publ_cache_bodies", 0, 8192),
+    switch("heap_fragments", 1),
+    at_least("max_publications", 0, 10_000),
+    at_least("max_subscriptions", 0, 0),
+    at_least("max_subscriptions_per_watcher", -1, -1),
+    at_least("max_subscriptions_per_presentity", 0, 1_000_000),
+    at_least("max_document_size", 0, 1 << 20),
+    at_least("min_refresh_gap", 0, 0),
+    at_least("min_publish_gap", 0, 0),
     // Kamailio 6.1 and later.
-    int("enable_pres_dmq", 1),
-    int("enable_pres_sync_dmq", 1),
+    switch("enable_pres_dmq", 1),
+    switch("enable_pres_sync_dmq", 1),
     int("enable_subs_dmq", 0),
-    int("enable_subs_sync_dmq", 1),
+    switch("enable_subs_sync_dmq", 1),
     int("skip_notify_dmq", 0),
     text("default_socket", ""),
     text("dmq_peer_id", "presence"),

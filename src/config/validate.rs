@@ -4,7 +4,9 @@
 //! with one warning; a value that has no sensible replacement is refused. In
 //! library mode nothing but the lifetimes is used, so nothing is refused.
 
-use super::parameters::{ConfigError, ParameterValue, Parameters};
+use super::parameters::{
+    ConfigError, ParameterDefault, ParameterRange, ParameterValue, Parameters, parameter,
+};
 use super::{Config, DmqConfig, LogFacility, PublicationCache, RetrieveOrder};
 use super::{SubscriptionMode, TimerMode, later};
 use crate::presence::expires::MinExpiresAction;
@@ -70,17 +72,17 @@ impl Judge<'_> {
             active_watchers_table: self.table("active_watchers_table")?,
             watchers_table: self.table("watchers_table")?,
             clean_period: self.period("clean_period"),
-            cseq_offset: self.at_least("cseq_offset", 0, 0),
+            cseq_offset: self.at_least("cseq_offset"),
             db_update_period: self.period("db_update_period"),
-            waitn_time: self.at_least("waitn_time", 1, 5),
-            notifier_poll_rate: self.at_least("notifier_poll_rate", 1, 10),
+            waitn_time: self.at_least("waitn_time"),
+            notifier_poll_rate: self.at_least("notifier_poll_rate"),
             notifier_processes: match subs_db_mode {
                 SubscriptionMode::DbOnly => unsigned(self.int("notifier_processes").max(0)),
                 _ => 0,
             },
             force_delete: self.int("force_delete") > 0,
             startup_mode: self.int("startup_mode") != 0,
-            expires_offset: self.at_least("expires_offset", 0, 0),
+            expires_offset: self.at_least("expires_offset"),
             max_expires,
             min_expires: self.min_expires(max_expires),
             min_expires_action,
@@ -96,7 +98,7 @@ impl Judge<'_> {
             send_fast_notify: self.int("send_fast_notify") != 0,
             enable_sphere_check: self.int("enable_sphere_check") != 0,
             timeout_rm_subs: self.int("timeout_rm_subs") != 0,
-            fetch_rows: self.at_least("fetch_rows", 1, 500),
+            fetch_rows: self.at_least("fetch_rows"),
             db_table_lock: self.int("db_table_lock_type") == 1,
             local_log_level: i32::try_from(self.int("local_log_level")).unwrap_or(2),
             local_log_facility: self.log_facility()?,
@@ -120,16 +122,16 @@ impl Judge<'_> {
             lock_shards: self.lock_shards(),
             force_active: self.int("force_active") != 0,
             winfo_presentity_only: self.int("winfo_presentity_only") != 0,
-            publ_cache_bodies: self.at_least("publ_cache_bodies", 0, 8192),
+            publ_cache_bodies: self.at_least("publ_cache_bodies"),
             heap_fragments: self.int("heap_fragments") != 0,
             limits: Limits {
-                publications: self.at_least("max_publications", 0, 10_000),
-                subscriptions: self.at_least("max_subscriptions", 0, 0),
+                publications: self.at_least("max_publications"),
+                subscriptions: self.at_least("max_subscriptions"),
                 of_watcher: self.of_watcher(),
-                of_presentity: self.at_least("max_subscriptions_per_presentity", 0, 1_000_000),
-                document: self.at_least("max_document_size", 0, 1 << 20),
-                refresh_gap: self.at_least("min_refresh_gap", 0, 0),
-                publish_gap: self.at_least("min_publish_gap", 0, 0),
+                of_presentity: self.at_least("max_subscriptions_per_presentity"),
+                document: self.at_least("max_document_size"),
+                refresh_gap: self.at_least("min_refresh_gap"),
+                publish_gap: self.at_least("min_publish_gap"),
             },
         })
     }
@@ -163,17 +165,27 @@ impl Judge<'_> {
         by
     }
 
-    fn at_least(&mut self, name: &str, least: i64, otherwise: u32) -> u32 {
-        match self.int(name) {
-            value if value >= least => unsigned(value),
-            value => self.replace(name, value, otherwise, &format!("{least} or more")),
+    /// What its row of the table asks for: so much or more, or the default.
+    fn at_least(&mut self, name: &str) -> u32 {
+        let value = self.int(name);
+        match parameter(name).map(|parameter| (parameter.range, parameter.default)) {
+            Some((ParameterRange::AtLeast(least), ParameterDefault::Int(default)))
+                if value < least =>
+            {
+                self.replace(name, value, unsigned(default), &format!("{least} or more"))
+            }
+            _ => unsigned(value),
         }
     }
 
     fn of_watcher(&mut self) -> u32 {
         match self.int("max_subscriptions_per_watcher") {
+            value if value >= 0 => unsigned(value),
             -1 => Limits::BY_MEMORY,
-            _ => self.at_least("max_subscriptions_per_watcher", 0, Limits::BY_MEMORY),
+            value => {
+                let name = "max_subscriptions_per_watcher";
+                self.replace(name, value, Limits::BY_MEMORY, "0 or more")
+            }
         }
     }
 
@@ -181,7 +193,7 @@ impl Judge<'_> {
         match self.int("max_expires") {
             // The stock module reads a negative number as a huge one.
             value if value < 0 => self.replace("max_expires", value, u32::MAX, "1 or more"),
-            _ => self.at_least("max_expires", 1, 3600),
+            _ => self.at_least("max_expires"),
         }
     }
 

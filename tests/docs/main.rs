@@ -4,6 +4,7 @@
 
 mod layers;
 mod markdown;
+mod parameters;
 mod source;
 
 use std::path::{Path, PathBuf};

@@ -149,10 +149,8 @@ pub fn paths(module: &[String], source: &str) -> Vec<Named> {
                 at += 2;
             }
             "{" => open.push(false),
-            "}" => {
-                if open.pop() == Some(true) {
-                    inside.pop();
-                }
+            "}" if open.pop() == Some(true) => {
+                inside.pop();
             }
             "crate" if goes_on => at = tree(&tokens, at + 2, &[], &mut found) - 1,
             "std" if goes_on && starts => {
@@ -164,7 +162,7 @@ pub fn paths(module: &[String], source: &str) -> Vec<Named> {
                     (at, up) = (at + 2, up + 1);
                 }
                 let base = &inside[..inside.len().saturating_sub(up)];
-                at = tree(&tokens, at, &base.to_vec(), &mut found) - 1;
+                at = tree(&tokens, at, base, &mut found) - 1;
             }
             _ => {}
         }

@@ -310,12 +310,6 @@ fn every_parameter_is_in_the_table_and_can_be_set() {
     let list = between(&text, "PARAMETERS: &[Parameter] = &[", "];");
     let known: Vec<&str> = all(list, "(\"", "\"");
     compare(Parameter, known.iter().copied());
-    // Kamailio knows those of the shim.
-    let shim = read("kamailio-shim/shim.c");
-    let list = between(&shim, "#define PARAMETERS(NUMBER, TEXT)", "\n\n");
-    let mut settable = all(list, "TEXT(", ")");
-    settable.extend(all(list, "NUMBER(", ")"));
-    compare(Parameter, settable);
     // The operator knows those of the README.
     let readme = read("README.md");
     let list = between(&readme, "## Parameters", "\n## ");
