@@ -8,7 +8,7 @@ use crate::host::process::Wake;
 use crate::host::state::{Kamailio, KamailioServer, WAKE, server};
 use crate::host::worker::Worker;
 use crate::host::{boundary, process};
-use crate::service::waiting::Waiting;
+use crate::service::notifier::waiting::Waiting;
 use crate::service::{left_over, write_back};
 
 /// A sender looks for work at least this often, also when nobody wakes it.

@@ -161,6 +161,16 @@ impl Snapshot {
         &self.text
     }
 
+    /// CSeq and document version of the latest NOTIFY.
+    pub fn numbers(&self) -> NotifyNumbers {
+        NotifyNumbers { cseq: self.local_cseq, version: self.version }
+    }
+
+    /// The same, counted on.
+    pub fn set_numbers(&mut self, numbers: NotifyNumbers) {
+        (self.local_cseq, self.version) = (numbers.cseq, numbers.version);
+    }
+
     /// There is room for a reason.
     pub fn has_room(&self) -> bool {
         text::has_room(&self.text, ROOM_FOR_REASON)
@@ -172,6 +182,36 @@ impl Snapshot {
             self.text = with_text(&self.text, field, value)?;
         }
         Ok(())
+    }
+}
+
+/// What counts the NOTIFYs of a dialog: each has the next CSeq, and its document the
+/// next version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NotifyNumbers {
+    /// CSeq.
+    pub cseq: u32,
+    /// Version of the document.
+    pub version: u32,
+}
+
+impl NotifyNumbers {
+    /// Those of the next NOTIFY.
+    pub fn next(self) -> NotifyNumbers {
+        self.after(1)
+    }
+
+    /// Those that the last of so many more NOTIFYs has.
+    pub fn after(self, count: u32) -> NotifyNumbers {
+        NotifyNumbers {
+            cseq: self.cseq.wrapping_add(count),
+            version: self.version.wrapping_add(count),
+        }
+    }
+
+    /// Those of the NOTIFY before.
+    pub fn before(self) -> NotifyNumbers {
+        NotifyNumbers { cseq: self.cseq.wrapping_sub(1), version: self.version.wrapping_sub(1) }
     }
 }
 

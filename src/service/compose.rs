@@ -26,12 +26,12 @@ static UNREADABLE: Seldom = Seldom::new();
 
 /// A presentity's state, composed.
 #[derive(Debug, Default)]
-pub struct Composition {
+pub struct Composition<'s> {
     /// Round of the state.
     pub round: u32,
     newest: Vec<u8>,
     /// What the documents about ended publications are made of.
-    state: Option<State>,
+    state: Option<Cow<'s, State>>,
     /// The one of these that was made last, and what it tells of. There is but
     /// one at a time: together they may be much larger than the state.
     ended: RefCell<(Range<usize>, Vec<u8>)>,
@@ -43,7 +43,7 @@ pub struct Composition {
     rules: Option<Vec<u8>>,
 }
 
-impl Composition {
+impl Composition<'_> {
     /// The newest document is empty.
     pub fn is_empty(&self) -> bool {
         self.newest.is_empty() && self.watchers.is_none()
@@ -106,10 +106,12 @@ pub fn compose<M: Memory>(
     host: &mut dyn Host,
     package: &EventPackage,
     mut state: State,
-) -> Result<Composition, Fault> {
+) -> Result<Composition<'static>, Fault> {
     let changes = std::mem::take(&mut state.watchers);
     let watchers = read(server, host, package, &mut state, changes)?;
-    documents(server, host, package, state, watchers)
+    let living = state.publications.iter().map(|living| living.body.len()).sum();
+    fold(package, &mut state.farewells, Some(living));
+    documents(server, host, package, Cow::Owned(state), watchers)
 }
 
 /// Completes a state by what the database has of it; gives the list of watchers
@@ -129,14 +131,14 @@ pub fn read<M: Memory>(
     WatcherList::new(server, host, &key, changes).map(Some)
 }
 
-/// The documents of a state that was read.
-pub fn documents<M: Memory>(
+/// The documents of a state that was read, and whose ends are folded.
+pub fn documents<'s, M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     package: &EventPackage,
-    mut state: State,
+    mut state: Cow<'s, State>,
     watchers: Option<WatcherList>,
-) -> Result<Composition, Fault> {
+) -> Result<Composition<'s>, Fault> {
     let uri = uri::presentity_uri(&state.key.user, &state.key.host);
     let mut composition =
         Composition { round: state.round, uri, watchers, ..Composition::default() };
@@ -149,11 +151,12 @@ pub fn documents<M: Memory>(
     if package.requires_authorization && package.restricts && !server.config.force_active {
         composition.rules = host.rules(state.key.package, &state.key.user, &state.key.host)?;
     }
-    if state.farewells.is_empty() || !package.aggregates {
+    if let Cow::Owned(state) = &mut state
+        && (state.farewells.is_empty() || !package.aggregates)
+    {
+        // No other document is made of them.
         state.publications = Vec::new();
     }
-    let living = state.publications.iter().map(|living| living.body.len()).sum();
-    fold(package, &mut state.farewells, Some(living));
     composition.state = Some(state);
     Ok(composition)
 }
@@ -162,7 +165,7 @@ pub fn documents<M: Memory>(
 pub fn for_watcher<'a>(
     host: &mut dyn Host,
     package: &EventPackage,
-    composition: &'a Composition,
+    composition: &'a Composition<'_>,
     send: &Send,
 ) -> Result<Cow<'a, [u8]>, Fault> {
     let subscription = &send.subscription;

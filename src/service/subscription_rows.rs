@@ -12,7 +12,8 @@ use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{
-    Authorization, Current, DialogId, Ending, InDialog, Snapshot, Status, Text, in_dialog,
+    Authorization, Current, DialogId, Ending, InDialog, NotifyNumbers, Snapshot, Status, Text,
+    in_dialog,
 };
 use crate::presence::text::TooLong;
 use crate::presence::uri;
@@ -564,12 +565,12 @@ pub fn claim(
     database: &mut dyn Database,
     table: &str,
     subscription: &Snapshot,
-    (used, version): (u32, u32),
+    used: NotifyNumbers,
     count: u32,
     wanted: Claimed,
 ) -> Result<bool, Fault> {
     let mut conditions = dialog_conditions(dialog_of(subscription));
-    conditions.push(("local_cseq", Compare::Eq, stored_cseq(used)));
+    conditions.push(("local_cseq", Compare::Eq, stored_cseq(used.cseq)));
     conditions.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq)));
     conditions.push(("status", Compare::Eq, Value::Int(subscription.status as i64)));
     if !wanted.null_reason {
@@ -583,8 +584,8 @@ pub fn claim(
         conditions.push(("updated", Compare::Eq, Value::Int(i64::from(turn))));
     }
     let mut changes = vec![
-        ("local_cseq", stored_cseq(used.wrapping_add(count))),
-        ("version", unsigned(version.wrapping_add(count))),
+        ("local_cseq", stored_cseq(used.after(count).cseq)),
+        ("version", unsigned(used.after(count).version)),
         ("updated", Value::Int(NOT_FLAGGED)),
     ];
     if let Some((ending, _, now)) = wanted.ends {

@@ -93,6 +93,8 @@ pub struct Taken {
     pub sends: Vec<Send>,
     /// There are watchers that were not looked at yet.
     pub more: bool,
+    /// What was composed is the newest state.
+    pub is_latest: bool,
     /// Subscriptions whose rows reserve none of the CSeqs taken (A7): to be
     /// written before these leave.
     pub unreserved: Vec<Token>,
@@ -183,7 +185,10 @@ impl<M: Memory> Store<M> {
             self.take_due(records, lane, composed, now, limit, &mut visits, &mut sends, &mut ended);
             // Those whose subscriptions are rows are all due one by one.
             if self.policy.rows_only() {
-                return Taken { more: sends.len() >= limit, sends, unreserved: Vec::new() };
+                let owner = records.presentities.get(lane.presentity);
+                let is_latest = owner.is_some_and(|owner| owner.round == composed.round);
+                let more = sends.len() >= limit;
+                return Taken { sends, more, is_latest, unreserved: Vec::new() };
             }
             start_pass(records, lane.presentity, composed.round);
             let more = loop {
@@ -215,12 +220,13 @@ impl<M: Memory> Store<M> {
                 unreserved.extend(tokens.filter(|token| is_unreserved(records, *token)));
             }
             by_document(&mut sends);
-            Taken { sends, more, unreserved: Vec::new() }
+            Taken { sends, more, is_latest: true, unreserved: Vec::new() }
         });
         for (places, token) in ended {
             self.forget(places, token);
         }
-        let nothing = Taken { sends: Vec::new(), more: false, unreserved: Vec::new() };
+        let nothing =
+            Taken { sends: Vec::new(), more: false, is_latest: true, unreserved: Vec::new() };
         Taken { unreserved, ..taken.unwrap_or(nothing) }
     }
 
@@ -364,7 +370,7 @@ impl Send {
 
 /// Puts NOTIFYs with one document side by side, so that it need be made but
 /// once. Those of a dialog stay in their order.
-fn by_document(sends: &mut [Send]) {
+pub fn by_document(sends: &mut [Send]) {
     let place = |send: &Send| match send.document {
         Document::Farewells(from, to) => (to, from),
         Document::None | Document::Newest | Document::Changed => (usize::MAX, 0),
@@ -393,8 +399,7 @@ fn next_notify<M: Memory>(
     now: i64,
 ) -> Send {
     record.in_flight = true;
-    record.local_cseq = record.local_cseq.wrapping_add(1);
-    record.version = record.version.wrapping_add(1);
+    record.set_numbers(record.numbers().next());
     Send {
         subscription: snapshot(record, watched, now),
         token,

@@ -3,7 +3,7 @@
 
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::Facts;
-use crate::presence::subscription::{Ending, Status, Text, is_told_of_changes};
+use crate::presence::subscription::{Ending, NotifyNumbers, Status, Text, is_told_of_changes};
 use crate::shm::{
     Behind, Blob, Id, Linked, Links, List, Memory, Queueable, ShortBlob, Slab, Timed, Timer,
     Uncounted, Unkeyed, Word, Words,
@@ -352,6 +352,16 @@ impl<M: Memory> Subscription<M> {
     /// the presentity (`Shard::text`).
     pub fn text(&self, field: Text) -> &[u8] {
         subscription_block::get(&self.text, field, Owner::default())
+    }
+
+    /// CSeq and document version of its latest NOTIFY.
+    pub fn numbers(&self) -> NotifyNumbers {
+        NotifyNumbers { cseq: self.local_cseq, version: self.version }
+    }
+
+    /// The same, counted on.
+    pub fn set_numbers(&mut self, numbers: NotifyNumbers) {
+        (self.local_cseq, self.version) = (numbers.cseq, numbers.version);
     }
 
     /// It may see published state as it changes.

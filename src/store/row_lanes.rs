@@ -197,6 +197,10 @@ impl<M: Memory> Store<M> {
     /// How to go on with the walk over the watchers of the lane's presentity.
     /// `buffers`: there are notifier processes.
     pub fn walk(&self, lane: LaneRef<M>, buffers: bool) -> WalkStep {
+        if !self.policy.rows_only() {
+            // Memory has all of them.
+            return WalkStep::Done;
+        }
         self.with(usize::from(lane.shard), |records| {
             let Some(owner) = records.presentities.get(lane.presentity) else {
                 return WalkStep::Done;

@@ -4,7 +4,7 @@ use crate::fakes::{FakeMemory, PRESENCE, Publish, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::ports::NotifyOutcome;
 use presence::service::Server;
-use presence::service::waiting::Waiting;
+use presence::service::notifier::waiting::Waiting;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;

@@ -10,9 +10,9 @@ use crate::ports::{Host, Level};
 use crate::presence::event_package::PackageId;
 use crate::presence::presentity::PresentityKey;
 use crate::service::Server;
+use crate::service::notifier::shortage::Shortage;
 use crate::service::notifier::{Budget, Left, Owned, POSTPONED, rounds};
 use crate::service::seldom::Seldom;
-use crate::service::shortage::Shortage;
 use crate::shm::Memory;
 use crate::store::LaneRef;
 

@@ -6,6 +6,7 @@ use crate::ports::{Host, Level};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::service::Server;
+use crate::service::notifier::number::{due_again, keep_last};
 use crate::service::seldom::Seldom;
 use crate::shm::Memory;
 use crate::store::lanes::Send;
@@ -72,19 +73,16 @@ impl Shortage {
         SHORT.log(host, Level::Error, line);
     }
 
-    /// The NOTIFY of a record, in the lane that the caller owns.
+    /// A NOTIFY in the lane that the caller owns.
     pub(super) fn keep<M: Memory>(&mut self, server: &Server<M>, lane: LaneRef<M>, send: &Send) {
-        let cseq = send.subscription.local_cseq;
-        self.records.extend(send.token.map(|token| (token, cseq)));
+        match send.token {
+            Some(Token::ROW) => keep_last(&mut self.rows, due_again(send)),
+            Some(token) => self.records.push((token, send.subscription.local_cseq)),
+            None => {}
+        }
         if self.key.is_none() {
             self.key = server.store.lane_key(lane);
         }
-    }
-
-    /// The NOTIFY of a row.
-    pub(super) fn keep_row(&mut self, key: &PresentityKey, due: DueRow) {
-        self.rows.push(due);
-        self.key.get_or_insert_with(|| key.clone());
     }
 
     /// What was not sent is due again; after the last run it is not. Whether the lane

@@ -1,0 +1,212 @@
+//! The numbers of NOTIFYs whose subscriptions are rows (`subs_db_mode=3`): each
+//! is taken in the row by who has read the one before, so by one server only.
+
+use crate::error::Fault;
+use crate::ports::{Database, Host};
+use crate::presence::subscription::{Ending, Snapshot, Text, is_told_of_changes, may_see};
+use crate::service::Server;
+use crate::service::durable::{durable, single};
+use crate::service::notifier::number::{Claiming, Dialog};
+use crate::service::subscription_rows::{self as rows, Claimed, Row};
+use crate::shm::Memory;
+use crate::store::lanes::Document;
+use crate::store::records::Claim;
+use crate::store::rows::dialog_of;
+
+impl Dialog {
+    /// Follows the row, which somebody has changed. What its watcher may see
+    /// may be another thing now.
+    fn renumber(&mut self, row: &Row) {
+        let sees =
+            |subscription: &Snapshot| may_see(subscription.status, subscription.text(Text::Reason));
+        let saw = self.sends.first().is_some_and(|first| sees(&first.subscription));
+        let will_see = sees(&row.subscription);
+        if saw != will_see {
+            // One NOTIFY says how it is now.
+            self.sends.drain(..self.sends.len() - 1);
+        }
+        let mut next = row.subscription.clone();
+        for send in &mut self.sends {
+            next.set_numbers(next.numbers().next());
+            next.package = send.subscription.package;
+            send.subscription = next.clone();
+            send.expires_at = row.expires_at;
+            send.null_reason = row.null_reason;
+            if row.updated < 0 && matches!(send.claim, Claim::Turn(_)) {
+                // It was us who took the flag off.
+                send.claim = Claim::Asked;
+            }
+            match (saw, will_see) {
+                (true, false) => send.document = Document::None,
+                (false, true) if send.ending.is_none_or(Ending::shows_state) => {
+                    send.document = Document::Newest;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The row is as it was when it was read.
+    fn is_as_read(&self, row: &Row) -> bool {
+        self.sends.first().is_some_and(|first| {
+            let (read, now) = (&first.subscription, &row.subscription);
+            now.local_cseq == read.numbers().before().cseq
+                && now.remote_cseq == read.remote_cseq
+                && now.status == read.status
+                && now.text(Text::Reason) == read.text(Text::Reason)
+                && row.expires_at == first.expires_at
+        })
+    }
+}
+
+/// Takes the CSeqs of all dialogs whose rows are as they were read. On a failure
+/// some may be taken.
+pub(super) fn claim<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialogs: &mut [Dialog],
+) -> Result<(), Fault> {
+    let (table, now) = (rows::table(server)?, host.now());
+    let database = host.database().ok_or(Fault::Database)?;
+    // Notifier processes flag many rows in one statement. Beside those a
+    // transaction over several rows could end in a deadlock.
+    let together = server.config.notifier_processes == 0 && dialogs.len() > 1;
+    if together && claim_together(database, table, dialogs, now) {
+        return Ok(());
+    }
+    // One that cannot be changed must not hold the others.
+    let mut in_a_row = 0;
+    for dialog in dialogs.iter_mut() {
+        // When two have failed the database is away: no pauses any more.
+        let taken = match in_a_row {
+            0 | 1 => single(database, |database, attempt| {
+                dialog.unsure |= attempt > 0;
+                claim_dialog(database, table, dialog, now)
+            }),
+            _ => claim_dialog(database, table, dialog, now),
+        };
+        match taken {
+            Ok(ours) => {
+                if ours {
+                    dialog.claimed(now);
+                }
+                dialog.is_away = false;
+                in_a_row = 0;
+            }
+            Err(fault) => {
+                dialog.unsure = true;
+                dialog.is_away = fault == Fault::Database;
+                in_a_row += 1;
+            }
+        }
+    }
+    // The last one may have failed by its own fault, or the database's.
+    if in_a_row > 0 && !rows::can_change(database, table) {
+        return Err(Fault::Database);
+    }
+    Ok(())
+}
+
+/// All in one transaction; false if that has failed.
+fn claim_together(
+    database: &mut dyn Database,
+    table: &str,
+    dialogs: &mut [Dialog],
+    now: i64,
+) -> bool {
+    let (mut verdicts, mut attempts) = (Vec::new(), 0);
+    let done = durable(database, |database| {
+        attempts += 1;
+        verdicts.clear();
+        for dialog in dialogs.iter() {
+            verdicts.push(claim_dialog(database, table, dialog, now)?);
+        }
+        Ok(())
+    });
+    for (at, dialog) in dialogs.iter_mut().enumerate() {
+        dialog.unsure |= attempts > 1 || done.is_err();
+        if done.is_ok() && verdicts.get(at) == Some(&true) {
+            dialog.claimed(now);
+        }
+    }
+    done.is_ok()
+}
+
+fn claim_dialog(
+    database: &mut dyn Database,
+    table: &str,
+    dialog: &Dialog,
+    now: i64,
+) -> Result<bool, Fault> {
+    let Some(first) = dialog.sends.first() else { return Ok(false) };
+    let count = u32::try_from(dialog.sends.len()).unwrap_or(1);
+    let wanted = Claimed {
+        claim: first.claim,
+        ends: dialog.ending().map(|ending| (ending, first.expires_at, now)),
+        null_reason: first.null_reason,
+    };
+    rows::claim(database, table, &first.subscription, dialog.used(), count, wanted)
+}
+
+/// Reads the rows of dialogs that have not got their numbers again, and finds
+/// whose NOTIFY is needless by now. On a failure some have not been looked at.
+pub(super) fn follow<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialogs: &mut [Dialog],
+) -> Result<(), Fault> {
+    let mut outcome = Ok(());
+    for dialog in dialogs.iter_mut().filter(|dialog| dialog.claiming == Claiming::NotYet) {
+        let Some(first) = dialog.sends.first() else {
+            dialog.claiming = Claiming::Needless;
+            continue;
+        };
+        match rows::find(server, host, dialog_of(&first.subscription)) {
+            Ok(None) => dialog.claiming = Claiming::Needless,
+            Ok(Some(row)) if is_needless(server, host, dialog, &row) => {
+                dialog.claiming = Claiming::Needless;
+            }
+            Ok(Some(row)) => {
+                if dialog.is_away {
+                    outcome = Err(Fault::Database);
+                } else {
+                    dialog.failures = if dialog.is_as_read(&row) { dialog.failures + 1 } else { 0 };
+                }
+                dialog.renumber(&row);
+            }
+            // By its own fault, or the database's.
+            Err(_) if can_change(server, host) => dialog.failures += 1,
+            Err(fault) => outcome = Err(fault),
+        }
+    }
+    outcome
+}
+
+fn can_change<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> bool {
+    match (rows::table(server), host.database()) {
+        (Ok(table), Some(database)) => rows::can_change(database, table),
+        _ => false,
+    }
+}
+
+/// The row is not as it was read: somebody has changed it, or has taken the
+/// number, or it was us and only the answer was lost. Then a number is left out.
+fn is_needless<M: Memory>(server: &Server<M>, host: &dyn Host, dialog: &Dialog, row: &Row) -> bool {
+    let Some(first) = dialog.sends.first() else { return true };
+    let runs = row.expires_at >= host.now() - i64::from(server.config.expires_offset);
+    let taken_by_another = !dialog.unsure && row.has_ended() && row.expires_at != first.expires_at;
+    match (dialog.ending(), first.claim) {
+        // Another server's notifier process has sent it.
+        (_, Claim::Turn(turn)) if row.updated != i64::from(turn) && !dialog.unsure => true,
+        // It was refreshed; or another server has taken its end, and tells it.
+        (Some(Ending::Expired), _) => (runs && !row.has_ended()) || taken_by_another,
+        (Some(_), _) => taken_by_another,
+        (None, Claim::Turn(_) | Claim::Asked | Claim::Rescue | Claim::None) => row.has_ended(),
+        // Whoever has decided otherwise tells so.
+        (None, Claim::Walk) => {
+            let subscription = &row.subscription;
+            row.has_ended()
+                || !is_told_of_changes(subscription.status, subscription.text(Text::Reason))
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Builds a NOTIFY for one watcher and hands it to the host.
+
+use std::borrow::Cow;
+
+use crate::ports::{Host, Level, Notify, NotifyOutcome};
+use crate::presence::event_package::EventPackage;
+use crate::presence::notify_headers::{self, SubscriptionState};
+use crate::presence::subscription::{Ending, Snapshot, Status, Text};
+use crate::service::compose::{Composition, for_watcher};
+use crate::service::notifier::shortage::Shortage;
+use crate::service::seldom::Seldom;
+use crate::store::Token;
+use crate::store::lanes::Send;
+
+static LEFT_OUT: Seldom = Seldom::new();
+
+/// What became of a NOTIFY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Delivery {
+    /// It was handed over, or cannot be sent at all.
+    Done,
+    /// Its watcher's connection is gone for good.
+    Gone,
+    /// There is no memory for it now: it is to be sent later.
+    Postponed,
+}
+
+/// Builds and sends one NOTIFY. Whatever goes wrong concerns this watcher only
+/// (A10). Where there was no memory for a smaller one the host is not asked.
+pub(super) fn deliver(
+    host: &mut dyn Host,
+    package: &EventPackage,
+    composition: &Composition<'_>,
+    send: &Send,
+    shortage: &mut Shortage,
+) -> Delivery {
+    let subscription = &send.subscription;
+    let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
+        // Rather no document than one that the rules forbid.
+        failed(host, subscription, format_args!("document left out: {fault}"));
+        Cow::default()
+    });
+    let size = body.len() + subscription.block().len();
+    let mut outcome = match shortage.may_fit(size) {
+        true => hand_to(host, package, send, &body),
+        false => NotifyOutcome::NoMemory,
+    };
+    let leave_out = match outcome {
+        NotifyOutcome::TooLarge => true,
+        NotifyOutcome::NoMemory => shortage.is_last(),
+        _ => false,
+    };
+    if leave_out && !body.is_empty() {
+        let line = format_args!(
+            "NOTIFY to {}: the document of {} bytes is left out: there is no room for it (Call-ID {})",
+            subscription.text(Text::Contact).escape_ascii(),
+            body.len(),
+            subscription.text(Text::CallId).escape_ascii()
+        );
+        LEFT_OUT.log(host, Level::Error, line);
+        outcome = hand_to(host, package, send, b"");
+    }
+    match outcome {
+        NotifyOutcome::Sent | NotifyOutcome::Dropped => {}
+        NotifyOutcome::Failed | NotifyOutcome::TooLarge => {
+            failed(host, subscription, format_args!("cannot be sent"));
+        }
+        NotifyOutcome::Gone => return Delivery::Gone,
+        NotifyOutcome::NoMemory => {
+            shortage.not_for(host, size, subscription);
+            return Delivery::Postponed;
+        }
+    }
+    Delivery::Done
+}
+
+fn hand_to(host: &mut dyn Host, package: &EventPackage, send: &Send, body: &[u8]) -> NotifyOutcome {
+    let subscription = &send.subscription;
+    let state = state_of(send);
+    let mut headers = Vec::with_capacity(256);
+    let contact = notify_headers::contact_uri(
+        subscription.text(Text::LocalContact),
+        subscription.text(Text::Socket),
+    );
+    notify_headers::headers(
+        &mut headers,
+        &package.name,
+        subscription.text(Text::EventId),
+        &contact,
+        &state,
+        (!body.is_empty()).then_some(&package.content_type),
+    );
+    let over = send.ending.map(|why| over(subscription, why));
+    host.notify(&Notify {
+        subscription: over.as_ref().unwrap_or(subscription),
+        cseq: subscription.local_cseq,
+        headers: &headers,
+        body,
+        token: send.token.filter(|_| send.ending.is_none()).map_or(0, Token::number),
+    })
+}
+
+/// A subscription as its last NOTIFY shows it.
+fn over(subscription: &Snapshot, why: Ending) -> Snapshot {
+    let mut over = subscription.clone();
+    over.status = Status::Terminated;
+    over.expires = 0;
+    // A reason that does not fit is left as it was.
+    let _ = over.set_text(Text::Reason, why.reason());
+    over
+}
+
+fn state_of(send: &Send) -> SubscriptionState {
+    let subscription = &send.subscription;
+    let expires = subscription.expires;
+    match (send.ending, subscription.status) {
+        (Some(why), _) => SubscriptionState::Terminated { reason: why.reason().to_vec() },
+        (None, Status::Active) => SubscriptionState::Active { expires },
+        (None, Status::Pending | Status::Waiting) => SubscriptionState::Pending { expires },
+        (None, Status::Terminated) => {
+            SubscriptionState::Terminated { reason: subscription.text(Text::Reason).to_vec() }
+        }
+    }
+}
+
+fn failed(host: &mut dyn Host, subscription: &Snapshot, what: std::fmt::Arguments<'_>) {
+    host.log(
+        Level::Error,
+        format_args!(
+            "NOTIFY to {}: {what} (Call-ID {})",
+            subscription.text(Text::Contact).escape_ascii(),
+            subscription.text(Text::CallId).escape_ascii()
+        ),
+    );
+}

@@ -1,0 +1,66 @@
+//! A NOTIFY of which nothing is stored: to a watcher that fetches, or whose
+//! subscription is refused.
+
+use crate::error::Fault;
+use crate::ports::Host;
+use crate::presence::event_package::EventPackage;
+use crate::presence::presentity::PresentityKey;
+use crate::presence::subscription::{Ending, Snapshot, Text, may_see};
+use crate::service::Server;
+use crate::service::compose::{Composition, compose};
+use crate::service::notifier::deliver::{Delivery, deliver};
+use crate::service::notifier::number::due_again;
+use crate::service::notifier::shortage::Shortage;
+use crate::shm::Memory;
+use crate::store::lanes::{Document, Send};
+use crate::store::records::Claim;
+
+/// Sends one NOTIFY outside any dialog's order: to a watcher that fetches, or
+/// whose subscription is refused, and of whom nothing is stored.
+pub fn send_once<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    package: &EventPackage,
+    subscription: Snapshot,
+    ending: Ending,
+) -> Result<(), Fault> {
+    let sees =
+        ending.shows_state() && may_see(subscription.status, subscription.text(Text::Reason));
+    let composition = match sees {
+        true => {
+            let mut state = server.store.state_shown(key, host.now());
+            state.watchers.wants_full = true;
+            compose(server, host, package, state)?
+        }
+        false => Composition::default(),
+    };
+    let document = if sees { Document::Newest } else { Document::None };
+    let told = composition.round;
+    let send = Send {
+        subscription,
+        token: None,
+        document,
+        told,
+        ending: Some(ending),
+        claim: Claim::None,
+        expires_at: host.now(),
+        null_reason: false,
+    };
+    match deliver(host, package, &composition, &send, &mut Shortage::default()) {
+        Delivery::Done | Delivery::Gone => Ok(()),
+        Delivery::Postponed => later(server, key, &send),
+    }
+}
+
+/// There is no memory for such a NOTIFY: its subscription is stored until it has
+/// left.
+fn later<M: Memory>(server: &Server<M>, key: &PresentityKey, send: &Send) -> Result<(), Fault> {
+    let mut due = due_again(send);
+    // Of changes it has seen what it is shown.
+    due.told = None;
+    if let Some(lane) = server.store.queue_row(key, &due)? {
+        server.store.hand_over(lane);
+    }
+    Ok(())
+}
