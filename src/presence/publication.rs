@@ -1,6 +1,9 @@
-//! Publications (RFC 3903): what a PUBLISH means for the stored state.
+//! Publications (RFC 3903): what a PUBLISH asks for; `transition` says what becomes
+//! of the stored state.
 
-use crate::error::Rejection;
+pub mod transition;
+
+use crate::error::{Fault, Rejection};
 use crate::presence::dialog_info::DialogInfo;
 
 /// Our `ruid`s begin with this; random hexadecimal digits follow.
@@ -49,18 +52,45 @@ pub fn step(if_match: Option<&[u8]>, has_body: bool, expires: u32) -> Result<Ste
     }
 }
 
-/// The entity-tag is not that of a living publication, or another request is
-/// changing it right now (RFC 3903 6 step 5).
-pub fn unknown_entity_tag() -> Rejection {
-    Rejection::new(412, "Conditional request failed")
+/// Why a publication is not made or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// The entity-tag is not that of a living publication, or another request is
+    /// changing it right now (RFC 3903 6 step 5); or it is in use, where a new
+    /// one brings its own.
+    EntityTag,
+    /// Publications end faster than their watchers can be told (A14): the request
+    /// is to come again.
+    TooManyEnds,
+    /// The request is at fault, or a limit of the operator's says no.
+    Request(Rejection),
+    /// What the server stands on has failed.
+    Fault(Fault),
 }
 
-/// Publications end faster than their watchers can be told (A14): the request
-/// is to come again.
-pub fn too_many_ends() -> Rejection {
-    Rejection {
-        headers: b"Retry-After: 2\r\n".to_vec(),
-        ..Rejection::new(503, "Service Unavailable")
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Refused {
+        Refused::Fault(fault)
+    }
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Refused {
+        Refused::Request(rejection)
+    }
+}
+
+impl From<Refused> for Rejection {
+    fn from(refused: Refused) -> Rejection {
+        match refused {
+            Refused::EntityTag => Rejection::new(412, "Conditional request failed"),
+            Refused::TooManyEnds => Rejection {
+                headers: b"Retry-After: 2\r\n".to_vec(),
+                ..Rejection::new(503, "Service Unavailable")
+            },
+            Refused::Request(rejection) => rejection,
+            Refused::Fault(fault) => fault.into(),
+        }
     }
 }
 
@@ -93,19 +123,6 @@ impl Facts {
     }
 }
 
-/// Shared lines: a state without dialogs from somebody who does not own the
-/// line's stored dialog must not clear it.
-pub fn leaves_shared_line_alone(
-    stored: Facts,
-    stored_sender: &[u8],
-    published: Facts,
-    sender: Option<&[u8]>,
-) -> bool {
-    published.dialogs == 0
-        && stored.dialogs > 0
-        && sender.is_some_and(|sender| sender != stored_sender)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,16 +137,6 @@ mod tests {
         assert_eq!(step(tag, true, 0), Ok(Step::Remove));
         assert_eq!(step(tag, false, 0), Ok(Step::Remove));
         assert_eq!(step(None, false, 10).map_err(|r| r.code), Err(400));
-    }
-
-    #[test]
-    fn only_the_owner_clears_a_shared_line() {
-        let (busy, idle) = (Facts { dialogs: 1, ..Facts::default() }, Facts::default());
-        assert!(leaves_shared_line_alone(busy, b"a", idle, Some(b"b")));
-        assert!(!leaves_shared_line_alone(busy, b"a", idle, Some(b"a")));
-        assert!(!leaves_shared_line_alone(busy, b"a", idle, None));
-        assert!(!leaves_shared_line_alone(idle, b"a", idle, Some(b"b")));
-        assert!(!leaves_shared_line_alone(busy, b"a", busy, Some(b"b")));
     }
 
     #[test]

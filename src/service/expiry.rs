@@ -61,7 +61,9 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     for shard in 0..server.store.shards() {
         let mut more = true;
         while more && !is_away {
-            let (expired, rest) = server.store.claim_expired(shard, now, BATCH);
+            let quietly = server.config.force_delete;
+            let (expired, rest) =
+                server.store.claim_expired(shard, (now, BATCH), &server.registry, quietly);
             more = rest;
             let mut claimed = Claimed { store: &server.store, now, expired };
             claimed.expired.reverse();
@@ -69,11 +71,7 @@ pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
                 let ended = end(server, host, publication);
                 let Some(publication) = claimed.expired.pop() else { break };
                 match ended {
-                    Ok((farewell, document)) => {
-                        let quietly = server.config.force_delete;
-                        let document = document.as_deref();
-                        server.store.remove_expired(publication, farewell, document, quietly);
-                    }
+                    Ok(document) => server.store.remove_expired(publication, document.as_deref()),
                     // The row's own fault is no reason to keep the others waiting.
                     Err(fault) => {
                         failed = true;
@@ -105,23 +103,20 @@ fn undeleted(host: &mut dyn Host) {
     UNDELETED.log(host, Level::Error, line);
 }
 
-/// Deletes the row of an expired publication. Gives whether it is shown closed
-/// and the document that the row had.
+/// Deletes the row of an expired publication. Gives the document that it had, if
+/// watchers have to see that.
 fn end<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     expired: &Expired<M>,
-) -> Result<(bool, Option<Vec<u8>>), Fault> {
-    let package = server.registry.get(expired.stored.key.package).ok_or(Fault::Package)?;
-    let farewell = package.aggregates && !server.config.force_delete;
+) -> Result<Option<Vec<u8>>, Fault> {
     if !server.publications_in_database() {
-        return Ok((farewell, None));
+        return Ok(None);
     }
-    let tag = &expired.stored.entity_tag;
-    let shown = expired.has_watchers && (farewell || expired.unseen_final);
-    let document =
-        publication_rows::remove(server, host, &expired.stored.key, &package.name, tag, shown)?;
-    Ok((farewell, document))
+    let package = server.registry.get(expired.stored.key.package).ok_or(Fault::Package)?;
+    let (key, tag) = (&expired.stored.key, &expired.stored.entity_tag);
+    let shown = expired.change.ended.is_some();
+    publication_rows::remove(server, host, key, &package.name, tag, shown)
 }
 
 /// Ends subscriptions that have expired (`db_update_period`).

@@ -6,11 +6,12 @@ mod bounded;
 pub use bounded::newest as newest_that_fit;
 
 use crate::config::PublicationCache;
-use crate::error::{Fault, Rejection};
+use crate::error::Fault;
 use crate::ports::{Assignment, Condition, Database, Host, Value};
 use crate::presence::entity_tag::EntityTag;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::{PublicationCopy, Step, unknown_entity_tag};
+use crate::presence::publication::PublicationCopy;
+use crate::presence::publication::{Refused, Step};
 use crate::service::durable::{durable, single};
 use crate::service::publishing::Publishing;
 use crate::service::{Server, check_widths};
@@ -27,7 +28,7 @@ pub fn write<M: Memory>(
     publishing: &Publishing<'_>,
     change: &Change<'_>,
     pending: &Pending<M>,
-) -> Result<Option<Vec<u8>>, Rejection> {
+) -> Result<Option<Vec<u8>>, Refused> {
     let table = table(server)?;
     let event = &publishing.package.name;
     let database = host.database().ok_or(Fault::Database)?;
@@ -44,7 +45,7 @@ pub fn write<M: Memory>(
                 .as_ref()
                 .map(|stored| publication_conditions(&stored.key, event, &stored.entity_tag));
             let ended = match (&replaced, &pending.replaced_row) {
-                (Some(conditions), Some(stored)) if pending.unseen_final => {
+                (Some(conditions), Some(stored)) if pending.change.ended.is_some() => {
                     match server.store.body_of(key, &stored.entity_tag) {
                         Some(kept) => Some(kept),
                         None => body(database, table, conditions)?,
@@ -65,8 +66,7 @@ pub fn write<M: Memory>(
             Ok(ended)
         }
         Step::Refresh | Step::Modify => {
-            let modified = publishing.step == Step::Modify;
-            let ended = match (modified && pending.unseen_final).then(kept) {
+            let ended = match pending.change.ended.map(|_| kept()) {
                 Some(None) => body(database, table, &row)?,
                 Some(kept) => kept,
                 None => None,
@@ -75,8 +75,7 @@ pub fn write<M: Memory>(
             Ok(ended)
         }
         Step::Remove => {
-            let shown = publishing.package.aggregates && pending.has_watchers;
-            let closed = match (shown || pending.unseen_final).then(kept) {
+            let closed = match pending.change.ended.map(|_| kept()) {
                 Some(None) => body(database, table, &row)?,
                 Some(kept) => kept,
                 None => None,
@@ -115,7 +114,7 @@ pub(super) fn update<M: Memory>(
     change: &Change<'_>,
     publishing: &Publishing<'_>,
     set: &[Assignment],
-) -> Result<(), Rejection> {
+) -> Result<(), Refused> {
     check_widths(&server.widths.publications, set)?;
     let table = table(server)?;
     let new = publication_conditions(&publishing.key, &publishing.package.name, change.entity_tag);
@@ -130,7 +129,7 @@ pub(super) fn update<M: Memory>(
             _ => Ok(true),
         }
     })?;
-    if met { Ok(()) } else { Err(unknown_entity_tag()) }
+    if met { Ok(()) } else { Err(Refused::EntityTag) }
 }
 
 /// Deletes the row of an expired publication; gives its document if wanted.

@@ -10,7 +10,7 @@ use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::expires::{self, PublicationKind};
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::{Facts, RUID_PREFIX, Step, step};
+use crate::presence::publication::{Facts, RUID_PREFIX, Refused, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::presence::text;
 use crate::service::notifier::{self, Budget};
@@ -157,7 +157,8 @@ fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: PresentityK
                 notifier::run(server, host, lane, Budget::WORKER);
             }
         }
-        Err(rejection) => {
+        Err(refused) => {
+            let rejection = Rejection::from(refused);
             let line = format_args!(
                 "a publication whose 200 could not be sent stays until it expires: {}",
                 rejection.reason
@@ -180,16 +181,14 @@ pub fn publish_for_sibling<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
-) -> Result<(), Rejection> {
-    let accepted = limits::check_document(server, publishing)
-        .and_then(|()| publish(server, host, publishing))
-        .inspect_err(|rejection| {
-            limits::report(
-                server,
-                host,
-                ("publication", publishing.own_tag.unwrap_or_default()),
-                rejection,
-            )
+) -> Result<(), Refused> {
+    let checked = limits::check_document(server, publishing).map_err(Refused::from);
+    let accepted =
+        checked.and_then(|()| publish(server, host, publishing)).inspect_err(|refused| {
+            if let Refused::Request(rejection) = refused {
+                let tag = publishing.own_tag.unwrap_or_default();
+                limits::report(server, host, ("publication", tag), rejection);
+            }
         })?;
     if let Some(lane) = accepted.lane {
         notifier::run(server, host, lane, Budget::WORKER);
@@ -219,14 +218,14 @@ fn publish<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
-) -> Result<Accepted<M>, Rejection> {
+) -> Result<Accepted<M>, Refused> {
     let now = host.now();
     let has_body = !publishing.body.is_empty() && publishing.step != Step::Remove;
     let dialogs = (publishing.package.is_dialog() && has_body)
         .then(|| dialog_info::summary(publishing.body))
         .flatten();
     if publishing.package.is_shared_line() && has_body && dialogs.is_none() {
-        return Err(unsupported_media(publishing.package));
+        return Err(unsupported_media(publishing.package).into());
     }
     let sphere = Watched::before(server, host, &publishing.key, publishing.package);
     let tag = next_tag(host, publishing);
@@ -289,7 +288,7 @@ pub(super) fn apply<M: Memory>(
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
     change: &Change<'_>,
-) -> Result<Applied<M>, Rejection> {
+) -> Result<Applied<M>, Refused> {
     match server.config.publications() {
         PublicationCache::None => unindexed::apply(server, host, publishing, change),
         PublicationCache::Hybrid | PublicationCache::Record => {
@@ -304,11 +303,11 @@ fn indexed<M: Memory>(
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
     change: &Change<'_>,
-) -> Result<Applied<M>, Rejection> {
+) -> Result<Applied<M>, Refused> {
     let pending =
         match server.store.begin_publication(&publishing.key, publishing.package, change)? {
             Begun::Pending(pending) => pending,
-            Begun::Refused(rejection) => return Err(rejection),
+            Begun::Refused(refused) => return Err(refused),
             Begun::Unchanged => return Ok(Applied::Unchanged),
             Begun::Reopens(stored, body) => {
                 return reopened::stored(server, host, publishing, (stored, body));

@@ -1,14 +1,14 @@
 //! What script, operator and siblings ask for: watchers are to be told again,
 //! rules to be applied again, hard state has changed (manual 4.5, 4.6).
 
+use crate::presence::presentity::PresentityKey;
 use std::fmt;
 
 use crate::error::Fault;
 use crate::ports::Host;
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::pidf;
-use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::Step;
+use crate::presence::publication::{Refused, Step};
 use crate::presence::request::UriParts;
 use crate::service::notifier::{self, Budget};
 use crate::service::publish::publish_for_sibling;
@@ -151,9 +151,11 @@ fn store<M: Memory>(
         match publish_for_sibling(server, host, &publishing) {
             Ok(()) => return Ok(true),
             // Somebody is changing it at this moment.
-            Err(rejection) if rejection.code == 412 => {}
-            Err(rejection) if rejection.code == 503 => return Err(Fault::SharedMemory.into()),
-            Err(_) => return Err(Fault::Database.into()),
+            Err(Refused::EntityTag) => {}
+            Err(Refused::TooManyEnds | Refused::Fault(Fault::SharedMemory)) => {
+                return Err(Fault::SharedMemory.into());
+            }
+            Err(Refused::Request(_) | Refused::Fault(_)) => return Err(Fault::Database.into()),
         }
     }
     Err(Fault::Database.into())

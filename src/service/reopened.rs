@@ -2,10 +2,9 @@
 //! says so before it changes anything, and gives the stored document; here the
 //! update is made one that leaves the dialog as it is.
 
-use crate::error::Rejection;
 use crate::ports::Host;
 use crate::presence::dialog_info;
-use crate::presence::publication::unknown_entity_tag;
+use crate::presence::publication::Refused;
 use crate::service::publish::{self, Applied};
 use crate::service::publishing::{Publishing, facts_of};
 use crate::service::{Server, publication_rows};
@@ -23,7 +22,7 @@ pub(super) fn apply<M: Memory>(
     publishing: &Publishing<'_>,
     change: &Change<'_>,
     mut stored: Vec<u8>,
-) -> Result<Applied<M>, Rejection> {
+) -> Result<Applied<M>, Refused> {
     for _ in 0..ATTEMPTS {
         let kept = dialog_info::without_reopened(&stored, publishing.body);
         let body = kept.as_deref().unwrap_or(publishing.body);
@@ -39,7 +38,7 @@ pub(super) fn apply<M: Memory>(
             applied => return Ok(applied),
         }
     }
-    Err(unknown_entity_tag())
+    Err(Refused::EntityTag)
 }
 
 /// The document that the index has, or its row.
@@ -48,13 +47,13 @@ pub(super) fn stored<M: Memory>(
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
     (stored, body): (Stored, Option<Vec<u8>>),
-) -> Result<Applied<M>, Rejection> {
+) -> Result<Applied<M>, Refused> {
     let body = match body {
         Some(body) => body,
         None => {
             let event = &publishing.package.name;
             publication_rows::one(server, host, &stored.key, event, &stored.entity_tag)?
-                .ok_or_else(unknown_entity_tag)?
+                .ok_or(Refused::EntityTag)?
                 .body
         }
     };

@@ -5,7 +5,7 @@ use crate::error::{Fault, Rejection};
 use crate::ports::Host;
 use crate::presence::event_package::{Kind, PackageId};
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::Step;
+use crate::presence::publication::{Refused, Step};
 use crate::service::publish::publish_for_sibling;
 use crate::service::publishing::Publishing;
 use crate::service::{Server, publication_rows};
@@ -54,12 +54,10 @@ pub fn publish<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     given: &Given<'_>,
-) -> Result<(), Rejection> {
+) -> Result<(), Refused> {
     match publish_once(server, host, given) {
         // Another process has created it since we looked: it is there now.
-        Err(rejection) if rejection.code == 412 && given.is_new => {
-            publish_once(server, host, given)
-        }
+        Err(Refused::EntityTag) if given.is_new => publish_once(server, host, given),
         result => result,
     }
 }
@@ -68,14 +66,14 @@ fn publish_once<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     given: &Given<'_>,
-) -> Result<(), Rejection> {
+) -> Result<(), Refused> {
     let package = server.registry.get(given.package).ok_or(Fault::Package)?;
     if package.kind == Kind::WatcherInfo {
         return Err(Fault::Package.into());
     }
     let ends = given.expires == 0 && !given.for_ever;
     let step = match (given.is_new, given.body.is_empty()) {
-        (true, true) => return Err(Rejection::bad_request("Missing Body")),
+        (true, true) => return Err(Rejection::bad_request("Missing Body").into()),
         (true, false) if !has_tag(server, host, given)? => Step::Create,
         // The document of the last moment is shown before it ends.
         (true, false) => Step::Modify,

@@ -5,10 +5,13 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Condition, Database, Host, Value};
 use crate::presence::dialog_info;
+use crate::presence::event_package::{Event as EventName, EventPackage};
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::{
-    Facts, PublicationCopy, Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
+use crate::presence::publication::PublicationCopy;
+use crate::presence::publication::transition::{
+    self, Event, Next, Outcome, Publish, Stored, Told, Watchers, is_same_dialog, transition,
 };
+use crate::presence::publication::{Facts, Refused, Step};
 use crate::presence::uri;
 use crate::service::durable::single;
 use crate::service::paging::{Pages, count as count_rows};
@@ -18,8 +21,7 @@ use crate::service::publishing::{Publishing, facts_of};
 use crate::service::{Server, check_widths, expiry, limits};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::publications::Change;
-use crate::store::row_lanes::{EndedRow, RowsChanged};
+use crate::store::publications::{Audience, Change, RowsChanged};
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
@@ -27,23 +29,18 @@ use crate::store::rows::{
 /// Expired rows read in one go.
 const PAGE: usize = 250;
 
-/// A publication that is not as it was, as its watchers have to see it once
-/// more.
-struct Ended {
-    publication: PublicationCopy,
-    closing: bool,
-}
-
 /// Judges a change by the rows, and makes it.
 pub fn apply<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
     change: &Change<'_>,
-) -> Result<Applied<M>, Rejection> {
+) -> Result<Applied<M>, Refused> {
     match judge(server, host, publishing, change) {
-        Err(rejection) if rejection.code == 412 => {
-            let Some(key) = respell(server, host, publishing)? else { return Err(rejection) };
+        Err(Refused::EntityTag) => {
+            let Some(key) = respell(server, host, publishing)? else {
+                return Err(Refused::EntityTag);
+            };
             judge(server, host, &Publishing { key, ..publishing.clone() }, change)
         }
         judged => judged,
@@ -57,7 +54,7 @@ fn respell<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
-) -> Result<Option<PresentityKey>, Rejection> {
+) -> Result<Option<PresentityKey>, Refused> {
     let Some(tag) = publishing.if_match else { return Ok(None) };
     for key in publishing.key.spellings() {
         if is_there(server, host, &key, &publishing.package.name, tag)? {
@@ -75,7 +72,7 @@ fn is_there<M: Memory>(
     key: &PresentityKey,
     event: &[u8],
     tag: &[u8],
-) -> Result<bool, Rejection> {
+) -> Result<bool, Refused> {
     let table = table(server)?;
     let mut row = publication_conditions(key, event, tag);
     row.retain(|(column, ..)| *column != "domain");
@@ -105,44 +102,97 @@ fn judge<M: Memory>(
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
     change: &Change<'_>,
-) -> Result<Applied<M>, Rejection> {
-    let key = &publishing.key;
-    let tag = publishing.if_match.unwrap_or_default();
-    if publishing.step != Step::Refresh && server.store.has_many_farewells(key) {
-        return Err(too_many_ends());
-    }
-    let ended = match publishing.step {
+) -> Result<Applied<M>, Refused> {
+    let (made, old) = match publishing.step {
         Step::Create => create(server, host, publishing, change)?,
-        Step::Refresh | Step::Modify => {
-            let concerns = Concerns::of(server, publishing, change);
-            let old = concerns.read(server, host, publishing)?;
-            if let Some(old) = &old {
-                if concerns.shared_line && leaves_alone(old, change) {
-                    return Ok(Applied::Unchanged);
+        Step::Refresh | Step::Modify | Step::Remove => {
+            let (outcome, old) = transition_of(server, host, publishing, change)?;
+            let made = match outcome {
+                Outcome::Change(made) => made,
+                Outcome::Unchanged => return Ok(Applied::Unchanged),
+                Outcome::Reopens => {
+                    return Ok(Applied::Reopens(old.ok_or(Refused::EntityTag)?.body));
                 }
-                if concerns.reopening && may_reopen(old, change) {
-                    return Ok(Applied::Reopens(old.body.clone()));
-                }
+                Outcome::TooManyEnds => return Err(Refused::TooManyEnds),
+            };
+            match made.next {
+                Next::Gone => remove(server, host, publishing)?,
+                Next::Newest | Next::Refreshed => update(server, host, publishing, change)?,
             }
-            update(server, host, publishing, change, tag)?;
-            if publishing.step == Step::Refresh {
-                return Ok(Applied::Made(None));
-            }
-            let unseen = may_be_unseen(server, host, key);
-            old.filter(|old| concerns.farewell && facts_of(&old.body).is_final && unseen(old))
-                .map(|publication| Ended { publication, closing: false })
+            (made, old)
         }
-        Step::Remove => remove(server, host, publishing, tag)?,
     };
-    let is_final = change.facts.is_some_and(|facts| facts.is_final);
+    if made.told == Told::Nobody {
+        return Ok(Applied::Made(None));
+    }
     let told = RowsChanged {
         sender: change.sender.unwrap_or_default(),
-        ended: ended
-            .as_ref()
-            .map(|ended| EndedRow { publication: &ended.publication, closing: ended.closing }),
-        urgent: is_final || publishing.step == Step::Remove,
+        ended: old.as_ref().zip(made.ended),
+        told: made.told,
     };
-    Ok(Applied::Made(tell(server, host, key, told)))
+    Ok(Applied::Made(tell(server, host, &publishing.key, told)))
+}
+
+/// What becomes of the publication that a request refers to, and its row if that
+/// has to be looked at.
+fn transition_of<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+) -> Result<(Outcome, Option<PublicationCopy>), Refused> {
+    let (key, package) = (&publishing.key, publishing.package);
+    let event = Event::Publish(Publish {
+        step: publishing.step,
+        facts: change.facts,
+        sender: change.sender,
+        is_judged: change.judged_by.is_some(),
+    });
+    let view = View::of(server, host, key);
+    let unread = transition(&view.unread(package), event, package, view.watchers);
+    if matches!(unread, Outcome::Change(made) if made.ended.is_none()) {
+        return Ok((unread, None));
+    }
+    let tag = publishing.if_match.unwrap_or_default();
+    let old = rows::one(server, host, key, &package.name, tag)?.ok_or(Refused::EntityTag)?;
+    Ok((transition(&view.stored(package, &old), event, package, view.watchers), Some(old)))
+}
+
+/// What is known of those who watch a presentity: here the lane knows, of other
+/// servers nothing is known.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    watchers: Watchers,
+    is_behind: bool,
+    /// Other servers may still be telling their watchers of what was published
+    /// since.
+    since: Option<i64>,
+}
+
+/// Seconds in which another server may still be telling its watchers.
+const TELLING: i64 = 10;
+
+impl View {
+    fn of<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) -> View {
+        let Audience { watchers, is_behind } = server.store.audience(key);
+        let since = server.store.policy.rows_only().then(|| host.now() - TELLING);
+        View { watchers, is_behind, since }
+    }
+
+    /// A publication whose row has not been read.
+    fn unread(self, package: &EventPackage) -> Stored<'static> {
+        Stored::unread(package, self.is_behind || self.since.is_some())
+    }
+
+    fn stored<'a>(self, package: &EventPackage, row: &'a PublicationCopy) -> Stored<'a> {
+        let is_recent = self.since.is_some_and(|since| row.received >= since);
+        Stored {
+            facts: if package.is_dialog() { facts_of(&row.body) } else { Facts::default() },
+            sender: Some(&row.sender),
+            has_document: !row.body.is_empty(),
+            unseen: self.is_behind || is_recent,
+        }
+    }
 }
 
 /// The change is stored: whoever watches is to be told.
@@ -167,41 +217,36 @@ fn create<M: Memory>(
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
     change: &Change<'_>,
-) -> Result<Option<Ended>, Rejection> {
-    let (key, event) = (&publishing.key, &publishing.package.name);
+) -> Result<(transition::Change, Option<PublicationCopy>), Refused> {
+    let (key, package) = (&publishing.key, publishing.package);
+    let event = &package.name;
     let table = table(server)?;
     let row = new_row(key, event, change, publishing.body);
     check_widths(&server.widths.publications, &row)?;
     let own = publication_conditions(key, event, change.entity_tag);
-    if publishing.own_tag.is_some() {
-        let database = host.database().ok_or(Fault::Database)?;
-        if single(database, |database, _| exists(database, table, &own))? {
-            return Err(unknown_entity_tag());
+    let tag_in_use = match publishing.own_tag {
+        None => false,
+        Some(_) => {
+            let database = host.database().ok_or(Fault::Database)?;
+            single(database, |database, _| exists(database, table, &own))?
         }
-    }
+    };
     let replaced = match change.dialog_id {
         [] => None,
         id => same_dialog(rows::read_rows(server, host, key, event)?, id),
     };
+    let view = View::of(server, host, key);
+    let old = replaced.as_ref().map(|row| view.stored(package, &row.publication));
+    let made = transition::create(change.facts, tag_in_use, old.as_ref(), view.watchers)?;
     if replaced.is_none() {
-        limits::check_publication_rows(server, host, publishing, |host, most| {
-            let (now, mut count) = (host.now(), 0);
-            let database = host.database().ok_or(Fault::Database)?;
-            for key in key.spellings() {
-                let conditions = [
-                    ("username", Compare::Eq, Value::text(&key.user)),
-                    ("domain", Compare::Eq, Value::text(&key.host)),
-                    ("event", Compare::Eq, Value::text(event)),
-                    ("expires", Compare::Greater, Value::Int(now)),
-                ];
-                count += count_rows(database, table, &conditions, most - count)?;
-            }
-            Ok(count)
-        })?;
+        check_limit(server, host, publishing)?;
     }
     let database = host.database().ok_or(Fault::Database)?;
     match &replaced {
-        None => single(database, |database, _| insert(database, table, &row, &own))?,
+        None => {
+            single(database, |database, _| insert(database, table, &row, &own))?;
+            limits::publication_row_counted(server, key, true);
+        }
         Some(old) => {
             let spelled =
                 PresentityKey { user: old.user.clone(), host: old.host.clone(), ..key.clone() };
@@ -209,29 +254,31 @@ fn create<M: Memory>(
             rows::replace(database, table, &old, &own, &row)?;
         }
     }
-    if replaced.is_none() {
-        limits::publication_row_counted(server, key, true);
-    }
-    let unseen = may_be_unseen(server, host, key);
-    Ok(replaced
-        .map(|row| row.publication)
-        .filter(|old| facts_of(&old.body).is_final && unseen(old))
-        .map(|publication| Ended { publication, closing: false }))
+    Ok((made, replaced.map(|row| row.publication)))
 }
 
-/// Seconds in which another server may still be telling its watchers.
-const TELLING: i64 = 10;
-
-/// Says whether some may not have seen a publication: here the lane knows, of
-/// other servers nothing is known.
-fn may_be_unseen<M: Memory>(
+/// A presentity may have one publication more.
+fn check_limit<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    key: &PresentityKey,
-) -> impl Fn(&PublicationCopy) -> bool + use<M> {
-    let behind = server.store.is_behind(key);
-    let since = server.store.policy.rows_only().then(|| host.now() - TELLING);
-    move |publication| behind || since.is_some_and(|since| publication.received >= since)
+    publishing: &Publishing<'_>,
+) -> Result<(), Rejection> {
+    let (key, event) = (&publishing.key, &publishing.package.name);
+    let table = table(server)?;
+    limits::check_publication_rows(server, host, publishing, |host, most| {
+        let (now, mut count) = (host.now(), 0);
+        let database = host.database().ok_or(Fault::Database)?;
+        for key in key.spellings() {
+            let conditions = [
+                ("username", Compare::Eq, Value::text(&key.user)),
+                ("domain", Compare::Eq, Value::text(&key.host)),
+                ("event", Compare::Eq, Value::text(event)),
+                ("expires", Compare::Greater, Value::Int(now)),
+            ];
+            count += count_rows(database, table, &conditions, most - count)?;
+        }
+        Ok(count)
+    })
 }
 
 /// Adds a row; it may be there already if only the answer was lost.
@@ -254,75 +301,8 @@ fn same_dialog(rows: Vec<PublicationRow>, id: &[u8]) -> Option<PublicationRow> {
     rows.into_iter().find(|row| {
         dialog_info::summary(&row.publication.body)
             .and_then(|info| info.first_id)
-            .is_some_and(|first| first == id)
+            .is_some_and(|first| is_same_dialog(id, &first))
     })
-}
-
-/// Why the stored publication has to be looked at before it is changed.
-#[derive(Debug, Clone, Copy)]
-struct Concerns {
-    /// It may be the state of somebody else's part of a shared line.
-    shared_line: bool,
-    /// A dialog of it may come back to life (B44).
-    reopening: bool,
-    /// It may be a final state that some have not seen.
-    farewell: bool,
-}
-
-impl Concerns {
-    fn of<M: Memory>(
-        server: &Server<M>,
-        publishing: &Publishing<'_>,
-        change: &Change<'_>,
-    ) -> Concerns {
-        let package = publishing.package;
-        let facts = change.facts.filter(|_| publishing.step == Step::Modify);
-        let any = Facts { has_terminated: true, ..Facts::default() };
-        Concerns {
-            shared_line: package.is_shared_line() && facts.is_some(),
-            reopening: package.keeps_terminated()
-                && change.judged_by.is_none()
-                && facts.is_some_and(|facts| facts.may_reopen(any)),
-            farewell: package.is_dialog()
-                && facts.is_some()
-                && (server.store.policy.rows_only() || server.store.is_behind(&publishing.key)),
-        }
-    }
-
-    /// The stored publication, if there is a reason to look at it.
-    fn read<M: Memory>(
-        self,
-        server: &Server<M>,
-        host: &mut dyn Host,
-        publishing: &Publishing<'_>,
-    ) -> Result<Option<PublicationCopy>, Rejection> {
-        match self {
-            Concerns { shared_line: false, reopening: false, farewell: false } => Ok(None),
-            _ => stored(server, host, publishing).map(Some),
-        }
-    }
-}
-
-/// A state of a shared line without dialogs that is not its owner's.
-fn leaves_alone(old: &PublicationCopy, change: &Change<'_>) -> bool {
-    change.facts.is_some_and(|facts| {
-        leaves_shared_line_alone(facts_of(&old.body), &old.sender, facts, change.sender)
-    })
-}
-
-fn may_reopen(old: &PublicationCopy, change: &Change<'_>) -> bool {
-    change.facts.is_some_and(|facts| facts.may_reopen(facts_of(&old.body)))
-}
-
-/// The publication that a request refers to.
-fn stored<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-) -> Result<PublicationCopy, Rejection> {
-    let (key, event) = (&publishing.key, &publishing.package.name);
-    let tag = publishing.if_match.unwrap_or_default();
-    rows::one(server, host, key, event, tag)?.ok_or_else(unknown_entity_tag)
 }
 
 fn update<M: Memory>(
@@ -330,10 +310,9 @@ fn update<M: Memory>(
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
     change: &Change<'_>,
-    tag: &[u8],
-) -> Result<(), Rejection> {
+) -> Result<(), Refused> {
     let (key, event) = (&publishing.key, &publishing.package.name);
-    let row = publication_conditions(key, event, tag);
+    let row = publication_conditions(key, event, publishing.if_match.unwrap_or_default());
     rows::update(server, host, &row, change, publishing, &changes(change, publishing.body))
 }
 
@@ -341,20 +320,16 @@ fn remove<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
-    tag: &[u8],
-) -> Result<Option<Ended>, Rejection> {
+) -> Result<(), Refused> {
     let (key, package) = (&publishing.key, publishing.package);
-    let shown = package.aggregates && server.store.may_be_watched(key);
-    let behind = package.is_dialog() && server.store.is_behind(key);
-    let old = if shown || behind { Some(stored(server, host, publishing)?) } else { None };
     let table = table(server)?;
-    let row = publication_conditions(key, &package.name, tag);
+    let row = publication_conditions(key, &package.name, publishing.if_match.unwrap_or_default());
     let database = host.database().ok_or(Fault::Database)?;
     if !delete(database, table, &row)? {
-        return Err(unknown_entity_tag());
+        return Err(Refused::EntityTag);
     }
     limits::publication_row_counted(server, key, false);
-    Ok(old.and_then(|publication| ended(package.aggregates, publication)))
+    Ok(())
 }
 
 /// Deletes a row; false if somebody else has.
@@ -364,11 +339,6 @@ fn delete(database: &mut dyn Database, table: &str, row: &[Condition]) -> Result
         // A repeated one may find that the first one has done it.
         Ok(attempt > 0 || database.affected_rows() != Some(0))
     })
-}
-
-fn ended(aggregates: bool, publication: PublicationCopy) -> Option<Ended> {
-    let shown = aggregates || facts_of(&publication.body).is_final;
-    (shown && !publication.body.is_empty()).then_some(Ended { publication, closing: aggregates })
 }
 
 /// Ends publications that have expired. The row's own end is named when it is
@@ -405,10 +375,15 @@ pub(super) fn end_expired<M: Memory>(
     row: PublicationRow,
 ) -> Result<(), Fault> {
     let PublicationRow { user, host: domain, event, publication } = row;
-    let package = crate::presence::event_package::Event::parse(&event)
-        .and_then(|event| server.registry.exact(&event));
+    let package = EventName::parse(&event).and_then(|event| server.registry.exact(&event));
     let key = server.store.key(&user, &domain, package.unwrap_or_default());
-    if server.store.has_many_farewells(&key) {
+    let package = package.and_then(|id| server.registry.get(id));
+    let view = View::of(server, host, &key);
+    let clock = Event::Clock { force_delete: server.config.force_delete };
+    let outcome = package.map(|package| {
+        transition(&view.stored(package, &publication), clock, package, view.watchers)
+    });
+    if outcome == Some(Outcome::TooManyEnds) {
         // The next time.
         return Ok(());
     }
@@ -419,20 +394,12 @@ pub(super) fn end_expired<M: Memory>(
     conditions.push(("expires", Compare::Eq, Value::Int(at)));
     let database = host.database().ok_or(Fault::Database)?;
     let deleted = delete(database, table, &conditions)?;
-    let package = package.and_then(|id| server.registry.get(id));
-    let Some(package) = package.filter(|_| deleted && !server.config.force_delete) else {
-        return Ok(());
-    };
-    let ended = ended(package.aggregates, publication);
-    let change = RowsChanged {
-        sender: b"",
-        ended: ended
-            .as_ref()
-            .map(|ended| EndedRow { publication: &ended.publication, closing: ended.closing }),
-        urgent: true,
-    };
-    if let Some(lane) = tell(server, host, &key, change) {
-        server.store.hand_over(lane);
+    if let (true, Some(Outcome::Change(made))) = (deleted, outcome) {
+        let ended = made.ended.map(|shown| (&publication, shown));
+        let change = RowsChanged { sender: b"", ended, told: made.told };
+        if let Some(lane) = tell(server, host, &key, change) {
+            server.store.hand_over(lane);
+        }
     }
     Ok(())
 }

@@ -6,21 +6,24 @@
 mod bodies;
 mod claim;
 mod expired;
+mod finals;
 mod index;
+mod rows;
 
 pub use bodies::Documents;
 pub use expired::Expired;
 pub use index::PublicationIndex;
+pub use rows::{Audience, RowsChanged};
 
 pub(super) use claim::{otherwise_spelled, pack, repack};
 
-use crate::error::{Fault, Rejection};
+use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::{Facts, Step};
+use crate::presence::publication::transition::{self, Next};
+use crate::presence::publication::{Facts, Refused, Step};
 use crate::shm::{Blob, Id, Memory};
-use crate::store::publication_block::Parts;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
-use crate::store::shard::{Shard, later};
+use crate::store::shard::Shard;
 use crate::store::{LaneRef, Store};
 
 /// What a PUBLISH makes of a publication.
@@ -74,7 +77,7 @@ pub enum Begun<M: Memory> {
     /// It may open a dialog again that the stored document has as terminated.
     Reopens(Stored, Option<Vec<u8>>),
     /// Refused.
-    Refused(Rejection),
+    Refused(Refused),
 }
 
 /// A claimed publication and what it is to become.
@@ -94,52 +97,45 @@ pub struct Pending<M: Memory> {
     pub stored: Stored,
     /// The publication of the same dialog that the new one replaces.
     pub replaced_row: Option<Stored>,
-    /// There are watchers whom a removal has to be shown to.
-    pub has_watchers: bool,
-    /// There are watchers who have not seen that the stored document, or the
-    /// one that is replaced, reports a final state.
-    pub unseen_final: bool,
+    /// What the request makes of it.
+    pub change: transition::Change,
 }
 
 impl<M: Memory> Store<M> {
     /// Second step: the change is part of the state from here on. Gives the
     /// lane when the caller is the one to notify.
-    /// `shows_closed`: the package shows a removed publication closed once;
+    /// `closing`: the package shows a removed publication closed once;
     /// `document` is what was published before, where the database has kept
     /// that; `published` what is published now, where the row keeps it.
     pub fn commit_publication(
         &self,
         pending: Pending<M>,
-        shows_closed: bool,
+        closing: bool,
         document: Option<&[u8]>,
         published: Option<&[u8]>,
     ) -> Option<LaneRef<M>> {
         self.with(pending.shard, |records| {
             let (shard, presentity) = (pending.shard, pending.presentity);
             let sender = pending.sender.clone();
-            let publication = pending.publication;
-            match pending.step {
-                Step::Create => {
-                    if let Some(replaced) = pending.replaced {
-                        // Its watchers see the new document of the dialog
-                        // instead, so it is not shown closed.
-                        keep_document(records, replaced, document);
-                        records.end_publication(replaced, false, &sender);
+            let (publication, told) = (pending.publication, pending.change.told);
+            if let Some(replaced) = pending.replaced {
+                keep_document(records, replaced, document);
+                records.end_publication(replaced, false, told, &sender);
+            }
+            match pending.change.next {
+                Next::Gone => {
+                    keep_document(records, publication, document);
+                    records.end_publication(publication, closing, told, &sender);
+                }
+                next => {
+                    if next == Next::Newest && pending.step == Step::Modify {
+                        records.keep_former(publication, document);
                     }
                     enter(records, pending);
-                    records.state_changed(presentity, &sender);
-                    touch(records, publication);
-                }
-                Step::Refresh => enter(records, pending),
-                Step::Modify => {
-                    supersede_final(records, pending.publication, document);
-                    enter(records, pending);
-                    records.state_changed(presentity, &sender);
-                    touch(records, publication);
-                }
-                Step::Remove => {
-                    keep_document(records, pending.publication, document);
-                    records.end_publication(pending.publication, shows_closed, &sender);
+                    records.publications_changed(presentity, told, &sender);
+                    if next == Next::Newest {
+                        touch(records, publication);
+                    }
                 }
             }
             if let Some(body) = published {
@@ -175,7 +171,7 @@ impl<M: Memory> Store<M> {
 /// it is only refreshed: then nothing changes for the watchers.
 fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
     let id = pending.publication;
-    let moves = pending.step != Step::Refresh;
+    let moves = pending.change.next != Next::Refreshed;
     if let Some(block) = pending.block {
         records.set_block(id, block, moves);
     }
@@ -206,61 +202,6 @@ fn touch<M: Memory>(records: &mut Shard<M>, publication: Id<Publication<M>>) {
     if let Some(owner) = records.presentities.get(record.presentity) {
         record.round = owner.round;
     }
-}
-
-/// A final state that not all watchers have seen must not be lost when it is
-/// replaced: a copy of the record says farewell with it.
-fn supersede_final<M: Memory>(
-    records: &mut Shard<M>,
-    id: Id<Publication<M>>,
-    document: Option<&[u8]>,
-) {
-    let Some(record) = records.publications.get(id) else { return };
-    let document = document.unwrap_or_else(|| records.body(record));
-    if document.is_empty() || !unseen_final(records, id) {
-        return;
-    }
-    // Without memory for the copy the watchers see the newer state at once.
-    let stored = record.block();
-    let parts = Parts {
-        entity_tag: &stored.entity_tag(),
-        sender: stored.sender(),
-        dialog_id: stored.dialog_id(),
-        body: document,
-        ..Parts::default()
-    };
-    let Ok(block) = repack(records, &stored, &parts) else { return };
-    let owner = record.presentity;
-    let copy = Publication {
-        received: record.received,
-        priority: record.priority,
-        round: record.round,
-        facts: record.facts,
-        ..Publication::new(owner, block, PublicationPhase::Superseded)
-    };
-    let Ok(copy) = records.publications.insert(copy) else { return };
-    records.add_farewell(copy);
-}
-
-impl<M: Memory> Shard<M> {
-    /// A publication must not end now, for its watchers have yet to see too many
-    /// that have. `shows_closed`: they are to see this one, whatever it reports.
-    fn must_wait_to_end(&self, id: Id<Publication<M>>, shows_closed: bool) -> bool {
-        let Some(record) = self.publications.get(id) else { return false };
-        self.has_many_farewells(record.presentity)
-            && ((shows_closed && self.may_be_watched(record.presentity)) || unseen_final(self, id))
-    }
-}
-
-/// The publication reports a final state that not all watchers have seen.
-fn unseen_final<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> bool {
-    let Some(record) = records.publications.get(id) else { return false };
-    record.facts.is_final
-        && records
-            .presentities
-            .get(record.presentity)
-            .is_some_and(|p| later(record.round, p.completed))
-        && records.may_be_watched(record.presentity)
 }
 
 /// Gives a publication that ends the document that the database has kept.

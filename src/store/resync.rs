@@ -3,6 +3,7 @@
 
 use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::transition::Told;
 use crate::shm::Memory;
 use crate::store::publication_block::Parts;
 use crate::store::publications::{Change, otherwise_spelled, pack};
@@ -123,7 +124,7 @@ impl<M: Memory> Store<M> {
                     .is_some_and(|record| record.phase == PublicationPhase::Live)
             });
             let Some(id) = found else { return false };
-            records.end_publication(id, false, b"");
+            records.end_publication(id, false, Told::Watchers { urgent: true }, b"");
             self.queue_lane(records, owner);
             self.drop_if_idle(records, owner);
             true

@@ -5,16 +5,11 @@
 
 use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::{Places, is_dialog};
 use crate::store::lanes::is_spared;
-use crate::store::publication_block::Parts;
-use crate::store::publications::pack;
-use crate::store::records::{
-    Claim, Phase, Presentity, Publication, PublicationPhase, Subscription,
-};
+use crate::store::records::{Claim, Phase, Presentity, Subscription};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{Shard, later};
 use crate::store::subscription_block::shrink;
@@ -47,27 +42,6 @@ pub enum WalkStep {
     /// Nothing urgent: the notifier processes may do it. All changes are those
     /// of the watcher with this Contact, if it is not empty.
     Leave(Vec<u8>),
-}
-
-/// What has become of the publications of a presentity.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RowsChanged<'a> {
-    /// Watcher URI of who changed it; empty for nobody to be spared.
-    pub sender: &'a [u8],
-    /// A publication that has ended, or was replaced in a final state that
-    /// some have not seen.
-    pub ended: Option<EndedRow<'a>>,
-    /// Not to be left to the notifier processes.
-    pub urgent: bool,
-}
-
-/// A publication whose row is gone or changed, with the document that it had.
-#[derive(Debug, Clone, Copy)]
-pub struct EndedRow<'a> {
-    /// The publication, document included.
-    pub publication: &'a PublicationCopy,
-    /// It is to be shown closed; else as it was.
-    pub closing: bool,
 }
 
 impl<M: Memory> Store<M> {
@@ -246,33 +220,6 @@ impl<M: Memory> Store<M> {
         });
     }
 
-    /// Published state is another one now: whoever watches is to be told. Gives
-    /// the lane when the caller is the one to do so.
-    pub fn rows_changed(
-        &self,
-        key: &PresentityKey,
-        change: RowsChanged<'_>,
-    ) -> Result<Option<LaneRef<M>>, Fault> {
-        let hash = self.presentity_hash(&key.identity, key.package);
-        let shard = self.shard_of(&key.identity);
-        self.with(shard, |records| {
-            let Some(presentity) = self.watched(records, key, hash)? else { return Ok(None) };
-            if let Some(ended) = change.ended.filter(|_| records.may_be_watched(presentity)) {
-                // Without memory the watchers see the newer state at once.
-                let _ = add_farewell(records, presentity, ended);
-            }
-            records.state_changed(presentity, change.sender);
-            if let Some(aside) = records.aside_mut(presentity) {
-                aside.rows.urgent |= change.urgent || change.ended.is_some();
-            }
-            let lane = records.take_lane(presentity);
-            if !lane {
-                self.drop_if_idle(records, presentity);
-            }
-            Ok(lane.then_some(LaneRef { shard: shard as u16, presentity }))
-        })?
-    }
-
     /// The presentity, if somebody may watch it. Where subscriptions are rows, that
     /// is seen later.
     pub(super) fn watched(
@@ -296,26 +243,6 @@ impl<M: Memory> Store<M> {
                     records.find(key, hash).is_some_and(|id| records.may_be_watched(id))
                 })
                 .unwrap_or(false)
-    }
-
-    /// So many publications have ended that watchers here have yet to see that
-    /// no other one may end before.
-    pub fn has_many_farewells(&self, key: &PresentityKey) -> bool {
-        let hash = self.presentity_hash(&key.identity, key.package);
-        self.with(self.shard_of(&key.identity), |records| {
-            records.find(key, hash).is_some_and(|id| records.has_many_farewells(id))
-        })
-        .unwrap_or(false)
-    }
-
-    /// Some of those who watch here have not been told of the latest change.
-    pub fn is_behind(&self, key: &PresentityKey) -> bool {
-        let hash = self.presentity_hash(&key.identity, key.package);
-        self.with(self.shard_of(&key.identity), |records| {
-            let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
-            owner.is_some_and(|owner| owner.completed != owner.round)
-        })
-        .unwrap_or(false)
     }
 }
 
@@ -367,36 +294,4 @@ fn not_told<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, round: u
     {
         record.told = round;
     }
-}
-
-fn add_farewell<M: Memory>(
-    records: &mut Shard<M>,
-    presentity: Id<Presentity<M>>,
-    ended: EndedRow<'_>,
-) -> Result<(), Fault> {
-    let from = ended.publication;
-    let parts = Parts {
-        entity_tag: &from.entity_tag,
-        sender: &from.sender,
-        ruid: &from.ruid,
-        user: b"",
-        dialog_id: b"",
-        body: &from.body,
-    };
-    let block = pack(records, &parts)?;
-    let Some(owner) = records.presentities.get(presentity) else { return Ok(()) };
-    let round = owner.round;
-    let (phase, round) = match ended.closing {
-        true => (PublicationPhase::Closing, round.wrapping_add(1)),
-        false => (PublicationPhase::Superseded, round),
-    };
-    let record = Publication {
-        received: from.received.into(),
-        priority: from.priority,
-        round,
-        ..Publication::new(presentity, block, phase)
-    };
-    let id = records.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
-    records.add_farewell(id);
-    Ok(())
 }

@@ -12,8 +12,8 @@ use crate::shm::{
 };
 use crate::store::publications::{Documents, PublicationIndex};
 use crate::store::records::{
-    Aside, Dirty, Expiring, Lag, Phase, Presentity, Publication, PublicationPhase, Publications,
-    Queued, Subscription, Watched,
+    Aside, Dirty, Expiring, Lag, Phase, Presentity, Publication, Publications, Queued,
+    Subscription, Watched,
 };
 use crate::store::subscription_block::{self, Owner};
 use crate::store::tally::Tally;
@@ -27,14 +27,6 @@ pub const SHARDS_PER_HEAP: usize = 4;
 /// Buckets of a shard's expiry wheels: records further away than this many
 /// seconds are looked at once a turn.
 const WHEEL_BUCKETS: usize = 512;
-
-/// KiB that ended publications of one presentity take while watchers have yet to
-/// see them (A14). Beyond that no other one ends: a request has to come again,
-/// what has run out waits.
-const MOST_FAREWELLS: u16 = 16 << 10;
-
-/// What a record counts beside its document.
-const RECORD_BYTES: usize = 256;
 
 /// All records of some presentities.
 pub struct Shard<M: Memory> {
@@ -363,22 +355,6 @@ impl<M: Memory> Shard<M> {
         self.drop_changes(id, None);
     }
 
-    /// Forgets ended publications that all watchers have seen: those up to a
-    /// round, or all.
-    pub fn drop_farewells(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let first = |shard: &Self| shard.presentities.get(id)?.farewells.front();
-        while let Some(ended) = first(self) {
-            let seen = self
-                .publications
-                .get(ended)
-                .is_none_or(|record| up_to.is_none_or(|round| !later(record.round, round)));
-            if !seen {
-                break;
-            }
-            self.remove_publication(ended);
-        }
-    }
-
     /// Takes a publication out of its presentity's list, for good.
     pub fn remove_publication(&mut self, id: Id<Publication<M>>) {
         self.leave_index(id);
@@ -399,61 +375,6 @@ impl<M: Memory> Shard<M> {
         if let Some(document) = self.publications.remove(id).and_then(|record| record.document) {
             self.documents.remove(document);
         }
-    }
-
-    /// Ends a publication: it leaves the state. It stays as a farewell while
-    /// there are watchers who have to see it closed, or who have not yet seen
-    /// that it is in a final state.
-    pub fn end_publication(&mut self, id: Id<Publication<M>>, farewell: bool, sender: &[u8]) {
-        let Some(record) = self.publications.get(id) else { return };
-        let (owner_id, round) = (record.presentity, record.round);
-        let (is_final, has_body) = (record.facts.is_final, !self.body(record).is_empty());
-        let Some(owner) = self.presentities.get(owner_id) else { return };
-        let unseen = is_final && later(round, owner.completed);
-        let watched = self.policy.watchers_are_rows || !owner.watchers.is_empty();
-        if (farewell || unseen) && has_body && watched {
-            self.publication_expiry.cancel(&mut self.publications, id);
-            self.leave_index(id);
-            self.release_body(id);
-            if let Some(aside) = self.aside_mut(owner_id) {
-                aside.rows.urgent = true;
-            }
-            let Some(owner) = self.presentities.get_mut(owner_id) else { return };
-            let next = owner.round.wrapping_add(1);
-            owner.publications.unlink(&mut self.publications, id);
-            owner.is_indexed &= !owner.publications.is_empty();
-            if let Some(record) = self.publications.get_mut(id) {
-                (record.phase, record.round) = match farewell {
-                    true => (PublicationPhase::Closing, next),
-                    false => (PublicationPhase::Superseded, round),
-                };
-            }
-            self.add_farewell(id);
-        } else {
-            self.remove_publication(id);
-        }
-        self.state_changed(owner_id, sender);
-    }
-
-    /// An ended publication waits until all watchers have seen it.
-    pub fn add_farewell(&mut self, id: Id<Publication<M>>) {
-        let Some(record) = self.publications.get(id) else { return };
-        let (presentity, weight) = (record.presentity, self.weight(record));
-        if let Some(owner) = self.presentities.get_mut(presentity) {
-            owner.farewells.push_back(&mut self.publications, id);
-            owner.farewell_kib = owner.farewell_kib.saturating_add(weight);
-        }
-    }
-
-    /// So many ended publications wait for watchers to see them that no other
-    /// one may end before.
-    pub fn has_many_farewells(&self, id: Id<Presentity<M>>) -> bool {
-        self.presentities.get(id).is_some_and(|owner| owner.farewell_kib >= MOST_FAREWELLS)
-    }
-
-    /// What an ended publication takes, in KiB.
-    fn weight(&self, record: &Publication<M>) -> u16 {
-        u16::try_from((self.body(record).len() + RECORD_BYTES).div_ceil(1024)).unwrap_or(u16::MAX)
     }
 
     /// The presentity has something to send.

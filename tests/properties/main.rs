@@ -7,9 +7,10 @@ mod fakes;
 mod publications;
 
 use fakes::{FakeMemory, MWI, PRESENCE, Setup, World};
-use presence::presence::event_package::PackageId;
+use presence::presence::event_package::{EventPackage, PackageId};
 use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::Step;
+use presence::presence::registry::EventPackageRegistry;
 use presence::presence::subscription::{DialogId, Ending, InDialog, Snapshot, Text};
 use presence::store::lanes::{Composed, Document, State};
 use presence::store::publications::{Begun, Change, Pending};
@@ -116,6 +117,15 @@ struct Model {
 
 fn call_id(dialog: u8) -> Vec<u8> {
     vec![b'c', dialog]
+}
+
+/// Packages that do not show what ends closed.
+fn silent(registry: &EventPackageRegistry) -> EventPackageRegistry {
+    let mut silent = EventPackageRegistry::default();
+    for package in registry.ids().filter_map(|id| registry.get(id)) {
+        let _ = silent.add(EventPackage { aggregates: false, ..package.clone() }).unwrap();
+    }
+    silent
 }
 
 impl Model {
@@ -296,9 +306,10 @@ impl Model {
                 self.changes += u32::from(step != Step::Refresh);
             }
             Op::Expire => {
-                let (expired, _) = store.claim_expired(0, now, 100);
+                let silent = silent(&self.world.server.registry);
+                let (expired, _) = store.claim_expired(0, (now, 100), &silent, false);
                 for expired in expired {
-                    store.remove_expired(expired, false, None, false);
+                    store.remove_expired(expired, None);
                     self.changes += 1;
                 }
                 self.publications.retain(|(.., end)| *end > now);

@@ -474,7 +474,7 @@ fn a_decision_made_meanwhile_counts() {
 
 #[test]
 fn what_waits_is_not_replaced_by_an_older_row() {
-    use presence::store::row_lanes::RowsChanged;
+    use presence::store::publications::RowsChanged;
     let (mut world, _) = stage();
     // Somebody has the lane, and has begun to walk.
     let key = world.key("alice", PRESENCE);
@@ -593,10 +593,12 @@ fn a_lost_answer_loses_no_turn() {
 
 #[test]
 fn a_change_after_the_last_walk_is_told() {
-    use presence::store::row_lanes::{RowsChanged, WalkStep};
+    use presence::presence::publication::transition::Told;
+    use presence::store::publications::RowsChanged;
+    use presence::store::row_lanes::WalkStep;
     let world = World::new(setup());
     let (store, key) = (&world.server.store, world.key("alice", PRESENCE));
-    let change = RowsChanged { urgent: true, ..RowsChanged::default() };
+    let change = RowsChanged { told: Told::Watchers { urgent: true }, ..RowsChanged::default() };
     let lane = store.rows_changed(&key, change).unwrap().unwrap();
     assert_eq!(store.walk(lane, false), WalkStep::Page(0));
     store.walked(lane, None);
@@ -608,7 +610,7 @@ fn a_change_after_the_last_walk_is_told() {
 
 #[test]
 fn an_older_end_does_not_replace_a_refresh() {
-    use presence::store::row_lanes::RowsChanged;
+    use presence::store::publications::RowsChanged;
     let mut world = World::new(setup());
     world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
     world.pass(11);

@@ -142,7 +142,8 @@ fn documents_have_a_limit() {
             is_new: true,
         };
         let refused = sibling_publication::publish(&world.server, &mut world.host, &given);
-        assert_eq!(refused.unwrap_err().code, 413, "a sibling's document too");
+        let refused = presence::error::Rejection::from(refused.unwrap_err());
+        assert_eq!(refused.code, 413, "a sibling's document too");
         let for_ever = Given { for_ever: true, ..given };
         let kept = sibling_publication::publish(&world.server, &mut world.host, &for_ever);
         assert_eq!(kept, Ok(()), "the operator's does not count");

@@ -8,6 +8,7 @@ use crate::host::capi::authorization::serving;
 use crate::host::log::{Shown, log_error};
 use crate::host::worker::Worker;
 use crate::host::{boundary, state, sys, text};
+use crate::presence::publication::Refused;
 use crate::service::sibling_publication::{self, Given};
 
 /// Looks, 2 ms apart, at a publication that another process is changing.
@@ -65,16 +66,16 @@ pub unsafe extern "C" fn update_presentity(
             match sibling_publication::publish(server, &mut host, &given) {
                 Ok(()) => return 0,
                 // Somebody is changing it right now; the last word counts.
-                Err(Rejection { code: 412, .. })
+                Err(Refused::EntityTag)
                     if sibling_publication::has_tag(server, &mut host, &given)
                         .is_ok_and(|there| there) => {}
-                Err(Rejection { code: 412, .. }) => return 0,
-                Err(rejection) => {
+                Err(Refused::EntityTag) => return 0,
+                Err(refused) => {
                     log_error!(
                         "publication of {}@{} by a module failed: {}",
                         Shown(user),
                         Shown(realm),
-                        rejection.reason
+                        Rejection::from(refused).reason
                     );
                     return -1;
                 }

@@ -1,14 +1,15 @@
 //! First step of a change: it is judged, the publication is claimed, and all
 //! that the change needs is allocated.
 
+use crate::presence::presentity::PresentityKey;
 use std::borrow::Cow;
 
 use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
 use crate::presence::limits::Limit;
-use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::{
-    Step, leaves_shared_line_alone, too_many_ends, unknown_entity_tag,
+use crate::presence::publication::Refused;
+use crate::presence::publication::transition::{
+    self, Event, Next, Outcome, Publish, create, transition,
 };
 use crate::presence::uri::{presentity_uri, user};
 use crate::shm::{Blob, Id, Memory};
@@ -17,7 +18,7 @@ use crate::store::publication_block::{self, Block, Parts};
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::Shard;
 
-use super::{Begun, Change, Pending, enter, stored, unseen_final};
+use super::{Begun, Change, Pending, enter, stored};
 
 impl<M: Memory> Store<M> {
     /// First step: judges the change against what is stored and claims it.
@@ -49,54 +50,41 @@ impl<M: Memory> Store<M> {
         (change, is_stored): (&Change<'_>, bool),
     ) -> Result<Begun<M>, Fault> {
         let presentity = self.find_or_create(records, key, hash)?;
-        // A sibling's own tag may be in use: two living publications with one
-        // tag could never be told apart again.
-        if records.with_tag(presentity, change.entity_tag).is_some() {
-            return Ok(Begun::Refused(unknown_entity_tag()));
-        }
-        let room = self.policy.limits.has_room(Limit::Publications, records.published(presentity));
-        if !is_stored && !room && change.expires_at.is_some() {
-            // One of a dialog takes the place of another one.
-            if records.with_dialog(presentity, change.dialog_id, None).is_none() {
-                let offender = presentity_uri(&key.user, &key.host);
-                let refusal = self.policy.limits.exceeded(Limit::Publications, offender);
-                return Ok(Begun::Refused(refusal));
+        // Rows of one dialog coexist in the table; so they do here.
+        let replaced = match is_stored {
+            true => None,
+            false => records.with_dialog(presentity, change.dialog_id),
+        };
+        let old = replaced.and_then(|id| records.publications.get(id));
+        let old = old.map(|record| records.stored(record));
+        let in_use = records.with_tag(presentity, change.entity_tag).is_some();
+        let watchers = records.watchers_of(presentity);
+        let made = match create(change.facts, in_use, old.as_ref(), watchers) {
+            Ok(made) => made,
+            Err(refused) => {
+                self.drop_if_idle(records, presentity);
+                return Ok(Begun::Refused(refused));
             }
+        };
+        let room = self.policy.limits.has_room(Limit::Publications, records.published(presentity));
+        // One of a dialog takes the place of another one.
+        if !is_stored && !room && change.expires_at.is_some() && replaced.is_none() {
+            let offender = presentity_uri(&key.user, &key.host);
+            let refusal = self.policy.limits.exceeded(Limit::Publications, offender);
+            return Ok(Begun::Refused(refusal.into()));
         }
-        let reserved = reserve(records, presentity, key, change);
-        let publication = match reserved {
+        let publication = match reserve(records, presentity, key, change) {
             Ok(publication) => publication,
             Err(fault) => {
                 self.drop_if_idle(records, presentity);
                 return Err(fault);
             }
         };
-        let replaced = records.with_dialog(presentity, change.dialog_id, Some(publication));
-        if replaced.is_some_and(|id| records.must_wait_to_end(id, false)) {
-            records.remove_publication(publication);
-            self.drop_if_idle(records, presentity);
-            return Ok(Begun::Refused(too_many_ends()));
-        }
         if let Some(record) = replaced.and_then(|id| records.publications.get_mut(id)) {
             record.phase = PublicationPhase::Changing;
         }
-        Ok(Begun::Pending(Pending {
-            shard,
-            presentity,
-            publication,
-            step: Step::Create,
-            block: None,
-            facts: change.facts,
-            expires_at: change.expires_at,
-            now: change.now,
-            priority: change.priority,
-            sender: change.sender.unwrap_or_default().to_vec(),
-            stored: stored(records, publication)?,
-            replaced_row: replaced.map(|id| stored(records, id)).transpose()?,
-            replaced,
-            has_watchers: records.may_be_watched(presentity),
-            unseen_final: replaced.is_some_and(|id| unseen_final(records, id)),
-        }))
+        let claim = Claim { shard, presentity, publication, block: None, replaced };
+        claim.pending(records, change, made)
     }
 
     /// Takes over a publication that the database has kept.
@@ -109,13 +97,7 @@ impl<M: Memory> Store<M> {
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| {
             match self.begin_new(records, shard, key, hash, (change, true))? {
-                Begun::Pending(mut pending) => {
-                    // Rows of one dialog coexist in the table; so they do here.
-                    if let Some(record) =
-                        pending.replaced.take().and_then(|id| records.publications.get_mut(id))
-                    {
-                        record.phase = PublicationPhase::Live;
-                    }
+                Begun::Pending(pending) => {
                     enter(records, pending);
                     Ok(())
                 }
@@ -171,37 +153,35 @@ fn begin_change<M: Memory>(
     change: &Change<'_>,
 ) -> Result<Begun<M>, Fault> {
     let found = presentity.and_then(|owner| Some((owner, records.with_tag(owner, tag)?)));
-    let Some((presentity, publication)) = found else {
-        return Ok(Begun::Refused(unknown_entity_tag()));
+    let claimable = found.and_then(|(owner, id)| {
+        let record = records.publications.get(id)?;
+        (record.phase == PublicationPhase::Live).then_some((owner, id, record))
+    });
+    let Some((presentity, publication, record)) = claimable else {
+        return Ok(Begun::Refused(Refused::EntityTag));
     };
-    let Some(record) = records.publications.get(publication) else {
-        return Ok(Begun::Refused(unknown_entity_tag()));
+    let body = records.body(record);
+    let publish = Publish {
+        step: change.step,
+        facts: change.facts,
+        sender: change.sender,
+        is_judged: change.judged_by.is_some_and(|judged| body.is_empty() || judged == body),
     };
-    if record.phase != PublicationPhase::Live {
-        return Ok(Begun::Refused(unknown_entity_tag()));
-    }
-    if package.is_shared_line()
-        && let Some(facts) = change.facts
-        && change.step == Step::Modify
-        && leaves_shared_line_alone(record.facts, record.block().sender(), facts, change.sender)
-    {
-        return Ok(Begun::Unchanged);
-    }
-    if let Some(begun) = reopens(records, package, publication, change)? {
-        return Ok(begun);
-    }
-    let must_wait = match change.step {
-        Step::Remove => records.must_wait_to_end(publication, package.aggregates),
-        Step::Modify => records.must_wait_to_end(publication, false),
-        Step::Create | Step::Refresh => false,
+    let watchers = records.watchers_of(presentity);
+    let event = Event::Publish(publish);
+    let made = match transition(&records.stored(record), event, package, watchers) {
+        Outcome::Change(made) => made,
+        Outcome::Unchanged => return Ok(Begun::Unchanged),
+        Outcome::TooManyEnds => return Ok(Begun::Refused(Refused::TooManyEnds)),
+        Outcome::Reopens => {
+            let body = (!body.is_empty()).then(|| body.to_vec());
+            return Ok(Begun::Reopens(stored(records, publication)?, body));
+        }
     };
-    if must_wait {
-        return Ok(Begun::Refused(too_many_ends()));
-    }
     // A removal needs no memory: it makes room.
-    let block = match change.step {
-        Step::Remove => None,
-        _ => {
+    let block = match made.next {
+        Next::Gone => None,
+        Next::Newest | Next::Refreshed => {
             let stored = record.block();
             let parts = Parts {
                 entity_tag: change.entity_tag,
@@ -223,44 +203,43 @@ fn begin_change<M: Memory>(
     if let Some(record) = records.publications.get_mut(publication) {
         record.phase = PublicationPhase::Changing;
     }
-    Ok(Begun::Pending(Pending {
-        shard,
-        presentity,
-        publication,
-        step: change.step,
-        block,
-        facts: change.facts,
-        expires_at: change.expires_at,
-        now: change.now,
-        priority: change.priority,
-        sender: change.sender.unwrap_or_default().to_vec(),
-        replaced: None,
-        stored: stored(records, publication)?,
-        replaced_row: None,
-        has_watchers: records.may_be_watched(presentity),
-        unseen_final: unseen_final(records, publication),
-    }))
+    Claim { shard, presentity, publication, block, replaced: None }.pending(records, change, made)
 }
 
-/// Says so if the change has to be judged by the stored document, and has not
-/// been (B44).
-fn reopens<M: Memory>(
-    records: &Shard<M>,
-    package: &EventPackage,
+/// What a change has claimed, and the text that it needs.
+struct Claim<M: Memory> {
+    shard: usize,
+    presentity: Id<Presentity<M>>,
     publication: Id<Publication<M>>,
-    change: &Change<'_>,
-) -> Result<Option<Begun<M>>, Fault> {
-    let Some(record) = records.publications.get(publication) else { return Ok(None) };
-    let concerned = change.step == Step::Modify
-        && package.keeps_terminated()
-        && change.facts.is_some_and(|facts| facts.may_reopen(record.facts));
-    let body = records.body(record);
-    let is_judged = change.judged_by.is_some_and(|judged| body.is_empty() || judged == body);
-    if !concerned || is_judged {
-        return Ok(None);
+    block: Option<Blob<M>>,
+    replaced: Option<Id<Publication<M>>>,
+}
+
+impl<M: Memory> Claim<M> {
+    fn pending(
+        self,
+        records: &Shard<M>,
+        change: &Change<'_>,
+        made: transition::Change,
+    ) -> Result<Begun<M>, Fault> {
+        let Claim { shard, presentity, publication, block, replaced } = self;
+        Ok(Begun::Pending(Pending {
+            shard,
+            presentity,
+            publication,
+            step: change.step,
+            block,
+            facts: change.facts,
+            expires_at: change.expires_at,
+            now: change.now,
+            priority: change.priority,
+            sender: change.sender.unwrap_or_default().to_vec(),
+            stored: stored(records, publication)?,
+            replaced_row: replaced.map(|id| stored(records, id)).transpose()?,
+            replaced,
+            change: made,
+        }))
     }
-    let body = (!body.is_empty()).then(|| body.to_vec());
-    Ok(Some(Begun::Reopens(stored(records, publication)?, body)))
 }
 
 /// Puts an invisible new publication at the end of the presentity's list.

@@ -1,11 +1,13 @@
 //! Publications that have run out: claimed, so that no request changes them
 //! while their row is deleted, then removed.
 
+use crate::presence::publication::transition::{self, Event, Outcome, closes, transition};
+use crate::presence::registry::EventPackageRegistry;
 use crate::shm::{Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Publication, PublicationPhase};
 
-use super::{Stored, keep_document, stored, unseen_final};
+use super::{Stored, keep_document, stored};
 
 /// An expired publication that was claimed for removal.
 pub struct Expired<M: Memory> {
@@ -13,16 +15,22 @@ pub struct Expired<M: Memory> {
     publication: Id<Publication<M>>,
     /// Its row.
     pub stored: Stored,
-    /// There are watchers whom the removal has to be shown to.
-    pub has_watchers: bool,
-    /// As with `Pending`.
-    pub unseen_final: bool,
+    /// What its end makes of it.
+    pub change: transition::Change,
+    closing: bool,
 }
 
 impl<M: Memory> Store<M> {
     /// Claims up to `budget` publications of one shard that have expired. True
     /// if there may be more.
-    pub fn claim_expired(&self, shard: usize, now: i64, budget: usize) -> (Vec<Expired<M>>, bool) {
+    pub fn claim_expired(
+        &self,
+        shard: usize,
+        (now, budget): (i64, usize),
+        registry: &EventPackageRegistry,
+        force_delete: bool,
+    ) -> (Vec<Expired<M>>, bool) {
+        let clock = Event::Clock { force_delete };
         self.with(shard, |records| {
             let mut claimed = Vec::new();
             let mut looks = budget;
@@ -30,28 +38,28 @@ impl<M: Memory> Store<M> {
                 records.publication_expiry.pop_due(&mut records.publications, now, &mut looks)
             {
                 let Some(record) = records.publications.get(publication) else { continue };
-                let (phase, presentity) = (record.phase, record.presentity);
-                if phase != PublicationPhase::Live || records.has_many_farewells(presentity) {
-                    // A request is changing it, or too many have ended that its
-                    // watchers have yet to see: look again in a second.
-                    records.publication_expiry.schedule(
-                        &mut records.publications,
-                        publication,
-                        now + 1,
-                    );
+                let presentity = record.presentity;
+                let package = records.presentities.get(presentity).map(|owner| owner.package);
+                let Some(package) = package.and_then(|id| registry.get(id)) else { continue };
+                let watchers = records.watchers_of(presentity);
+                let outcome = match record.phase {
+                    PublicationPhase::Live => {
+                        transition(&records.stored(record), clock, package, watchers)
+                    }
+                    // A request is changing it.
+                    _ => Outcome::Unchanged,
+                };
+                let Outcome::Change(change) = outcome else {
+                    let expiry = &mut records.publication_expiry;
+                    expiry.schedule(&mut records.publications, publication, now + 1);
                     continue;
-                }
+                };
                 if let Some(record) = records.publications.get_mut(publication) {
                     record.phase = PublicationPhase::Changing;
                 }
                 let Ok(stored) = stored(records, publication) else { continue };
-                claimed.push(Expired {
-                    shard,
-                    publication,
-                    stored,
-                    has_watchers: records.may_be_watched(presentity),
-                    unseen_final: unseen_final(records, publication),
-                });
+                let closing = closes(clock, package);
+                claimed.push(Expired { shard, publication, stored, change, closing });
             }
             (claimed, looks == 0)
         })
@@ -59,30 +67,14 @@ impl<M: Memory> Store<M> {
     }
 
     /// Removes a claimed publication. Its watchers are told by the sender
-    /// processes, unless `quietly`.
-    pub fn remove_expired(
-        &self,
-        expired: Expired<M>,
-        shows_closed: bool,
-        document: Option<&[u8]>,
-        quietly: bool,
-    ) {
+    /// processes.
+    pub fn remove_expired(&self, expired: Expired<M>, document: Option<&[u8]>) {
         let _ = self.with(expired.shard, |records| {
             let Some(record) = records.publications.get_mut(expired.publication) else { return };
             let presentity = record.presentity;
             keep_document(records, expired.publication, document);
-            if quietly {
-                let told = records.presentities.get(presentity).map(|p| (p.completed, p.round));
-                records.end_publication(expired.publication, false, b"");
-                if let (Some((completed, round)), Some(owner)) =
-                    (told, records.presentities.get_mut(presentity))
-                    && completed == round
-                {
-                    owner.completed = owner.round;
-                }
-            } else {
-                records.end_publication(expired.publication, shows_closed, b"");
-            }
+            let Expired { publication, closing, change, .. } = expired;
+            records.end_publication(publication, closing, change.told, b"");
             self.queue_lane(records, presentity);
             self.drop_if_idle(records, presentity);
         });

@@ -4,6 +4,7 @@
 //! All living publications of a presentity are in the index, or none is.
 
 use crate::error::Fault;
+use crate::presence::publication::transition::is_same_dialog;
 use crate::shm::{
     Blob, HashIndex, Heap, Id, KeyedHash, Linked, Links, List, Memory, Slab, Uncounted, Unkeyed,
 };
@@ -123,30 +124,29 @@ impl<M: Memory> Shard<M> {
     }
 
     /// The first living publication of a presentity that is about this dialog
-    /// and that no request is changing; `but` does not count.
+    /// and that no request is changing.
     pub(in crate::store) fn with_dialog(
         &self,
         presentity: Id<Presentity<M>>,
         dialog_id: &[u8],
-        but: Option<Id<Publication<M>>>,
     ) -> Option<Id<Publication<M>>> {
         if dialog_id.is_empty() {
             return None;
         }
         let owner = self.presentities.get(presentity)?;
-        let fits = |id: Id<Publication<M>>, record: &Publication<M>| {
-            Some(id) != but && record.phase == PublicationPhase::Live
-        };
+        let is_free = |record: &Publication<M>| record.phase == PublicationPhase::Live;
         if !owner.is_indexed {
             let mut all = owner.publications.iter(&self.publications);
             return all
-                .find(|(id, record)| fits(*id, record) && record.block().dialog_id() == dialog_id)
+                .find(|(_, record)| {
+                    is_free(record) && is_same_dialog(dialog_id, record.block().dialog_id())
+                })
                 .map(|(id, _)| id);
         }
         let first = self.first_of_dialog(presentity, dialog_id);
         let all = Dialog::<M>::starting_at(first);
         let mut all = all.iter(&self.index.entries).map(|(_, entry)| entry.publication);
-        all.find(|id| self.publications.get(*id).is_some_and(|record| fits(*id, record)))
+        all.find(|id| self.publications.get(*id).is_some_and(is_free))
     }
 
     /// A publication was added to its presentity's list, which may make it one
