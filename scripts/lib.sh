@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/run and scripts/test have in common. Sourced, not run.
+# What the scripts have in common. Sourced, not run.
 
 program=$(basename "$0")
 # "no": nothing is installed, only what is missing is said.

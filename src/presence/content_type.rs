@@ -197,6 +197,7 @@ mod tests {
             (&["application/xml"], "application/simple-message-summary"),
             // A part of a name makes no relative.
             (&["application/session-info"], "application/dialog-info+xml"),
+            (&["application/media-control+xml"], "application/dialog-info+xml"),
             (&["application/summary"], "application/simple-message-summary"),
             (&["text/plain", "image/png"], "application/pidf+xml"),
             // The most specific range decides.
