@@ -214,7 +214,8 @@ pub unsafe fn serve(
     msg: *mut sys::sip_msg,
     body: impl FnOnce(Message<'_>) -> i32,
 ) -> i32 {
-    // SAFETY: the caller's promise; the request stays during this call.
+    // SAFETY: the shim passes what the script's function was called with: NULL,
+    // or the request being routed, which stays during this call.
     let Some(message) = (unsafe { Message::new(msg) }) else { return -1 };
     let served = boundary::enter(name, None, || Some(body(message)));
     served.unwrap_or_else(|| {

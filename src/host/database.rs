@@ -450,7 +450,8 @@ impl Database for Connection {
             }
         } else {
             let query = self.driver.functions.query.ok_or(Fault::Database)?;
-            // SAFETY: as above.
+            // SAFETY: the same arrays of the lengths given, which outlive the
+            // call; `handle` is this driver's connection.
             unsafe {
                 query(
                     self.handle,
@@ -472,8 +473,9 @@ impl Database for Connection {
             if found == 0 || !self.driver.fetches() {
                 break;
             }
-            // SAFETY: as above; fetches the next page into the same result. On
-            // an error the helper frees it and sets it to NULL.
+            // SAFETY: the driver's result, not freed yet; fetches the next page
+            // into the same result. On an error the helper frees it and sets it
+            // to NULL.
             let more = unsafe {
                 sys::db_fetch_next(
                     &raw mut self.driver.functions,

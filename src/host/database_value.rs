@@ -101,7 +101,7 @@ unsafe fn copied(value: &sys::db_val_t) -> Value {
 /// # Safety
 /// `result` is NULL or a result that is not freed yet.
 pub unsafe fn rows(result: *mut sys::db1_res_t, each: &mut dyn FnMut(&[Value])) -> usize {
-    // SAFETY: the caller's promise.
+    // SAFETY: a driver's result or NULL; the caller frees it after this.
     let Some(result) = (unsafe { result.as_ref() }) else { return 0 };
     let count = usize::try_from(result.n).unwrap_or(0);
     if result.rows.is_null() {

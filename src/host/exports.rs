@@ -27,7 +27,7 @@ pub unsafe extern "C" fn presence_set_parameter(
     number: c_long,
 ) -> c_int {
     boundary::enter("set_parameter", -1, || {
-        // SAFETY: the caller's promise.
+        // SAFETY: the shim passes a string literal, and the core's `str` or NULL.
         if unsafe { params::set(name, content, number) } { 0 } else { -1 }
     })
 }
@@ -65,7 +65,8 @@ pub unsafe extern "C" fn presence_handle_publish(
     msg: *mut sys::sip_msg,
     sender: *const sys::_str,
 ) -> c_int {
-    // SAFETY: the caller's promise; both stay valid during this call.
+    // SAFETY: the core routes this request and keeps it, and the shim the
+    // evaluated parameter, during this call.
     unsafe {
         serve("handle_publish", msg, |message| {
             commands::handle_publish(message, text::pointed(sender))
@@ -82,7 +83,8 @@ pub unsafe extern "C" fn presence_handle_subscribe(
     msg: *mut sys::sip_msg,
     watcher: *const sys::_str,
 ) -> c_int {
-    // SAFETY: the caller's promise; both stay valid during this call.
+    // SAFETY: the core routes this request and keeps it, and the shim the
+    // evaluated parameter, during this call.
     unsafe {
         serve("handle_subscribe", msg, |message| {
             commands::handle_subscribe(message, text::pointed(watcher))
@@ -102,7 +104,8 @@ pub unsafe extern "C" fn presence_auth_status(
     presentity: *const sys::_str,
 ) -> c_int {
     boundary::enter("pres_auth_status", -1, || {
-        // SAFETY: the caller's promise; both stay valid during this call.
+        // SAFETY: the shim has both evaluated on its stack; the core keeps their
+        // texts during this call.
         let (watcher, presentity) = unsafe { (value(watcher), value(presentity)) };
         commands::auth_status(watcher, presentity)
     })
@@ -119,7 +122,8 @@ pub unsafe extern "C" fn presence_has_subscribers(
     event: *const sys::_str,
 ) -> c_int {
     boundary::enter("pres_has_subscribers", -1, || {
-        // SAFETY: the caller's promise; both stay valid during this call.
+        // SAFETY: the shim has both evaluated on its stack; the core keeps their
+        // texts during this call.
         let (uri, event) = unsafe { (value(uri), value(event)) };
         commands::has_subscribers(uri, event)
     })
@@ -136,7 +140,8 @@ pub unsafe extern "C" fn presence_update_watchers(
     event: *const sys::_str,
 ) -> c_int {
     boundary::enter("pres_update_watchers", -1, || {
-        // SAFETY: the caller's promise; both stay valid during this call.
+        // SAFETY: the shim has both evaluated on its stack; the core keeps their
+        // texts during this call.
         let (uri, event) = unsafe { (value(uri), value(event)) };
         commands::update_watchers(uri, event)
     })
@@ -154,7 +159,8 @@ pub unsafe extern "C" fn presence_refresh_watchers(
     kind: c_int,
 ) -> c_int {
     boundary::enter("pres_refresh_watchers", -1, || {
-        // SAFETY: the caller's promise; both stay valid during this call.
+        // SAFETY: the shim has both evaluated on its stack; the core keeps their
+        // texts during this call.
         let (uri, event) = unsafe { (value(uri), value(event)) };
         commands::refresh_watchers(uri, event, i64::from(kind), None)
     })
@@ -174,7 +180,8 @@ pub unsafe extern "C" fn presence_refresh_watchers_file(
     name: *const sys::_str,
 ) -> c_int {
     boundary::enter("pres_refresh_watchers", -1, || {
-        // SAFETY: the caller's promise; all stay valid during this call.
+        // SAFETY: the shim has all four evaluated on its stack; the core keeps
+        // their texts during this call.
         let (uri, event, file, name) =
             unsafe { (value(uri), value(event), value(file), value(name)) };
         commands::refresh_watchers(uri, event, i64::from(kind), Some((file, name)))
@@ -191,7 +198,8 @@ pub unsafe extern "C" fn presence_variable_subs_name(
     name: *mut sys::_str,
 ) -> c_int {
     boundary::enter("$subs", -1, || {
-        // SAFETY: the caller's promise.
+        // SAFETY: the script's parser passes the variable that it is making, and
+        // its name.
         unsafe { variables::subs_name(spec, name) }
     })
 }
@@ -207,7 +215,8 @@ pub unsafe extern "C" fn presence_variable_subs(
     value: *mut sys::_pv_value,
 ) -> c_int {
     boundary::enter("$subs", -1, || {
-        // SAFETY: the caller's promise.
+        // SAFETY: the core passes the message in hand, our parameter and the
+        // place of the value.
         unsafe { variables::subs(msg, param, value) }
     })
 }
@@ -222,7 +231,8 @@ pub unsafe extern "C" fn presence_variable_reply_name(
     name: *mut sys::_str,
 ) -> c_int {
     boundary::enter("$notify_reply", -1, || {
-        // SAFETY: the caller's promise.
+        // SAFETY: the script's parser passes the variable that it is making, and
+        // its name.
         unsafe { variables::reply_name(spec, name) }
     })
 }
@@ -238,7 +248,8 @@ pub unsafe extern "C" fn presence_variable_reply(
     value: *mut sys::_pv_value,
 ) -> c_int {
     boundary::enter("$notify_reply", -1, || {
-        // SAFETY: the caller's promise.
+        // SAFETY: the core passes the message in hand, our parameter and the
+        // place of the value.
         unsafe { variables::reply(msg, param, value) }
     })
 }
@@ -250,7 +261,8 @@ pub unsafe extern "C" fn presence_variable_reply(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn presence_bind(api: *mut sys::presence_api) -> c_int {
     boundary::enter("bind_presence", -1, || {
-        // SAFETY: the caller's promise.
+        // SAFETY: a sibling passes its own `presence_api_t`, of the version that
+        // it was built with, or NULL.
         match unsafe { api.as_mut() } {
             Some(api) => {
                 capi::bind::fill(api);
@@ -269,7 +281,8 @@ pub unsafe extern "C" fn presence_bind(api: *mut sys::presence_api) -> c_int {
 /// # Safety
 /// `text` is NULL or a `str` that stays for `'a`.
 unsafe fn value<'a>(text: *const sys::_str) -> &'a [u8] {
-    // SAFETY: the caller's promise.
+    // SAFETY: a `str` that the shim has evaluated; its text is the core's and
+    // stays during the command.
     unsafe { text::pointed(text) }.unwrap_or_default()
 }
 

@@ -126,7 +126,7 @@ fn scatter(heap: &Heap, set: &[(usize, usize)], times: usize) {
         given_back.push(fragment);
         let end = fragment.addr() + size;
         for _ in 0..ATTEMPTS {
-            // SAFETY: as above.
+            // SAFETY: both heaps exist before modules are initialised.
             let separator = unsafe { (heap.allocate)(SEPARATOR) };
             // The right one stays in use as long as its heap; nobody needs its
             // address.

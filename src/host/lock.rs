@@ -55,7 +55,9 @@ pub unsafe fn with_raw<R>(lock: *mut sys::gen_lock_t, body: impl FnOnce() -> R) 
             unsafe { sys::kshim_unlock(self.0) }
         }
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: whoever passes a lock of C's structures has found it initialised
+    // (`lock_init`); this process does not hold it, so it does not wait for
+    // itself.
     unsafe { sys::kshim_lock(lock) };
     let _release = Release(lock);
     body()

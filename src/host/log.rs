@@ -53,7 +53,7 @@ fn emit(facility: Option<i32>, level: i32, file: &str, line: u32, message: fmt::
         Some(facility) => unsafe {
             sys::kshim_log_facility(facility, level, place.as_ptr(), text.as_ptr().cast(), length);
         },
-        // SAFETY: as above.
+        // SAFETY: both strings outlive the call; `text` is read up to `length`.
         None => unsafe {
             sys::kshim_log(level, place.as_ptr(), text.as_ptr().cast(), length);
         },

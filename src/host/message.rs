@@ -168,7 +168,8 @@ impl<'a> Message<'a> {
         // as long as the message.
         match unsafe { self.fields().to.as_ref() } {
             None => Err(Rejection::bad_request("Missing To")),
-            // SAFETY: as above.
+            // SAFETY: a To that is found was parsed into a `to_body`, which stays
+            // with the message.
             Some(field) => unsafe { field.parsed.cast::<sys::to_body>().as_ref() }
                 .filter(|to| to.uri.len > 0)
                 .ok_or(Rejection::bad_request("Malformed To")),

@@ -49,7 +49,8 @@ pub fn event(package: PackageId) -> *mut sys::pres_ev_t {
 /// # Safety
 /// `event` is NULL or points to a `pres_ev_t`.
 pub unsafe fn package_of(event: *const sys::pres_ev_t) -> Option<PackageId> {
-    // SAFETY: the caller's promise.
+    // SAFETY: a sibling passes NULL or a structure whose name is set; it stays
+    // during the call.
     let name = unsafe { text::bytes(event.as_ref()?.name) };
     registered(|known| {
         let same = known.events.iter().position(|one| ptr::eq(*one, event));
@@ -292,7 +293,8 @@ pub fn merged(package: PackageId, user: &[u8], domain: &[u8], document: &[u8]) -
 /// # Safety
 /// `event` is NULL or points to a `pres_ev_t`.
 pub unsafe fn is_shared_line(event: *const sys::pres_ev_t) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: a sibling passes NULL or a structure whose name is set; it stays
+    // during the call.
     let Some(id) = (unsafe { package_of(event) }) else { return false };
     registered(|known| known.registry.get(id).is_some_and(|package| package.is_shared_line()))
 }

@@ -12,7 +12,7 @@ use crate::host::{module, sys, text};
 /// # Safety
 /// `name` is a terminated string, `content` NULL or a valid `str`.
 pub unsafe fn set(name: *const c_char, content: *const sys::_str, number: i64) -> bool {
-    // SAFETY: the caller's promise: the shim passes a string literal.
+    // SAFETY: the shim passes a string literal.
     let name = unsafe { CStr::from_ptr(name) }.to_str().unwrap_or_default();
     // SAFETY: the core keeps the value during the call; it is copied here.
     let value = match unsafe { text::pointed(content) } {

@@ -17,7 +17,7 @@ use crate::presence::subscription::Snapshot;
 struct Stateless(sys::sl_api_t);
 // SAFETY: function pointers, filled once before the fork and only read.
 unsafe impl Sync for Stateless {}
-// SAFETY: as above.
+// SAFETY: function pointers, valid in every thread.
 unsafe impl Send for Stateless {}
 
 static STATELESS: OnceLock<Stateless> = OnceLock::new();
@@ -111,7 +111,8 @@ impl<'a> Request<'a> {
                 // SAFETY: the message is being routed; reason and headers
                 // outlive the call, which copies them into the reply.
                 (Some((send, _)), None) => unsafe { send(msg, code, &raw mut reason) },
-                // SAFETY: as above, and so does the tag.
+                // SAFETY: the message is being routed; reason, headers and tag
+                // outlive the call, which copies them into the reply.
                 (Some((_, send)), Some(_)) => unsafe {
                     send(msg, code, &raw mut reason, &raw mut own_tag)
                 },
@@ -127,10 +128,11 @@ impl<'a> Request<'a> {
         // SAFETY: the message is being routed; its list of reply headers stays
         // as it is during this function.
         let mut next = unsafe { (*self.message.as_ptr()).reply_lump };
-        // SAFETY: as above.
+        // SAFETY: the list's elements are the message's own; nobody adds or
+        // removes one meanwhile.
         while let Some(lump) = unsafe { next.as_ref() } {
             if lump.flags & sys::LUMP_RPL_HDR as i32 != 0 {
-                // SAFETY: as above.
+                // SAFETY: a lump's text lives as long as the lump.
                 headers.extend_from_slice(unsafe { text::bytes(lump.text) });
             }
             next = lump.next;
@@ -278,10 +280,11 @@ fn with_content_length<R>(message: Message<'_>, call: impl FnOnce(*mut sys::sip_
         parsed: std::ptr::without_provenance_mut(message.body_length()),
         ..Default::default()
     };
-    // SAFETY: as above; `field` outlives the call and is taken away after it.
+    // SAFETY: the message is valid and we are the only ones who use it now;
+    // `field` outlives the call and is taken away after it.
     unsafe { (*msg).content_length = &raw mut field };
     let result = call(msg);
-    // SAFETY: as above.
+    // SAFETY: the message is still valid, and nothing else points to `field`.
     unsafe { (*msg).content_length = std::ptr::null_mut() };
     result
 }

@@ -54,7 +54,8 @@ impl Parsed {
     /// They stay in place while the result lives.
     unsafe fn new(text: *mut c_char, length: c_int) -> Option<Parsed> {
         let mut message = Parsed(Box::default());
-        // SAFETY: the caller's promise.
+        // SAFETY: the text has `length` bytes and stays while the message lives;
+        // the core's parser fills the structure, which was all zero.
         let result = unsafe {
             sys::build_sip_msg_from_buf(&raw mut *message.0, text, length, sys::inc_msg_no())
         };

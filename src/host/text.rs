@@ -21,7 +21,8 @@ pub unsafe fn bytes<'a>(text: sys::_str) -> &'a [u8] {
 /// # Safety
 /// `text` is NULL or points to a `str`; its bytes live for `'a`.
 pub unsafe fn pointed<'a>(text: *const sys::_str) -> Option<&'a [u8]> {
-    // SAFETY: the caller's promise; NULL is checked by `as_ref`.
+    // SAFETY: a `str` of Kamailio's, whose bytes stay as long as what it belongs
+    // to; NULL is checked by `as_ref`.
     unsafe { text.as_ref().map(|text| bytes(*text)) }
 }
 

@@ -35,7 +35,8 @@ static FREE_AT_START: OnceLock<usize> = OnceLock::new();
 struct Transactions(sys::tm_binds);
 // SAFETY: function pointers and addresses in tm, filled once before the fork.
 unsafe impl Sync for Transactions {}
-// SAFETY: as above.
+// SAFETY: function pointers and addresses in tm, valid in every thread; see
+// `Sync`.
 unsafe impl Send for Transactions {}
 
 /// What became of a NOTIFY, while the transaction still exists.
@@ -148,7 +149,8 @@ impl Transport for TmTransport {
         if result == NO_MEMORY && has_room(bytes) && !Dialog::is_gone(dialog.way(subscription)) {
             // There is memory now: it has come back, or something else is wrong.
             dialog.raw.loc_seq.value = notify.cseq.wrapping_sub(1);
-            // SAFETY: as above.
+            // SAFETY: the request still points to what lives on this stack; the
+            // failed try has kept nothing of it.
             result = unsafe { send(&raw mut request) };
         }
         drop(shown);
@@ -224,8 +226,9 @@ unsafe extern "C" fn on_completed_kept(
     params: *mut sys::tmcb_params,
 ) {
     boundary::enter("notify_reply", (), || {
-        // SAFETY: as above. The block was handed over with this callback,
-        // which tm calls once: it is freed here.
+        // SAFETY: tm passes a structure on its stack, with our parameter. The
+        // block was handed over with this callback, which tm calls once: it is
+        // freed here.
         unsafe {
             complete(transaction, params, |parameter| {
                 let kept = Kept::take_back(parameter).map(|kept| kept.read());
@@ -242,10 +245,11 @@ unsafe fn complete(
     params: *mut sys::tmcb_params,
     read: impl FnOnce(*mut c_void) -> (u64, Option<Snapshot>),
 ) {
-    // SAFETY: the caller's promise; `param` is the address of the pointer that
-    // carries our parameter.
+    // SAFETY: tm passes a structure that stays during the callback; `param` is
+    // the address of the pointer that carries our parameter.
     let (Some(raw), Some(hook)) = (unsafe { params.as_ref() }, HOOK.get()) else { return };
-    // SAFETY: as above.
+    // SAFETY: `param` is the address of a pointer in tm's callback record, or
+    // NULL.
     let parameter = unsafe { raw.param.as_ref() }.map_or(ptr::null_mut(), |p| *p);
     let (token, subscription) = read(parameter);
     hook(&Completion {

@@ -165,7 +165,8 @@ const ATTRIBUTES: &[(&[u8], Attribute)] = &[
 /// # Safety
 /// `spec` is the variable being made, `name` a valid `str`.
 pub unsafe fn subs_name(spec: *mut sys::_pv_spec, name: *const sys::_str) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: the script's parser passes the variable it is making, and its name
+    // as a `str` that stays during the call.
     let (Some(spec), Some(name)) = (unsafe { spec.as_mut() }, unsafe { text::pointed(name) })
     else {
         return -1;
@@ -194,19 +195,20 @@ pub unsafe fn subs(
     let attribute = ATTRIBUTES.get(at).map(|(_, attribute)| *attribute);
     let shown = CURRENT.with_borrow(Option::clone);
     let (Some(attribute), Some(shown)) = (attribute, shown) else {
-        // SAFETY: the caller's promise.
+        // SAFETY: the core passes the place of a value; `pv_get_null` only writes
+        // to it.
         return unsafe { sys::pv_get_null(msg, param, value) };
     };
     let subscription = &shown.subscription;
     let bytes = |bytes: &[u8]| {
         let mut lent = text::lend(bytes);
-        // SAFETY: the caller's promise. The value points into what CURRENT
-        // holds, which outlives its use by the script.
+        // SAFETY: the core passes the place of a value. The value points into
+        // what CURRENT holds, which outlives its use by the script.
         unsafe { sys::pv_get_strval(msg, param, value, &raw mut lent) }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the core passes the place of a value; the number is copied into it.
     let number = |number: u32| unsafe { sys::pv_get_uintval(msg, param, value, number as _) };
-    // SAFETY: the caller's promise.
+    // SAFETY: the core passes the place of a value; the number is copied into it.
     let signed = |number: u32| unsafe {
         sys::pv_get_sintval(msg, param, value, i32::from_ne_bytes(number.to_ne_bytes()) as _)
     };
@@ -228,7 +230,8 @@ pub unsafe fn subs(
 /// # Safety
 /// As for `subs_name`.
 pub unsafe fn reply_name(spec: *mut sys::_pv_spec, name: *mut sys::_str) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: the script's parser passes the variable it is making, and its name
+    // as a `str` that stays during the call.
     let (Some(spec), Some(inner)) = (unsafe { spec.as_mut() }, unsafe { text::pointed(name) })
     else {
         return -1;
@@ -258,8 +261,8 @@ pub unsafe fn reply(
     value: *mut sys::_pv_value,
 ) -> c_int {
     let reply = REPLY.get();
-    // SAFETY: the caller's promise; `reply_name` has stored a variable there,
-    // and the reply is valid while REPLY names it.
+    // SAFETY: the core passes the place of a value; `reply_name` has stored a
+    // variable there, and the reply is valid while REPLY names it.
     unsafe {
         let variable = param.as_ref().map_or(ptr::null_mut(), |param| param.pvn.u.dname);
         if reply.is_null() || variable.is_null() {

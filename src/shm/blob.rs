@@ -22,7 +22,8 @@ pub struct Blob<M: Memory> {
 // SAFETY: a blob owns its bytes alone and never changes them, and `Heap` may be
 // given memory back from anywhere.
 unsafe impl<M: Memory> Send for Blob<M> {}
-// SAFETY: as above; a shared blob is only read.
+// SAFETY: a shared blob is only read: nothing changes its bytes before it is
+// dropped.
 unsafe impl<M: Memory> Sync for Blob<M> {}
 
 impl<M: Memory> Blob<M> {

@@ -5,6 +5,7 @@
 mod layers;
 mod markdown;
 mod parameters;
+mod safety;
 mod source;
 
 use std::path::{Path, PathBuf};

@@ -60,7 +60,8 @@ fn fill(
     subs.expires = granted.map_err(|rejection| rejection.reason)?;
 
     // Allocate first: the caller frees nothing that it was not given.
-    // SAFETY: as above.
+    // SAFETY: the event is NULL or one of our structures in shared memory, which
+    // are never freed.
     let shared_line = unsafe { packages::is_shared_line(subs.event) }
         .then(|| presentity_uri(request.contact_user, request.from.host));
     let initial = request.to_tag.is_none();

@@ -86,7 +86,8 @@ fn add(given: &sys::pres_ev_t, name: &[u8]) -> Result<PackageId, &'static str> {
         if known.events.len() == usize::from(id.0) {
             // The newest is first in the list, as siblings may walk it.
             let newest = known.events.last().copied().unwrap_or(ptr::null_mut());
-            // SAFETY: as above.
+            // SAFETY: `event` is our own structure in shared memory; modules
+            // register before the fork, so nobody reads it now.
             unsafe { (*event).next = newest };
             known.events.push(event);
         }
@@ -240,7 +241,8 @@ pub unsafe extern "C" fn search_event(event: *mut sys::event_t) -> *mut sys::pre
     boundary::enter("search_event", ptr::null_mut(), || {
         // SAFETY: a sibling passes a parsed event, which stays during the call.
         match unsafe { event.as_ref() } {
-            // SAFETY: as above.
+            // SAFETY: the sibling's event was filled by the core's parser; its
+            // text stays during the call.
             Some(event) => find(&unsafe { event_of(event) }),
             None => ptr::null_mut(),
         }
@@ -257,13 +259,15 @@ fn find(event: &Event) -> *mut sys::pres_ev_t {
 /// # Safety
 /// `event` was filled by the core's parser and its text still exists.
 unsafe fn event_of(event: &sys::event_t) -> Event {
-    // SAFETY: the caller's promise.
+    // SAFETY: the core's parser points into the text that it was given, which
+    // still exists.
     let name = unsafe { text::bytes(event.name) }.to_vec();
     let mut parameters = Vec::new();
     let mut parameter = event.params.list;
-    // SAFETY: as above.
+    // SAFETY: the parser's list of parameters ends with NULL; its elements are in
+    // pkg memory.
     while let Some(one) = unsafe { parameter.as_ref() } {
-        // SAFETY: as above.
+        // SAFETY: name and body point into the parsed text.
         parameters
             .push(unsafe { (text::bytes(one.name).to_vec(), text::bytes(one.body).to_vec()) });
         parameter = one.next;

@@ -78,7 +78,8 @@ pub unsafe extern "C" fn destroy_shtable(table: sys::shtable_t, size: c_int) {
 /// `table` has `count` complete slots and nobody uses it.
 unsafe fn destroy(table: sys::shtable_t, count: usize) {
     for at in 0..count {
-        // SAFETY: the caller's promise.
+        // SAFETY: `new_shtable` has made so many slots; each is complete, and its
+        // sibling uses none any more.
         unsafe {
             let head = (*table.add(at)).entries;
             if head.is_null() {
@@ -104,7 +105,8 @@ pub unsafe extern "C" fn mem_copy_subs(subs: *mut sys::subs_t, kind: c_int) -> *
         // SAFETY: a sibling passes a valid structure.
         let Some(subs) = (unsafe { subs.as_ref() }) else { return ptr::null_mut() };
         let in_pkg = kind & sys::PKG_MEM_TYPE as c_int != 0;
-        // SAFETY: as above; both heaps align to 8.
+        // SAFETY: the sibling's structure stays during the call; both heaps align
+        // to 8.
         let made = unsafe {
             if in_pkg {
                 copy(subs, |size| sys::kshim_pkg_malloc(size as _).cast())
@@ -171,7 +173,8 @@ unsafe fn unlink(
     wanted: impl Fn(&sys::subs_t) -> bool,
 ) -> *mut sys::subs_t {
     let mut before = head;
-    // SAFETY: the caller's promise.
+    // SAFETY: the slot's lock is held: nobody else changes the list, whose nodes
+    // are made by `copy`.
     unsafe {
         while !before.is_null() && !(*before).next.is_null() {
             let node = (*before).next;
@@ -208,7 +211,8 @@ pub(super) unsafe fn search(
     to_tag: sys::_str,
     from_tag: sys::_str,
 ) -> *mut sys::subs_t {
-    // SAFETY: the caller's promise.
+    // SAFETY: the slot's lock is held: nobody else changes the list, which ends
+    // with NULL.
     unsafe {
         let mut node = head.as_ref().map_or(ptr::null_mut(), |head| head.next);
         while let Some(one) = node.as_ref() {
@@ -278,7 +282,7 @@ pub unsafe extern "C" fn update_shtable(
 /// # Safety
 /// The lock of the node's slot is held.
 unsafe fn update(node: *mut sys::subs_t, subs: &mut sys::subs_t, kind: c_int) -> c_int {
-    // SAFETY: the caller's promise; strings of both records exist.
+    // SAFETY: the lock of the node's slot is held; strings of both records exist.
     unsafe {
         let known = &mut *node;
         // Allocate first, change after.

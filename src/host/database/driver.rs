@@ -165,7 +165,7 @@ impl Driver {
             (Some(init2), _) if own => unsafe {
                 init2(&raw const url, sys::db_pooling_t_DB_POOLING_NONE)
             },
-            // SAFETY: as above.
+            // SAFETY: reads the URL; the driver keeps a copy of its own.
             (_, Some(init)) => unsafe { init(&raw const url) },
             _ => ptr::null_mut(),
         };

@@ -28,7 +28,8 @@ pub struct WriteTurn(UnsafeCell<libc::pthread_mutex_t>);
 
 // SAFETY: the mutex is process-shared, and touched by pthread's functions only.
 unsafe impl Sync for WriteTurn {}
-// SAFETY: as above; it belongs to no thread while nobody holds it.
+// SAFETY: a mutex that is free belongs to no thread; pthread's functions alone
+// touch it.
 unsafe impl Send for WriteTurn {}
 
 impl WriteTurn {

@@ -77,7 +77,8 @@ impl<'a> Header<'a> {
         if self.field().parsed.is_null() && unsafe { parse(self.field.as_ptr()) } < 0 {
             return None;
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: `parse` has left a `T` there, as the host's parser of this kind
+        // of header does; it stays with the message.
         unsafe { self.field().parsed.cast::<T>().as_ref() }
     }
 

@@ -213,10 +213,12 @@ fn pick(values: &[(&'static str, Value)], names: &[&'static str]) -> Vec<sys::db
 /// # Safety
 /// The record is valid with its strings and its event.
 unsafe fn values(subs: &sys::subs_t) -> Vec<(&'static str, Value)> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the strings of a record in a sibling's table stay while its slot is
+    // locked, or while the sibling's call lasts.
     let text = |given: sys::_str| Value::text(unsafe { text::bytes(given) });
     let number = |given: u32| Value::Int(i64::from(given));
-    // SAFETY: as above.
+    // SAFETY: a record points to its event, one of our structures in shared
+    // memory, which are never freed; or to none.
     let event = unsafe { subs.event.as_ref() }.map(|event| event.name).unwrap_or_default();
     vec![
         ("presentity_uri", text(subs.pres_uri)),

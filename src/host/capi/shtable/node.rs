@@ -13,8 +13,8 @@ use crate::host::{memory, sys, text};
 /// # Safety
 /// `node` is made by `copy` in shared memory and is in no list.
 pub(in crate::host::capi) unsafe fn free_node(node: *mut sys::subs_t) {
-    // SAFETY: the caller's promise; strings outside the block are our own
-    // blocks of shared memory.
+    // SAFETY: the node was made by `copy` and nobody finds it any more; strings
+    // outside the block are our own blocks of shared memory.
     unsafe {
         for text in [(*node).contact.s, (*node).record_route.s] {
             free_outside(node, text.cast());
@@ -28,7 +28,7 @@ pub(in crate::host::capi) unsafe fn free_node(node: *mut sys::subs_t) {
 /// # Safety
 /// `node` is made by `copy`; `text` is NULL or one of its strings.
 pub(super) unsafe fn free_outside(node: *mut sys::subs_t, text: *mut u8) {
-    // SAFETY: the caller's promise. `user_agent` is the last string in the
+    // SAFETY: the node was made by `copy`: `user_agent` is the last string in the
     // block and always has a pointer.
     unsafe {
         let last = (*node).user_agent;
@@ -69,7 +69,7 @@ pub(super) unsafe fn copy(
         |s| &mut s.user_agent,
     ];
     let mut source = *from;
-    // SAFETY: the caller's promise about the strings.
+    // SAFETY: the strings of a `subs_t` have `len` readable bytes, or no pointer.
     let texts = parts.map(|part| unsafe { text::bytes(*part(&mut source)) });
     let strings: usize = texts.iter().map(|text| text.len()).sum();
     // One byte more, so that the last string points into the block even when
@@ -125,7 +125,7 @@ pub(super) fn shm_block(size: usize) -> *mut u8 {
 /// # Safety
 /// `from` is valid with its strings.
 pub(in crate::host::capi) unsafe fn pkg_copy(from: &sys::subs_t) -> *mut sys::subs_t {
-    // SAFETY: the caller's promise; pkg memory is aligned to 8.
+    // SAFETY: `from` has its strings; pkg memory is aligned to 8.
     unsafe { copy(from, |size| sys::kshim_pkg_malloc(size as _).cast()) }
 }
 
@@ -134,7 +134,8 @@ pub(in crate::host::capi) unsafe fn pkg_copy(from: &sys::subs_t) -> *mut sys::su
 /// # Safety
 /// Both records exist and do not change meanwhile.
 pub(super) unsafe fn equal(one: sys::_str, other: sys::_str) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: strings of records whose slot is locked, or that are in no table:
+    // nobody frees them meanwhile.
     unsafe { text::bytes(one) == text::bytes(other) }
 }
 
@@ -143,11 +144,13 @@ pub(super) unsafe fn equal(one: sys::_str, other: sys::_str) -> bool {
 /// # Safety
 /// As for [`equal`].
 pub(super) unsafe fn replacement(old: sys::_str, new: sys::_str) -> Result<Option<sys::_str>, ()> {
-    // SAFETY: the caller's promise.
+    // SAFETY: strings of records whose slot is locked, or that are in no table:
+    // nobody frees them meanwhile.
     if unsafe { equal(old, new) } {
         return Ok(None);
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the new string is of the record that a sibling has passed; it stays
+    // during the call.
     let bytes = unsafe { text::bytes(new) };
     let block = memory::shm_copy(bytes).ok_or(())?;
     Ok(Some(sys::_str { s: block.as_ptr().cast(), len: text::lend(bytes).len }))
