@@ -7,6 +7,7 @@ mod markdown;
 mod parameters;
 mod safety;
 mod source;
+mod walks;
 
 use std::path::{Path, PathBuf};
 
