@@ -4,7 +4,7 @@ use crate::presence::presentity::PresentityKey;
 use crate::shm::{Id, Memory};
 use crate::store::lanes::{Send, close_pass};
 use crate::store::records::{Phase, Presentity};
-use crate::store::shard::{Shard, later};
+use crate::store::shard::Shard;
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
 
@@ -43,9 +43,7 @@ impl<M: Memory> Store<M> {
                     continue;
                 };
                 record.in_flight = false;
-                if later(record.told, send.told) {
-                    record.told = send.told;
-                }
+                record.was_told_only(send.told);
                 if let (Phase::Leaving, Some(why)) = (record.phase, send.ending) {
                     record.phase = Phase::Ending(why);
                 }

@@ -289,9 +289,7 @@ fn replace<M: Memory>(
 
 /// A watcher has not been told of more than this round.
 fn not_told<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, round: u32) {
-    if let Some(record) = records.subscriptions.get_mut(id)
-        && later(record.told, round)
-    {
-        record.told = round;
+    if let Some(record) = records.subscriptions.get_mut(id) {
+        record.was_told_only(round);
     }
 }

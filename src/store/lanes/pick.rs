@@ -1,0 +1,270 @@
+//! Picks those who lack a version of the state, with the numbers of their NOTIFYs.
+
+use crate::presence::subscription::{Ending, Text, may_see};
+use crate::shm::{Id, Memory};
+use crate::store::dialogs::Places;
+use crate::store::lanes::fan_out::{close_pass, next_in_pass, start_pass, wants_change};
+use crate::store::lanes::{CSEQ_RESERVE, Composed, Document, Send, Taken, by_document};
+use crate::store::records::{Claim, Phase, Subscription, Watched};
+use crate::store::shard::{Shard, later};
+use crate::store::subscriptions::snapshot;
+use crate::store::{LaneRef, Store, Token};
+
+/// So many times as many watchers as NOTIFYs are looked at in one go.
+const VISITS: usize = 4;
+
+/// One portion, while it is picked under the shard's lock.
+struct Picking<'a, M: Memory> {
+    lane: LaneRef<M>,
+    composed: Composed<'a>,
+    now: i64,
+    limit: usize,
+    /// So many watchers may still be looked at.
+    visits: usize,
+    sends: Vec<Send>,
+    /// Subscriptions that are rows, whose records are gone: where the index has
+    /// them.
+    released: Vec<(Places, Token)>,
+}
+
+impl<M: Memory> Picking<'_, M> {
+    fn is_full(&self) -> bool {
+        self.sends.len() >= self.limit || self.visits == 0
+    }
+}
+
+impl<M: Memory> Store<M> {
+    /// Takes subscriptions that have not been told of what was composed, up
+    /// to `limit` NOTIFYs or a few times as many that need none.
+    pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Taken {
+        let mut picking = Picking {
+            lane,
+            composed,
+            now,
+            limit,
+            visits: limit.saturating_mul(VISITS),
+            sends: Vec::new(),
+            released: Vec::new(),
+        };
+        let found = self.with(usize::from(lane.shard), |records| {
+            self.pick_due(records, &mut picking);
+            // Those whose subscriptions are rows are all due one by one.
+            if self.policy.rows_only() {
+                let owner = records.presentities.get(lane.presentity);
+                let is_latest = owner.is_some_and(|owner| owner.round == composed.round);
+                return (picking.sends.len() >= limit, is_latest, Vec::new());
+            }
+            let more = self.pick_others(records, &mut picking);
+            // Now, or the next call would begin the walk again.
+            close_pass(records, lane.presentity);
+            let unreserved = self.unreserved(records, &picking.sends);
+            by_document(&mut picking.sends);
+            (more, true, unreserved)
+        });
+        for (places, token) in picking.released {
+            self.forget(places, token);
+        }
+        let (more, is_latest, unreserved) = found.unwrap_or((false, true, Vec::new()));
+        Taken { sends: picking.sends, more, is_latest, unreserved }
+    }
+
+    /// Those who await a NOTIFY of their own.
+    fn pick_due(&self, records: &mut Shard<M>, picking: &mut Picking<'_, M>) {
+        let composed = picking.composed;
+        // Who subscribed while only changes were composed waits for the rest.
+        let only_changes = composed.watchers.is_some_and(|watchers| !watchers.has_all);
+        while !picking.is_full() {
+            picking.visits -= 1;
+            let Some(owner) = records.presentities.get_mut(picking.lane.presentity) else { break };
+            // Who subscribed after a change must not be shown the state before
+            // it, for the change counts as told: it waits for the next round.
+            let first = owner.due.front().and_then(|id| records.subscriptions.get(id));
+            if first.is_some_and(|record| {
+                record.in_flight
+                    || later(record.told, composed.round)
+                    || (only_changes && record.claim != Claim::Walk)
+            }) {
+                break;
+            }
+            let Some(id) = owner.due.pop_front(&mut records.subscriptions) else { break };
+            let Some(record) = records.subscriptions.get_mut(id) else { continue };
+            record.is_due = false;
+            match record.phase {
+                Phase::Held | Phase::Leaving | Phase::Gone => continue,
+                Phase::Live if composed.skips(record) => {}
+                Phase::Live => {
+                    let newest = match record.claim {
+                        Claim::Walk => composed.for_all(record.told),
+                        Claim::None | Claim::Asked | Claim::Rescue | Claim::Turn(_) => {
+                            Document::Newest
+                        }
+                    };
+                    self.pick_one(records, picking, id, newest);
+                }
+                Phase::Ending(_) => self.pick_one(records, picking, id, Document::Newest),
+            }
+            self.picked_due(records, picking, id);
+        }
+    }
+
+    /// One that was due has been seen to.
+    fn picked_due(
+        &self,
+        records: &mut Shard<M>,
+        picking: &mut Picking<'_, M>,
+        id: Id<Subscription<M>>,
+    ) {
+        if self.policy.rows_only() {
+            let shard = usize::from(picking.lane.shard);
+            picking.released.extend(self.release_row(records, shard, id));
+            return;
+        }
+        let Some(record) = records.subscriptions.get_mut(id) else { return };
+        match record.phase {
+            Phase::Ending(_) => record.phase = Phase::Leaving,
+            _ => record.has_been_told(picking.composed.round),
+        }
+    }
+
+    /// Those of all watchers who have to be told of a change; true if there are
+    /// others.
+    fn pick_others(&self, records: &mut Shard<M>, picking: &mut Picking<'_, M>) -> bool {
+        let (composed, presentity) = (picking.composed, picking.lane.presentity);
+        start_pass(records, presentity, composed.round);
+        while !picking.is_full() {
+            let Some(id) = next_in_pass(records, presentity, composed.round) else {
+                return false;
+            };
+            picking.visits -= 1;
+            if wants_change(records, id, composed.round, picking.now) {
+                let record = records.subscriptions.get(id);
+                let newest = record.map_or(Document::Newest, |r| composed.for_all(r.told));
+                self.pick_one(records, picking, id, newest);
+            }
+            if let Some(record) = records.subscriptions.get_mut(id) {
+                record.has_been_told(composed.round);
+            }
+        }
+        true
+    }
+
+    /// The NOTIFYs that bring one subscription up to what was composed. `newest`
+    /// is its form of the newest document.
+    fn pick_one(
+        &self,
+        records: &mut Shard<M>,
+        picking: &mut Picking<'_, M>,
+        id: Id<Subscription<M>>,
+        newest: Document,
+    ) {
+        let (lane, composed, now) = (picking.lane, picking.composed, picking.now);
+        let rows_only = self.policy.rows_only();
+        let token = match rows_only {
+            true => Some(Token::ROW),
+            false => self.token(usize::from(lane.shard), records, id),
+        };
+        let Some(owner) = records.presentities.get(lane.presentity) else { return };
+        let watched = owner.watched(&records.words);
+        let walk = owner.aside.and_then(|id| records.asides.get(id)).map_or(0, |a| a.rows.round);
+        let Some(record) = records.subscriptions.get_mut(id) else { return };
+        let ending = match record.phase {
+            Phase::Ending(why) => Some(why),
+            _ => None,
+        };
+        let sends = &mut picking.sends;
+        let sees = may_see(record.status, record.text(Text::Reason))
+            && ending.is_none_or(Ending::shows_state);
+        if sees && ending.is_none() {
+            let up_to = |round| composed.farewells.partition_point(|f| !later(f.round, round));
+            let mut at = up_to(record.told);
+            // A walk over rows is about the changes up to its round; what ends
+            // later is said by the next one, once.
+            let end = if rows_only { up_to(walk).max(at) } else { composed.farewells.len() };
+            let (mut told, mut covered) = (record.told, false);
+            while let Some(first) = composed.farewells.get(at..end).and_then(<[_]>::first) {
+                let rest = &composed.farewells[at..end];
+                let next = at + rest.partition_point(|f| f.document <= first.document);
+                let document = Document::Farewells(at, next);
+                sends.push(next_notify(record, watched, token, document, None, now).after(told));
+                let last = composed.farewells[next - 1].round;
+                // The farewell of the newest round is the newest state.
+                covered = last == composed.round;
+                // Numbers in a row that are taken together are given back together.
+                told = if rows_only { told } else { last };
+                at = next;
+            }
+            if !covered {
+                sends.push(next_notify(record, watched, token, newest, None, now).after(told));
+            }
+        } else {
+            let document = if sees { newest } else { Document::None };
+            sends.push(next_notify(record, watched, token, document, ending, now));
+        }
+        if self.policy.keeps_rows()
+            && record.has_row
+            && record.reserved_cseq < record.local_cseq.saturating_add(CSEQ_RESERVE / 2)
+        {
+            records.mark_dirty(id);
+        }
+    }
+
+    /// Of those who go on, whose rows do not reserve the CSeqs of their NOTIFYs.
+    fn unreserved(&self, records: &Shard<M>, sends: &[Send]) -> Vec<Token> {
+        if !self.policy.keeps_rows() {
+            return Vec::new();
+        }
+        let living = sends.iter().filter(|send| send.ending.is_none());
+        let is_unreserved = |token: &Token| {
+            Self::resolve(records, *token)
+                .and_then(|id| records.subscriptions.get(id))
+                .is_some_and(|record| record.has_row && record.reserved_cseq < record.local_cseq)
+        };
+        living.filter_map(|send| send.token).filter(is_unreserved).collect()
+    }
+}
+
+impl Composed<'_> {
+    /// Nothing is sent to this one, who has just subscribed.
+    fn skips<M: Memory>(&self, record: &Subscription<M>) -> bool {
+        self.skip_first
+            && record.local_cseq <= 1
+            && may_see(record.status, record.text(Text::Reason))
+    }
+
+    /// The newest document for those who are told because it has changed.
+    fn for_all(&self, told: u32) -> Document {
+        match self.watchers {
+            Some(watchers) if !later(watchers.full_since, told) => Document::Changed,
+            _ => Document::Newest,
+        }
+    }
+}
+
+impl Send {
+    /// The watcher was told of this round before.
+    fn after(self, told: u32) -> Send {
+        Send { told, ..self }
+    }
+}
+
+fn next_notify<M: Memory>(
+    record: &mut Subscription<M>,
+    watched: Watched<'_>,
+    token: Option<Token>,
+    document: Document,
+    ending: Option<Ending>,
+    now: i64,
+) -> Send {
+    record.in_flight = true;
+    record.set_numbers(record.numbers().next());
+    Send {
+        subscription: snapshot(record, watched, now),
+        token,
+        document,
+        told: record.told,
+        ending,
+        claim: record.claim,
+        expires_at: record.expires_at.get(),
+        null_reason: record.null_reason,
+    }
+}

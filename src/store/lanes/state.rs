@@ -1,0 +1,159 @@
+//! Copies of a presentity's state.
+
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::PublicationCopy;
+use crate::shm::{Id, Memory};
+use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
+use crate::store::shard::Shard;
+use crate::store::watcher_changes::{WatcherChanges, copy_changes};
+use crate::store::{LaneRef, Store};
+
+/// An ended publication that some watchers have yet to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Farewell {
+    /// The round in which it ended.
+    pub round: u32,
+    /// It is to be shown closed; else as it is, for a last time.
+    pub closing: bool,
+    /// The publication.
+    pub publication: PublicationCopy,
+    /// Number of the document that tells of it, and perhaps of others.
+    pub document: u32,
+}
+
+/// A presentity's state at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Whose.
+    pub key: PresentityKey,
+    /// It counts the changes.
+    pub round: u32,
+    /// Living publications, oldest first.
+    pub publications: Vec<PublicationCopy>,
+    /// Ended ones, by round.
+    pub farewells: Vec<Farewell>,
+    /// Changes of the watchers that are reported on.
+    pub watchers: WatcherChanges,
+}
+
+impl<M: Memory> Store<M> {
+    /// Copies the state of the presentity whose lane the caller owns.
+    pub fn lane_state(&self, lane: LaneRef<M>) -> Option<State> {
+        self.with(usize::from(lane.shard), |records| copy_state(records, lane.presentity, ALL))
+            .ok()?
+    }
+
+    /// The same, but of what is not shown at this time nothing.
+    pub fn lane_state_shown(&self, lane: LaneRef<M>, now: i64) -> Option<State> {
+        self.with(usize::from(lane.shard), |records| {
+            let package = records.presentities.get(lane.presentity)?.package;
+            let newest_at = self.policy.shows_newest(package).then_some(now);
+            copy_state(records, lane.presentity, Wanted { newest_at, farewells: true })
+        })
+        .ok()?
+    }
+
+    /// The state of any presentity without what is not shown at this time, and
+    /// without farewells.
+    pub fn state_shown(&self, key: &PresentityKey, now: i64) -> State {
+        let newest_at = self.policy.shows_newest(key.package).then_some(now);
+        self.copy_of(key, Wanted { newest_at, farewells: false })
+    }
+
+    /// Copies the state of any presentity; empty if there is none.
+    pub fn state(&self, key: &PresentityKey) -> State {
+        self.copy_of(key, ALL)
+    }
+
+    /// The same without farewells.
+    pub fn living(&self, key: &PresentityKey) -> State {
+        self.copy_of(key, Wanted { farewells: false, ..ALL })
+    }
+
+    fn copy_of(&self, key: &PresentityKey, wanted: Wanted) -> State {
+        let hash = self.presentity_hash(&key.identity, key.package);
+        self.with(self.shard_of(&key.identity), |records| {
+            records.find(key, hash).and_then(|id| copy_state(records, id, wanted))
+        })
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| State {
+            key: key.clone(),
+            round: 0,
+            publications: Vec::new(),
+            farewells: Vec::new(),
+            watchers: WatcherChanges::default(),
+        })
+    }
+}
+
+/// What of a state is copied.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// Of the publications none but the newest that lives at this time.
+    newest_at: Option<i64>,
+    farewells: bool,
+}
+
+const ALL: Wanted = Wanted { newest_at: None, farewells: true };
+
+fn copy_state<M: Memory>(
+    records: &Shard<M>,
+    id: Id<Presentity<M>>,
+    wanted: Wanted,
+) -> Option<State> {
+    let owner = records.presentities.get(id)?;
+    let is_state = |record: &Publication<M>| {
+        matches!(record.phase, PublicationPhase::Live | PublicationPhase::Changing)
+    };
+    let copy = |record: &Publication<M>| copy_publication(records, record);
+    let publications = match wanted.newest_at {
+        None => {
+            let all = owner.publications.iter(&records.publications);
+            all.filter(|(_, record)| is_state(record)).map(|(_, record)| copy(record)).collect()
+        }
+        Some(now) => {
+            let lives = |at: Seconds| at.get() >= now;
+            let mut all = owner.publications.iter_back(&records.publications);
+            let newest = all
+                .find(|(_, record)| is_state(record) && record.expires_at.is_none_or(lives))
+                .map(|(_, record)| copy(record));
+            newest.into_iter().collect()
+        }
+    };
+    let mut farewells: Vec<Farewell> = owner
+        .farewells
+        .iter(&records.publications)
+        .take_while(|_| wanted.farewells)
+        .map(|(_, record)| Farewell {
+            round: record.round,
+            closing: record.phase == PublicationPhase::Closing,
+            publication: copy_publication(records, record),
+            document: 0,
+        })
+        .collect();
+    farewells.sort_by_key(|farewell| farewell.round.wrapping_sub(owner.completed));
+    Some(State {
+        key: records.key_of(id)?,
+        round: owner.round,
+        publications,
+        farewells,
+        watchers: copy_changes(records, owner),
+    })
+}
+
+pub(in crate::store) fn copy_publication<M: Memory>(
+    records: &Shard<M>,
+    record: &Publication<M>,
+) -> PublicationCopy {
+    let block = record.block();
+    PublicationCopy {
+        entity_tag: block.entity_tag(),
+        sender: block.sender().to_vec(),
+        body: records.body(record).to_vec(),
+        expires_at: record.expires_at.map(Seconds::get),
+        received: record.received.get(),
+        priority: record.priority,
+        ruid: block.ruid(),
+    }
+}
