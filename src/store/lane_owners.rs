@@ -1,8 +1,9 @@
 //! Who owns a lane: taken by who has work for it, handed over, shared, freed.
 
+use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
 use crate::shm::{Id, Memory};
-use crate::store::lanes::{Send, close_pass};
+use crate::store::lanes::{Send, close_pass, forget_told};
 use crate::store::records::{Phase, Presentity};
 use crate::store::shard::Shard;
 use crate::store::{LaneRef, Store, Token};
@@ -66,6 +67,29 @@ impl<M: Memory> Store<M> {
         }
     }
 
+    /// A run has NOTIFYs in hand that could not leave: what they tell of is not
+    /// forgotten before `untold_again`. (Without memory for that it may be.)
+    pub fn keep_untold(&self, lane: LaneRef<M>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            let aside = records.make_aside(lane.presentity)?;
+            (aside.unsent, aside.owes_ends) = (aside.unsent.saturating_add(1), true);
+            Ok::<_, Fault>(())
+        });
+    }
+
+    /// They are due again, or given up.
+    pub fn untold_again(&self, lane: LaneRef<M>) {
+        let _ = self.with(usize::from(lane.shard), |records| {
+            let Some(aside) = records.aside_mut(lane.presentity) else { return };
+            aside.unsent = aside.unsent.saturating_sub(1);
+            let owner = records.presentities.get(lane.presentity);
+            if owner.is_some_and(|owner| owner.lane.owners() == 0) {
+                forget_told(records, lane.presentity);
+                self.drop_if_idle(records, lane.presentity);
+            }
+        });
+    }
+
     /// Nothing more is tried for these NOTIFYs, which `not_sent` was told of. Who
     /// has ended goes without.
     pub fn given_up(&self, lane: LaneRef<M>, unsent: &[(Token, u32)]) {
@@ -111,6 +135,11 @@ impl<M: Memory> Store<M> {
         self.with(usize::from(lane.shard), |records| {
             close_pass(records, lane.presentity);
             let has_work = records.has_work(lane.presentity);
+            let owner = records.presentities.get(lane.presentity);
+            // Others have some in hand.
+            if owner.is_some_and(|owner| owner.lane.owners() <= 1) {
+                forget_told(records, lane.presentity);
+            }
             let Some(record) = records.presentities.get_mut(lane.presentity) else { return false };
             // What is left is in the hands of others, who will look again.
             let leave = !has_work || (!served && record.lane.owners() > 1);

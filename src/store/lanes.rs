@@ -15,7 +15,7 @@ use crate::presence::subscription::{Ending, Snapshot};
 use crate::store::Token;
 use crate::store::records::Claim;
 
-pub(super) use fan_out::{close_pass, is_spared};
+pub(super) use fan_out::{close_pass, forget_told, is_spared};
 pub(super) use state::copy_publication;
 pub use state::{Farewell, State};
 

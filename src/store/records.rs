@@ -162,6 +162,10 @@ pub struct Aside<M: Memory> {
     pub full_since: u32,
     /// There may be somebody who was last told before `full_since`.
     pub owes_full: bool,
+    /// Runs that have NOTIFYs in hand which did not leave.
+    pub unsent: u16,
+    /// Some watchers may not have been told of what has ended before `completed`.
+    pub owes_ends: bool,
     /// The walk over rows, where the watchers are rows.
     pub rows: RowPass,
     /// Since this round all changes came from `sender`.
@@ -177,6 +181,8 @@ impl<M: Memory> Aside<M> {
             changes: List::new(),
             full_since: 0,
             owes_full: false,
+            unsent: 0,
+            owes_ends: false,
             rows: RowPass::default(),
             sender_since: 0,
             sender: Blob::default(),

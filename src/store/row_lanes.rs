@@ -8,7 +8,7 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::{Places, is_dialog};
-use crate::store::lanes::is_spared;
+use crate::store::lanes::{forget_told, is_spared};
 use crate::store::records::{Claim, Phase, Presentity, Subscription};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{Shard, later};
@@ -212,8 +212,7 @@ impl<M: Memory> Store<M> {
                     let owner = records.presentities.get_mut(lane.presentity);
                     if let Some(owner) = owner.filter(|owner| later(round, owner.completed)) {
                         owner.completed = round;
-                        records.drop_farewells(lane.presentity, Some(round));
-                        records.drop_changes(lane.presentity, Some(round));
+                        forget_told(records, lane.presentity);
                     }
                 }
             }

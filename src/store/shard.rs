@@ -184,7 +184,7 @@ impl<M: Memory> Shard<M> {
             && record.watchers.is_empty()
             && record.publications.is_empty()
             && record.farewells.is_empty()
-            && self.aside(record).is_none_or(|aside| aside.changes.is_empty());
+            && self.aside(record).is_none_or(|aside| aside.changes.is_empty() && aside.unsent == 0);
         if !is_idle || (self.policy.watchers_are_rows && record.completed != record.round) {
             return;
         }

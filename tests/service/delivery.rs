@@ -300,3 +300,60 @@ fn after_a_panic_the_rest_of_a_portion_is_told() {
         assert_eq!(told.len(), 19, "all but the one that failed");
     }
 }
+
+#[test]
+fn who_had_to_wait_for_memory_is_told_of_the_end() {
+    for setup in modes() {
+        let name = format!("{:?}", setup.mode);
+        let mut world = World::new(setup);
+        for watcher in ["other", "w"] {
+            world.watch(watcher, "presence");
+        }
+        world.create("presence", "a");
+        let tag = world.create("presence", "b");
+        world.send();
+        world.seen();
+        world.host.outcomes.insert("w".into(), NotifyOutcome::NoMemory);
+        world.remove("presence", &tag);
+        let server = world.server.clone();
+        let mut sender = Sender::new(&server);
+        sender.serve(&mut world);
+        assert_eq!(world.notifies().len(), 1, "{name}");
+        world.create("presence", "c");
+        sender.serve(&mut world);
+        world.notifies();
+        world.host.outcomes.clear();
+        while sender.wait(&mut world).is_some() {}
+        let told: Vec<_> = world.notifies().into_iter().map(|n| (n.call_id, n.body)).collect();
+        let body = |body: &str| ("w".to_owned(), body.to_owned());
+        assert_eq!(told, [body("closed(b)+a+c"), body("a+c")], "{name}");
+        // Then it is forgotten.
+        world.create("presence", "d");
+        sender.serve(&mut world);
+        let told: Vec<_> = world.notifies().into_iter().map(|n| n.body).collect();
+        assert_eq!(told, ["a+c+d", "a+c+d"], "{name}");
+    }
+}
+
+#[test]
+fn after_a_panic_who_had_to_wait_for_memory_is_told() {
+    for setup in modes() {
+        let name = format!("{:?}", setup.mode);
+        let mut world = World::new(setup);
+        for watcher in ["a", "b"] {
+            world.watch(watcher, "presence");
+        }
+        world.send();
+        world.seen();
+        world.host.outcomes.insert("a".into(), NotifyOutcome::NoMemory);
+        world.host.during_notify.push_back(Box::new(|| {}));
+        world.host.during_notify.push_back(Box::new(|| panic!("injected")));
+        let publish = catch_unwind(AssertUnwindSafe(|| world.create("presence", "1")));
+        assert!(publish.is_err(), "{name}");
+        world.host.outcomes.clear();
+        world.host.during_notify.clear();
+        world.send();
+        let told: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
+        assert_eq!(told, ["a"], "{name}: all but the one that failed");
+    }
+}

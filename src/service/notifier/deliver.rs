@@ -7,7 +7,7 @@ use crate::presence::event_package::EventPackage;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, for_watcher};
-use crate::service::notifier::shortage::Shortage;
+use crate::service::notifier::shortage::Room;
 use crate::service::seldom::Seldom;
 use crate::store::Token;
 use crate::store::lanes::Send;
@@ -33,7 +33,7 @@ pub(super) fn deliver(
     package: &EventPackage,
     composition: &Composition<'_>,
     send: &Send,
-    shortage: &mut Shortage,
+    room: &mut Room,
 ) -> Delivery {
     let subscription = &send.subscription;
     let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
@@ -42,13 +42,13 @@ pub(super) fn deliver(
         Cow::default()
     });
     let size = body.len() + subscription.block().len();
-    let mut outcome = match shortage.may_fit(size) {
+    let mut outcome = match room.may_fit(size) {
         true => hand_to(host, package, send, &body),
         false => NotifyOutcome::NoMemory,
     };
     let leave_out = match outcome {
         NotifyOutcome::TooLarge => true,
-        NotifyOutcome::NoMemory => shortage.is_last(),
+        NotifyOutcome::NoMemory => room.is_last(),
         _ => false,
     };
     if leave_out && !body.is_empty() {
@@ -68,7 +68,7 @@ pub(super) fn deliver(
         }
         NotifyOutcome::Gone => return Delivery::Gone,
         NotifyOutcome::NoMemory => {
-            shortage.not_for(host, size, subscription);
+            room.not_for(host, size, subscription);
             return Delivery::Postponed;
         }
     }

@@ -50,7 +50,7 @@ impl<'a, M: Memory> InHand<'a, M> {
         host: &mut dyn Host,
         package: &EventPackage,
         composition: &Composition<'_>,
-        shortage: &mut Shortage,
+        shortage: &mut Shortage<'_, M>,
     ) {
         for (n, send) in self.numbered.iter().enumerate() {
             self.tried = n + 1;
@@ -59,7 +59,7 @@ impl<'a, M: Memory> InHand<'a, M> {
             });
             let delivery = match before {
                 Some((_, delivery)) => *delivery,
-                None => deliver(host, package, composition, send, shortage),
+                None => deliver(host, package, composition, send, &mut shortage.room),
             };
             match (delivery, send.token) {
                 (Delivery::Done, _) => continue,
@@ -67,7 +67,7 @@ impl<'a, M: Memory> InHand<'a, M> {
                     notify_reply::gone(self.server, host, token, &send.subscription);
                 }
                 (Delivery::Gone, _) => {}
-                (Delivery::Postponed, _) => shortage.keep(self.server, self.lane, send),
+                (Delivery::Postponed, _) => shortage.keep(send),
             }
             self.failed.push((n, delivery));
         }

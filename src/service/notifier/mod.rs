@@ -103,11 +103,11 @@ pub fn run<M: Memory>(server: &Server<M>, host: &mut dyn Host, lane: LaneRef<M>,
 /// As `run`.
 pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget: Budget) {
     let (server, Some(lane)) = (owned.server, owned.lane) else { return };
-    let mut shortage = Shortage::default();
+    let mut shortage = Shortage::new(server, lane, false);
     if let Err(fault) = rounds(&mut owned, host, budget, &mut shortage) {
         POSTPONED.log(host, Level::Error, format_args!("NOTIFY postponed: {fault}"));
     }
-    if let Some(key) = shortage.settle(server, host, lane)
+    if let Some(key) = shortage.settle(host)
         && owned.lane.is_none()
     {
         owned.lane = server.store.lane_of(&key);
@@ -122,7 +122,7 @@ fn rounds<M: Memory>(
     owned: &mut Owned<'_, M>,
     host: &mut dyn Host,
     budget: Budget,
-    shortage: &mut Shortage,
+    shortage: &mut Shortage<'_, M>,
 ) -> Result<Left, Fault> {
     let (server, Some(lane)) = (owned.server, owned.lane) else { return Ok(Left::Nothing) };
     let mut sent = 0;
@@ -147,7 +147,7 @@ fn tell<M: Memory>(
     host: &mut dyn Host,
     (lane, budget): (LaneRef<M>, Budget),
     sent: &mut usize,
-    shortage: &mut Shortage,
+    shortage: &mut Shortage<'_, M>,
 ) -> Result<bool, Fault> {
     let numbering = Numbering::of(server);
     let mut known = None;
@@ -212,7 +212,7 @@ fn portion<M: Memory>(
     host: &mut dyn Host,
     hand: &mut InHand<'_, M>,
     version: &mut Version<'_>,
-    shortage: &mut Shortage,
+    shortage: &mut Shortage<'_, M>,
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         // The rows were read before, and the numbers are claimed after that.

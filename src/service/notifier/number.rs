@@ -15,6 +15,7 @@ use crate::store::lanes::{Document, Send, by_document};
 use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::dialog_of;
+use crate::store::shard::later;
 
 static GIVEN_UP: Seldom = Seldom::new();
 
@@ -248,12 +249,19 @@ pub(super) fn due_again(send: &Send) -> DueRow {
     due
 }
 
-/// Adds one that awaits a NOTIFY again; of a dialog's several the last one counts.
+/// Adds one that awaits a NOTIFY again. Of a dialog's several the last one counts, and
+/// all that its watcher has not been told of.
 pub(super) fn keep_last(rows: &mut Vec<DueRow>, due: DueRow) {
     let is_same =
         |known: &&mut DueRow| dialog_of(&known.subscription) == dialog_of(&due.subscription);
     match rows.iter_mut().find(is_same) {
-        Some(known) => *known = due,
+        Some(known) => {
+            let told = match (known.told, due.told) {
+                (Some(before), Some(told)) if later(told, before) => Some(before),
+                (_, told) => told,
+            };
+            *known = DueRow { told, ..due };
+        }
         None => rows.push(due),
     }
 }

@@ -10,7 +10,7 @@ use crate::service::Server;
 use crate::service::compose::{Composition, compose};
 use crate::service::notifier::deliver::{Delivery, deliver};
 use crate::service::notifier::number::due_again;
-use crate::service::notifier::shortage::Shortage;
+use crate::service::notifier::shortage::Room;
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Send};
 use crate::store::records::Claim;
@@ -47,7 +47,7 @@ pub fn send_once<M: Memory>(
         expires_at: host.now(),
         null_reason: false,
     };
-    match deliver(host, package, &composition, &send, &mut Shortage::default()) {
+    match deliver(host, package, &composition, &send, &mut Room::default()) {
         Delivery::Done | Delivery::Gone => Ok(()),
         Delivery::Postponed => later(server, key, &send),
     }

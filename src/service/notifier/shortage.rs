@@ -22,45 +22,29 @@ const MOST_ROWS: usize = 256;
 /// Attempts after which the host is not asked again in a run for as much.
 const MOST_ATTEMPTS: usize = 4;
 
-/// What one run for a lane could not send.
+/// What the host seems to have memory for, in one run.
 #[derive(Debug, Default)]
-pub struct Shortage {
+pub(super) struct Room {
     /// What cannot be sent now never is.
     is_last: bool,
     /// Bytes of the smallest NOTIFY that there was no memory for.
     smallest: Option<usize>,
     attempts: usize,
-    /// Whose watchers they are for.
-    key: Option<PresentityKey>,
-    /// NOTIFYs of records, by token and CSeq.
-    records: Vec<(Token, u32)>,
-    /// NOTIFYs of rows.
-    rows: Vec<DueRow>,
 }
 
-impl Shortage {
-    /// A run after which nothing is tried again: rather no document than no NOTIFY.
-    pub(super) fn last() -> Shortage {
-        Shortage { is_last: true, ..Shortage::default() }
-    }
-
-    pub(super) fn is_last(&self) -> bool {
+impl Room {
+    pub fn is_last(&self) -> bool {
         self.is_last
-    }
-
-    /// So many unsent ones that the run has to end.
-    pub(super) fn is_full(&self) -> bool {
-        self.rows.len() >= MOST_ROWS
     }
 
     /// There may be memory for a NOTIFY of so many bytes. (Each attempt of the host
     /// costs time and log lines.)
-    pub(super) fn may_fit(&self, bytes: usize) -> bool {
+    pub fn may_fit(&self, bytes: usize) -> bool {
         self.attempts < MOST_ATTEMPTS || self.smallest.is_none_or(|smallest| bytes < smallest)
     }
 
     /// There was none.
-    pub(super) fn not_for(&mut self, host: &mut dyn Host, bytes: usize, watcher: &Snapshot) {
+    pub fn not_for(&mut self, host: &mut dyn Host, bytes: usize, watcher: &Snapshot) {
         if !self.may_fit(bytes) {
             return;
         }
@@ -72,32 +56,57 @@ impl Shortage {
         );
         SHORT.log(host, Level::Error, line);
     }
+}
 
-    /// A NOTIFY in the lane that the caller owns.
-    pub(super) fn keep<M: Memory>(&mut self, server: &Server<M>, lane: LaneRef<M>, send: &Send) {
+/// What one run for a lane could not send. It is due again when the run is over,
+/// also when a callback panics.
+pub(super) struct Shortage<'a, M: Memory> {
+    server: &'a Server<M>,
+    lane: LaneRef<M>,
+    pub room: Room,
+    /// Whose watchers they are for, if there are any.
+    key: Option<PresentityKey>,
+    /// NOTIFYs of records, by token and CSeq.
+    records: Vec<(Token, u32)>,
+    /// NOTIFYs of rows.
+    rows: Vec<DueRow>,
+}
+
+impl<'a, M: Memory> Shortage<'a, M> {
+    /// Nothing yet, in a run for this lane. After the last run nothing is tried
+    /// again: rather no document than no NOTIFY.
+    pub fn new(server: &'a Server<M>, lane: LaneRef<M>, is_last: bool) -> Shortage<'a, M> {
+        let room = Room { is_last, ..Room::default() };
+        Shortage { server, lane, room, key: None, records: Vec::new(), rows: Vec::new() }
+    }
+
+    /// So many unsent ones that the run has to end.
+    pub fn is_full(&self) -> bool {
+        self.rows.len() >= MOST_ROWS
+    }
+
+    /// A NOTIFY could not be sent. What it was to tell of is kept until it is.
+    pub fn keep(&mut self, send: &Send) {
+        if self.key.is_none() {
+            self.key = self.server.store.lane_key(self.lane);
+            self.server.store.keep_untold(self.lane);
+        }
         match send.token {
             Some(Token::ROW) => keep_last(&mut self.rows, due_again(send)),
             Some(token) => self.records.push((token, send.subscription.local_cseq)),
             None => {}
-        }
-        if self.key.is_none() {
-            self.key = server.store.lane_key(lane);
         }
     }
 
     /// What was not sent is due again; after the last run it is not. Whether the lane
     /// is the caller's or not, it stays so. Gives the presentity, if there was
     /// anything.
-    pub(super) fn settle<M: Memory>(
-        &mut self,
-        server: &Server<M>,
-        host: &mut dyn Host,
-        lane: LaneRef<M>,
-    ) -> Option<PresentityKey> {
-        let (records, rows) = (std::mem::take(&mut self.records), std::mem::take(&mut self.rows));
+    pub fn settle(&mut self, host: &mut dyn Host) -> Option<PresentityKey> {
         let key = self.key.take()?;
-        if self.is_last {
-            server.store.given_up(lane, &records);
+        let (records, rows) = (std::mem::take(&mut self.records), std::mem::take(&mut self.rows));
+        let store = &self.server.store;
+        if self.room.is_last {
+            store.given_up(self.lane, &records);
             let user = key.user.escape_ascii();
             let line = format_args!(
                 "{} NOTIFYs for want of memory given up until the next change ({user}@{})",
@@ -105,11 +114,26 @@ impl Shortage {
                 key.host.escape_ascii(),
             );
             GIVEN_UP.log(host, Level::Error, line);
-            return Some(key);
+        } else {
+            store.due_again(&records);
+            requeue(self.server, host, &key, rows.into_iter());
         }
-        server.store.due_again(&records);
-        requeue(server, host, &key, rows.into_iter());
+        store.untold_again(self.lane);
         Some(key)
+    }
+}
+
+impl<M: Memory> Drop for Shortage<'_, M> {
+    fn drop(&mut self) {
+        let Some(key) = self.key.take() else { return };
+        let store = &self.server.store;
+        store.due_again(&self.records);
+        for due in self.rows.drain(..) {
+            if let Ok(Some(lane)) = store.queue_row(&key, &due) {
+                store.hand_over(lane);
+            }
+        }
+        store.untold_again(self.lane);
     }
 }
 

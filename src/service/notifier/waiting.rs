@@ -59,7 +59,7 @@ impl<'a, M: Memory> Waiting<'a, M> {
 
     /// Serves a lane that was handed over. `now` counts from any start.
     pub fn serve(&mut self, host: &mut dyn Host, lane: LaneRef<M>, now: Duration) {
-        self.run(host, Owned::new(self.server, lane), Shortage::default(), 0, now);
+        self.run(host, Owned::new(self.server, lane), false, 0, now);
     }
 
     /// Tries the next one whose time has come; false if there is none.
@@ -69,17 +69,14 @@ impl<'a, M: Memory> Waiting<'a, M> {
         };
         match first.remove() {
             Entry::Held(owned, failures) => {
-                self.run(host, owned, Shortage::default(), failures, now);
+                self.run(host, owned, false, failures, now);
             }
             Entry::Short(key, failures) => {
                 self.short.remove(&name(&key));
                 // Who has the lane now tries them as well.
                 if let Some(lane) = self.server.store.lane_of(&key) {
-                    let shortage = match failures + 1 >= ATTEMPTS {
-                        true => Shortage::last(),
-                        false => Shortage::default(),
-                    };
-                    self.run(host, Owned::new(self.server, lane), shortage, failures, now);
+                    let is_last = failures + 1 >= ATTEMPTS;
+                    self.run(host, Owned::new(self.server, lane), is_last, failures, now);
                 }
             }
         }
@@ -95,15 +92,16 @@ impl<'a, M: Memory> Waiting<'a, M> {
         &mut self,
         host: &mut dyn Host,
         mut owned: Owned<'a, M>,
-        mut shortage: Shortage,
+        is_last: bool,
         failures: u32,
         now: Duration,
     ) {
         let Some(lane) = owned.lane() else { return };
+        let mut shortage = Shortage::new(self.server, lane, is_last);
         let left = rounds(&mut owned, host, Budget::SENDER, &mut shortage);
-        let short_of = shortage.settle(self.server, host, lane);
+        let short_of = shortage.settle(host);
         match (left, short_of) {
-            (Ok(Left::Nothing), Some(key)) if !shortage.is_last() => {
+            (Ok(Left::Nothing), Some(key)) if !is_last => {
                 owned.park();
                 if self.short.insert(name(&key)) {
                     self.put(Entry::Short(key, failures + 1), pause(failures), now);

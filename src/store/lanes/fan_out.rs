@@ -57,9 +57,22 @@ pub(in crate::store) fn close_pass<M: Memory>(records: &mut Shard<M>, id: Id<Pre
     if record.unvisited == 0 && later(record.pass_round, record.completed) {
         let round = record.pass_round;
         record.completed = round;
-        records.drop_farewells(id, Some(round));
-        records.drop_changes(id, Some(round));
     }
+}
+
+/// Forgets what all watchers have been told of: ends and changes up to the round that
+/// is complete, unless a NOTIFY that tells of them is still to leave.
+pub(in crate::store) fn forget_told<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
+    let Some(owner) = records.presentities.get(id) else { return };
+    let (completed, nobody_due) = (owner.completed, owner.due.is_empty());
+    if let Some(aside) = records.aside_mut(id).filter(|aside| aside.owes_ends) {
+        if aside.unsent > 0 || !nobody_due {
+            return;
+        }
+        aside.owes_ends = false;
+    }
+    records.drop_farewells(id, Some(completed));
+    records.drop_changes(id, Some(completed));
 }
 
 /// The watcher has to be told of a change: it has not been, may see it, and

@@ -132,7 +132,7 @@ fn copy_state<M: Memory>(
             document: 0,
         })
         .collect();
-    farewells.sort_by_key(|farewell| farewell.round.wrapping_sub(owner.completed));
+    farewells.sort_by_key(|farewell| farewell.round.wrapping_sub(owner.round) as i32);
     Some(State {
         key: records.key_of(id)?,
         round: owner.round,
