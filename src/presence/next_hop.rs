@@ -40,6 +40,8 @@ pub fn way<'a>(route: Option<&'a [u8]>, contact: &'a [u8], alias: &[u8]) -> Way<
 
 /// `;alias=address~port~transport`.
 fn of_alias<'a>(uri: &'a [u8], alias: &[u8]) -> Option<Way<'a>> {
+    // Most have no parameters at all.
+    uri.contains(&b';').then_some(())?;
     let at = uri.windows(alias.len().max(1)).rposition(|part| part == alias)?;
     let value = &uri[at + alias.len()..];
     let mut parts = value.split(|byte| *byte == b';').next()?.split(|byte| *byte == b'~');
@@ -57,15 +59,11 @@ fn of_alias<'a>(uri: &'a [u8], alias: &[u8]) -> Option<Way<'a>> {
 
 fn of_uri(uri: &[u8]) -> Way<'_> {
     let Some(rest) = without_scheme(uri) else { return Way::Open };
-    let rest = rest.split(|byte| *byte == b'?').next().unwrap_or_default();
-    // A user may have `;` in it.
+    // A user may have `;` and `?` in it.
     let rest = rest.iter().position(|byte| *byte == b'@').map_or(rest, |at| &rest[at + 1..]);
-    let mut parts = rest.split(|byte| *byte == b';');
-    let authority = parts.next().unwrap_or_default();
-    let transport = parts.find_map(|parameter| {
-        let (name, value) = parameter.split_at(parameter.iter().position(|b| *b == b'=')?);
-        eq_ignore_case(name, b"transport").then(|| &value[1..])
-    });
+    let end = rest.iter().position(|byte| matches!(byte, b';' | b'?')).unwrap_or(rest.len());
+    let (authority, parameters) = rest.split_at(end);
+    let transport = transport(parameters);
     let (host, port) = match authority.iter().rposition(|byte| *byte == b':') {
         Some(at) if authority.last() != Some(&b']') => {
             (&authority[..at], number(&authority[at + 1..]))
@@ -91,8 +89,22 @@ fn of_uri(uri: &[u8]) -> Way<'_> {
     }
 }
 
+/// The transport that a URI's parameters name.
+fn transport(parameters: &[u8]) -> Option<&[u8]> {
+    if !parameters.starts_with(b";") {
+        return None;
+    }
+    let parameters = parameters.split(|byte| *byte == b'?').next()?;
+    parameters.split(|byte| *byte == b';').find_map(|parameter| {
+        let (name, value) = parameter.split_at(parameter.iter().position(|b| *b == b'=')?);
+        eq_ignore_case(name, b"transport").then(|| &value[1..])
+    })
+}
+
+/// Not a name. (What only looks like an address is not found anywhere.)
 fn is_address(host: &[u8]) -> bool {
-    std::str::from_utf8(host).is_ok_and(|host| host.parse::<std::net::IpAddr>().is_ok())
+    let is_v4 = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    !host.is_empty() && (host.iter().all(is_v4) || host.contains(&b':'))
 }
 
 fn without_scheme(uri: &[u8]) -> Option<&[u8]> {

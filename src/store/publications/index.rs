@@ -198,19 +198,17 @@ impl<M: Memory> Shard<M> {
         block: Blob<M>,
         moved: bool,
     ) {
-        let Some(record) = self.publications.get(id) else { return };
-        let owner = record.presentity;
-        let old_tag = record.block().entity_tag();
-        let old_dialog = record.block().dialog_id().to_vec();
         let entry = if self.is_indexed(id) { self.entry_of(id) } else { None };
-        let new = crate::store::publication_block::Block::new(&block);
-        let (new_tag, new_dialog) = (new.entity_tag(), new.dialog_id().to_vec());
+        let Some(record) = self.publications.get_mut(id) else { return };
         let Some(entry) = entry else {
-            if let Some(record) = self.publications.get_mut(id) {
-                record.block = block;
-            }
+            record.block = block;
             return;
         };
+        let owner = record.presentity;
+        let (old_tag, old_dialog) =
+            (record.block().entity_tag(), record.block().dialog_id().to_vec());
+        let new = crate::store::publication_block::Block::new(&block);
+        let (new_tag, new_dialog) = (new.entity_tag(), new.dialog_id().to_vec());
         let rejoins = moved || old_dialog != new_dialog;
         if rejoins {
             self.leave_dialog(owner, &old_dialog, entry);
