@@ -87,7 +87,7 @@ int presence_variable_subs_name(pv_spec_t *spec, str *name);
 // The value of `$subs(name)`.
 //
 // # Safety
-// As the core calls the getter of a pseudo-variable.
+// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
 int presence_variable_subs(sip_msg_t *msg, pv_param_t *param, pv_value_t *value);
 
 // The variable in `$notify_reply(variable)`: 0, or -1 if it is none.
@@ -99,7 +99,7 @@ int presence_variable_reply_name(pv_spec_t *spec, str *name);
 // The value of `$notify_reply(variable)`.
 //
 // # Safety
-// As the core calls the getter of a pseudo-variable.
+// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
 int presence_variable_reply(sip_msg_t *msg, pv_param_t *param, pv_value_t *value);
 
 // Gives a sibling module our functions.

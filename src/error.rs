@@ -92,7 +92,7 @@ impl From<Fault> for Rejection {
             },
             // It is the request that is at fault, and stays so.
             Fault::TooLong => Rejection::bad_request("Header Fields Too Long"),
-            // As with a value that is known not to fit: to send it again is no use.
+            // The value is known not to fit: to send it again is no use.
             Fault::Refused => Rejection::bad_request("Refused by the Database"),
             Fault::Database | Fault::Package | Fault::Host => {
                 Rejection { is_fault: true, ..Rejection::new(500, "Server Internal Error") }

@@ -288,7 +288,7 @@ pub trait Database {
         order_by: Option<&str>,
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault>;
-    /// As `query`, in the order of `id`.
+    /// Does what `query` does, in the order of `id`.
     fn page(
         &mut self,
         table: &str,

@@ -88,7 +88,7 @@ fn term(text: &[u8]) -> Option<OrderTerm> {
     words.next().is_none().then_some(OrderTerm { column, descending })
 }
 
-/// As SQL, for ORDER BY.
+/// Writes it in SQL, for ORDER BY.
 impl fmt::Display for RetrieveOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, term) in self.0.iter().enumerate() {

@@ -277,7 +277,7 @@ impl Connection {
         self.check(if asked.is_ok() { 0 } else { -1 })
     }
 
-    /// As `raw`; why it fails is not asked.
+    /// Does what `raw` does; nobody asks why it fails.
     fn plain(&mut self, statement: &[u8]) -> Result<Option<Value>, Fault> {
         let mut first = None;
         self.ask_plain(statement, &mut |row| first = first.take().or(row.first().cloned()))?;

@@ -207,7 +207,7 @@ pub unsafe extern "C" fn presence_variable_subs_name(
 /// The value of `$subs(name)`.
 ///
 /// # Safety
-/// As the core calls the getter of a pseudo-variable.
+/// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn presence_variable_subs(
     msg: *mut sys::sip_msg,
@@ -240,7 +240,7 @@ pub unsafe extern "C" fn presence_variable_reply_name(
 /// The value of `$notify_reply(variable)`.
 ///
 /// # Safety
-/// As the core calls the getter of a pseudo-variable.
+/// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn presence_variable_reply(
     msg: *mut sys::sip_msg,

@@ -148,7 +148,7 @@ impl<'a> Message<'a> {
         unsafe { Header::new(field) }.map(Header::text)
     }
 
-    /// As `header`; one without a value counts as absent.
+    /// Gives what `header` gives; one without a value counts as absent.
     fn filled(self, field: *mut sys::hdr_field) -> Option<&'a [u8]> {
         self.header(field).filter(|value| !value.is_empty())
     }

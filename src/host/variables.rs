@@ -28,7 +28,7 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// As of a NOTIFY with this CSeq; `None` when `pres_subs_mode` is off.
+    /// Shows it as of a NOTIFY with this CSeq; `None` when `pres_subs_mode` is off.
     pub fn notified(subscription: &Snapshot, cseq: u32) -> Option<Shown> {
         // The stock module counts the number before the one that tm sends.
         Shown::new(subscription, cseq.saturating_sub(1), subscription.version)
@@ -184,7 +184,7 @@ pub unsafe fn subs_name(spec: *mut sys::_pv_spec, name: *const sys::_str) -> c_i
 /// The value of a `$subs`; null when there is no subscription.
 ///
 /// # Safety
-/// As the core calls the getter of a pseudo-variable.
+/// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
 pub unsafe fn subs(
     msg: *mut sys::sip_msg,
     param: *mut sys::_pv_param,
@@ -228,7 +228,7 @@ pub unsafe fn subs(
 /// Reads the variable inside a `$notify_reply` in the script.
 ///
 /// # Safety
-/// As for `subs_name`.
+/// `spec` is the variable being made, `name` a valid `str`.
 pub unsafe fn reply_name(spec: *mut sys::_pv_spec, name: *mut sys::_str) -> c_int {
     // SAFETY: the script's parser passes the variable it is making, and its name
     // as a `str` that stays during the call.
@@ -254,7 +254,7 @@ pub unsafe fn reply_name(spec: *mut sys::_pv_spec, name: *mut sys::_str) -> c_in
 /// The value of a `$notify_reply`; null outside the event route.
 ///
 /// # Safety
-/// As the core calls the getter of a pseudo-variable.
+/// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
 pub unsafe fn reply(
     msg: *mut sys::sip_msg,
     param: *mut sys::_pv_param,

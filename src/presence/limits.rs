@@ -64,7 +64,7 @@ impl Limits {
         publish_gap: 0,
     };
 
-    /// As many subscriptions of a watcher as a quarter of the memory has room for.
+    /// A watcher may have as many subscriptions as a quarter of the memory has room for.
     pub const BY_MEMORY: u32 = u32::MAX;
 
     /// The limits where `free` bytes of shared memory are free at start. A proxy, or

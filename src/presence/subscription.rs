@@ -283,7 +283,7 @@ pub enum Ending {
     Rejected,
     /// The rules allow it no more; it may ask again.
     Deactivated,
-    /// As deactivated, but it should wait first.
+    /// The watcher may subscribe anew, but should wait first.
     Probation,
     /// It waited for a decision for too long.
     GiveUp,

@@ -19,7 +19,7 @@ pub enum WatcherEvent {
     Approved,
     /// The server ended the subscription; the watcher may subscribe again.
     Deactivated,
-    /// As deactivated, but the watcher should wait first.
+    /// The subscription is over; the watcher may subscribe anew, but should wait first.
     Probation,
     /// It was turned away.
     Rejected,

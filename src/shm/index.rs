@@ -105,7 +105,7 @@ impl<V: Copy, M: Memory> HashIndex<V, M> {
         Ok(())
     }
 
-    /// As `remove`, but the table stays as large as it is.
+    /// Does what `remove` does, but leaves the table as large as it is.
     pub fn vacate(&mut self, hash: u64, is_it: impl FnMut(V) -> bool) -> Option<V> {
         let mut hole = self.position(hash, is_it)?;
         let value = self.slots.get_mut(hole)?.value.take();

@@ -22,7 +22,7 @@ pub enum Charset {
     },
     /// UTF-8 with the characters of Latin 1 only.
     Latin1 {
-        /// And those of Windows 1252, which is what MySQL calls `latin1`.
+        /// The characters of Windows 1252 count, too: MySQL calls that `latin1`.
         windows: bool,
     },
     /// ASCII without NUL.

@@ -139,7 +139,7 @@ impl Token {
     /// Stands for a subscription that is a row: its dialog names it.
     pub const ROW: Token = Token { place: NonZeroU32::MAX, high: u32::MAX };
 
-    /// As a number that is never 0.
+    /// Gives it as a number that is never 0.
     pub fn number(self) -> u64 {
         u64::from(self.high) << 32 | u64::from(self.place.get())
     }

@@ -35,7 +35,7 @@ impl<M: Memory> Store<M> {
         let writers = self.shared.writers;
         let begun =
             writers.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
-        // Not `then_some`: what it drops would end the writing of another.
+        // `then_some` would make the value first, and drop it: that ends the writing of another.
         begun.is_ok().then(|| Writing(writers))
     }
 

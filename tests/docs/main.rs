@@ -2,6 +2,7 @@
 //! sources: neither can change without the other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
 
+mod files;
 mod layers;
 mod markdown;
 mod parameters;

@@ -24,13 +24,13 @@ pub struct Code<'a> {
 
 /// All code spans of a text, in order.
 pub fn codes(text: &str) -> Vec<Code<'_>> {
-    let mut open = 0;
+    let mut open: usize = 0;
     let mut codes = Vec::new();
     for (number, part) in text.split('`').enumerate() {
         match number % 2 {
             0 => {
                 open += part.matches('(').count();
-                open -= part.matches(')').count();
+                open = open.saturating_sub(part.matches(')').count());
             }
             _ => codes.push(Code { text: part, in_brackets: open > 0 }),
         }

@@ -158,7 +158,7 @@ pub(in crate::presence) fn escape(out: &mut Vec<u8>, text: &[u8]) {
                 '<' => out.extend_from_slice(b"&lt;"),
                 '>' => out.extend_from_slice(b"&gt;"),
                 '"' => out.extend_from_slice(b"&quot;"),
-                // As references, so that an attribute keeps them.
+                // They are written as references, so that an attribute keeps them.
                 '\t' => out.extend_from_slice(b"&#9;"),
                 '\n' => out.extend_from_slice(b"&#10;"),
                 '\r' => out.extend_from_slice(b"&#13;"),

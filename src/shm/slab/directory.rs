@@ -12,7 +12,7 @@ use crate::shm::pages::PAGE_SIZE;
 
 /// One place for an element.
 pub(super) enum Slot<T, G> {
-    /// Not in use; the next such slot of the segment.
+    /// The slot is not in use; this is the next such slot of the segment.
     Free {
         next: u32,
     },

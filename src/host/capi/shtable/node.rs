@@ -142,7 +142,7 @@ pub(super) unsafe fn equal(one: sys::_str, other: sys::_str) -> bool {
 /// A copy of `new` in a block of its own, if it differs from `old`.
 ///
 /// # Safety
-/// As for [`equal`].
+/// Both records exist and do not change meanwhile.
 pub(super) unsafe fn replacement(old: sys::_str, new: sys::_str) -> Result<Option<sys::_str>, ()> {
     // SAFETY: strings of records whose slot is locked, or that are in no table:
     // nobody frees them meanwhile.
