@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
-use crate::config::{
-    Config, ConfigError, ParameterValue, Parameters, PublicationCache, SubscriptionMode,
-};
+use crate::config::{Config, ConfigError, ParameterValue, Parameters, SubscriptionMode};
 use crate::host::database::{Connection, Driver};
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
@@ -28,7 +26,7 @@ use crate::host::{
     timers, tm,
 };
 use crate::service::notifier;
-use crate::service::{Server, notify_reply, policy, restore, turns, write_back};
+use crate::service::{Server, notify_reply, policy, publications, restore, turns, write_back};
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
@@ -132,8 +130,8 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
                 .into(),
         );
     }
-    let rows_judge = config.subs_db_mode == SubscriptionMode::DbOnly
-        || config.publications() == PublicationCache::None;
+    let rows_judge =
+        config.subs_db_mode == SubscriptionMode::DbOnly || publications::rows_judge(config);
     if rows_judge && !driver.counts_rows() {
         return Err(format!(
             "the database module {} cannot tell how many rows a change meets, which subs_db_mode 3 \
@@ -172,8 +170,8 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     })?;
     let has_gaps = limits.refresh_gap > 0 || limits.publish_gap > 0;
     let times = place_slice(arena, if has_gaps { TIMES } else { 0 }, |_| Ok(AtomicU64::new(0)))?;
-    let has_rows = config.subs_db_mode == SubscriptionMode::DbOnly
-        || config.publications() == PublicationCache::None;
+    let has_rows =
+        config.subs_db_mode == SubscriptionMode::DbOnly || publications::rows_judge(config);
     let rows = if has_rows { ROW_COUNTS } else { 0 };
     let rows = place_slice(arena, rows, |_| Ok(RowCount::default()))?;
     let tables = Tables { watchers, times, rows };
@@ -250,7 +248,7 @@ fn begin(config: &'static Config) -> Result<(), String> {
     };
     let mut host = Worker::default();
     let failed = |what: &str| format!("{what} of the database could not be loaded");
-    if server.config.publications() == PublicationCache::Hybrid {
+    if publications::are_indexed(&server.config) {
         restore::publications(&mut server, &mut host).map_err(|_| failed("publications"))?;
     }
     if server.store.policy.keeps_rows() {

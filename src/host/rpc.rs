@@ -13,7 +13,7 @@ use crate::presence::subscription::Text;
 use crate::presence::uri::presentity_uri;
 use crate::service::listing::{self, Published};
 use crate::service::refresh::Refresh;
-use crate::service::{resync, subscriptions};
+use crate::service::subscriptions;
 use crate::store::listing::Listed;
 use call::{Call, Record, Value};
 
@@ -307,8 +307,9 @@ fn add_subscription(record: &Record<'_>, listed: &Listed, full: bool) -> bool {
 }
 
 fn publish_cache_sync(call: &Call) {
-    let synced = state::server()
-        .is_some_and(|server| resync::everything(server, &mut Worker::default()).is_ok());
+    let synced = state::server().is_some_and(|server| {
+        server.publications().follow_all(server, &mut Worker::default()).is_ok()
+    });
     if synced {
         call.print(c"OK");
     } else {

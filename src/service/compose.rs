@@ -10,9 +10,10 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::Text;
 use crate::presence::{dialog_info, uri};
+use crate::service::Server;
+use crate::service::publications;
 use crate::service::seldom::Seldom;
 use crate::service::watcher_info::WatcherList;
-use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Farewell, Send, State};
 use crate::store::watcher_changes::WatcherChanges;
@@ -334,15 +335,15 @@ fn settle<M: Memory>(
     state.publications = match &*indexed {
         // The newest, and no other was asked for.
         [newest] if newest.body.is_empty() && server.config.shows_newest(Some(package)) => {
-            publication_rows::newest(server, host, &state.key, &package.name, newest)?
+            server.publications().newest(server, host, &state.key, &package.name, newest)?
         }
-        _ => publication_rows::complete(server, host, &state.key, &package.name, indexed)?,
+        _ => server.publications().complete(server, host, &state.key, &package.name, indexed)?,
     };
     let now = host.now();
     if server.config.startup_mode {
         state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
     }
-    publication_rows::newest_that_fit(host, &state.key, &mut state.publications);
+    publications::newest_that_fit(host, &state.key, &mut state.publications);
     sort(server, &mut state.publications);
     Ok(())
 }

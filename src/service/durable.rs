@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 use crate::error::Fault;
-use crate::ports::{Database, Verdict};
+use crate::ports::{Condition, Database, Verdict};
 
 /// Attempts for a statement that fails while the database answers others. The
 /// first may have met a lost connection, the second a conflict of which the
@@ -49,6 +49,15 @@ pub fn single<T>(
     work: impl FnMut(&mut dyn Database, u32) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     repeated(database, work)
+}
+
+/// Deletes a row; false if somebody else has. A repeated attempt may find that the
+/// first one has done it, if only its answer was lost.
+pub fn delete(database: &mut dyn Database, table: &str, row: &[Condition]) -> Result<bool, Fault> {
+    single(database, |database, attempt| {
+        database.delete(table, row)?;
+        Ok(attempt > 0 || database.affected_rows() != Some(0))
+    })
 }
 
 /// Does the work for all of `items` in one transaction; if the database refuses

@@ -1,15 +1,9 @@
 //! What the timers do: end what has run out, purge, flush.
 
-use crate::config::PublicationCache;
-use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::service::seldom::Seldom;
-use crate::service::{
-    Server, expired_rows, left_over, publication_rows, unindexed, watchers, write_back,
-};
+use crate::service::{Server, expired_rows, left_over, watchers, write_back};
 use crate::shm::Memory;
-use crate::store::Store;
-use crate::store::publications::Expired;
 
 /// Watchers could not be told of a change that was stored.
 pub(super) static UNTOLD: Seldom = Seldom::new();
@@ -21,102 +15,20 @@ static UNPURGED: Seldom = Seldom::new();
 
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
-/// Seconds after which a publication whose row cannot be deleted is retried.
-const RETRY: i64 = 5;
 /// Watchers without a subscription are forgotten after this many seconds (B17).
 const WATCHERS_KEPT: i64 = 24 * 3600;
 
-/// Publications that were claimed, the next one last. What is not dealt with is
-/// given back, also when a callback panics; those that were not tried come
-/// first the next time.
-struct Claimed<'a, M: Memory> {
-    store: &'a Store<M>,
-    now: i64,
-    expired: Vec<Expired<M>>,
-}
-
-impl<M: Memory> Drop for Claimed<'_, M> {
-    fn drop(&mut self) {
-        if let Some(in_hand) = self.expired.pop() {
-            self.store.keep_expired(in_hand, self.now, RETRY);
-        }
-        for untried in self.expired.drain(..) {
-            self.store.keep_expired(untried, self.now, 0);
-        }
-    }
-}
-
 /// Ends publications that have expired (`clean_period`).
 pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    if server.config.publications() == PublicationCache::None {
-        if unindexed::expire(server, host).is_err() {
-            undeleted(host);
-        }
-        server.wake_senders(host);
-        return;
-    }
-    // One time for all: what is to be retried later is not retried now.
-    let now = host.now();
-    let (mut failed, mut is_away) = (false, false);
-    for shard in 0..server.store.shards() {
-        let mut more = true;
-        while more && !is_away {
-            let quietly = server.config.force_delete;
-            let (expired, rest) =
-                server.store.claim_expired(shard, (now, BATCH), &server.registry, quietly);
-            more = rest;
-            let mut claimed = Claimed { store: &server.store, now, expired };
-            claimed.expired.reverse();
-            while !is_away && let Some(publication) = claimed.expired.last() {
-                let ended = end(server, host, publication);
-                let Some(publication) = claimed.expired.pop() else { break };
-                match ended {
-                    Ok(document) => server.store.remove_expired(publication, document.as_deref()),
-                    // The row's own fault is no reason to keep the others waiting.
-                    Err(fault) => {
-                        failed = true;
-                        is_away = fault == Fault::Database;
-                        server.store.keep_expired(publication, now, RETRY);
-                    }
-                }
-            }
-        }
-    }
-    let swept = if is_away { Err(Fault::Database) } else { sweep_publications(server, host) };
-    if failed || swept.is_err() {
+    if server.publications().expire(server, host).is_err() {
         undeleted(host);
     }
     server.wake_senders(host);
 }
 
-/// Ends publications that are expired rows without a record. Those with one were
-/// just dealt with.
-fn sweep_publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
-    match server.publications_in_database() {
-        true => left_over::publications(server, host),
-        false => Ok(()),
-    }
-}
-
 fn undeleted(host: &mut dyn Host) {
     let line = format_args!("expired publications cannot be deleted and are tried again");
     UNDELETED.log(host, Level::Error, line);
-}
-
-/// Deletes the row of an expired publication. Gives the document that it had, if
-/// watchers have to see that.
-fn end<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    expired: &Expired<M>,
-) -> Result<Option<Vec<u8>>, Fault> {
-    if !server.publications_in_database() {
-        return Ok(None);
-    }
-    let package = server.registry.get(expired.stored.key.package).ok_or(Fault::Package)?;
-    let (key, tag) = (&expired.stored.key, &expired.stored.entity_tag);
-    let shown = expired.change.ended.is_some();
-    publication_rows::remove(server, host, key, &package.name, tag, shown)
 }
 
 /// Ends subscriptions that have expired (`db_update_period`).

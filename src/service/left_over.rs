@@ -6,28 +6,23 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::{PublicationCache, SubscriptionMode};
+use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::event_package::Event;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::winfo::WatcherEvent;
-use crate::service::durable::{durable, each_or_all, single};
+use crate::service::durable::{self, durable, each_or_all};
 use crate::service::paging::{self, Pages};
-use crate::service::{
-    Server, expired_rows, publication_rows, subscription_rows, unindexed, write_back,
-};
+use crate::service::{Server, expired_rows, subscription_rows, write_back};
 use crate::shm::Memory;
 use crate::store::rows::{
-    PUBLICATION_COLUMNS, SUBSCRIPTION_COLUMNS, SubscriptionRow, dialog_of, read_publication,
-    read_subscription, unsigned,
+    SUBSCRIPTION_COLUMNS, SubscriptionRow, dialog_of, read_subscription, unsigned,
 };
 
 /// Rows read in one go.
 const PAGE: usize = 500;
-/// Publications read in one go, with their documents.
-const PUBLICATIONS_PAGE: usize = 100;
 /// Rows deleted in one transaction of which nobody has to be told.
 const BATCH: usize = 200;
 
@@ -76,11 +71,7 @@ pub fn at_start<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
         }
     }
     if server.config.clean_period.is_some() {
-        let swept = match server.config.publications() {
-            PublicationCache::Hybrid => publications(server, host),
-            PublicationCache::None => unindexed::expire(server, host),
-            PublicationCache::Record => Ok(()),
-        };
+        let swept = server.publications().end_left_over(server, host);
         report(swept, host, "publications");
     }
     server.wake_senders(host);
@@ -215,10 +206,7 @@ pub(super) fn delete(
     conditions: &[Condition],
 ) -> Result<bool, Fault> {
     let database = host.database().ok_or(Fault::Database)?;
-    single(database, |database, attempt| {
-        database.delete(table, conditions)?;
-        Ok(attempt > 0 || database.affected_rows() != Some(0))
-    })
+    durable::delete(database, table, conditions)
 }
 
 /// Deletes rows that nobody has to be told of.
@@ -267,47 +255,6 @@ fn tell<M: Memory>(
 /// the first NOTIFY leaves after the row was written.
 pub fn restored_cseq(stored: u32) -> u32 {
     stored.saturating_add(2)
-}
-
-/// Ends publications whose rows have expired and are not in the index
-/// (`publ_cache=1`).
-pub fn publications<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
-    let table = publication_rows::table(server)?;
-    let mut pages = Pages::new(PUBLICATIONS_PAGE, false);
-    loop {
-        let conditions = [
-            ("expires", Compare::Less, Value::Int(host.now())),
-            ("expires", Compare::Greater, Value::Int(0)),
-        ];
-        let database = host.database().ok_or(Fault::Database)?;
-        let page = pages.next(database, table, &conditions, PUBLICATION_COLUMNS)?;
-        let Some(page) = page else { return Ok(()) };
-        let mut silent = Vec::new();
-        for (id, columns) in page {
-            let Some(row) = read_publication(&columns) else { continue };
-            let package = Event::parse(&row.event).and_then(|event| server.registry.exact(&event));
-            let key = package.map(|package| server.store.key(&row.user, &row.host, package));
-            let tag = &row.publication.entity_tag;
-            if key.as_ref().is_some_and(|key| server.store.knows_publication(key, tag)) {
-                continue;
-            }
-            if key.is_some_and(|key| server.store.may_be_watched(&key)) {
-                let ended = unindexed::end_expired(server, host, table, row);
-                if ended != Err(Fault::Refused) {
-                    ended?;
-                }
-                continue;
-            }
-            let at = row.publication.expires_at.unwrap_or_default();
-            silent.push(vec![
-                ("id", Compare::Eq, Value::Int(id)),
-                ("etag", Compare::Eq, Value::text(tag)),
-                ("expires", Compare::Eq, Value::Int(at)),
-            ]);
-        }
-        delete_all(host, table, &silent)?;
-        server.wake_senders(host);
-    }
 }
 
 /// Rows of subscriptions that are of no use here, whether their time is over or

@@ -15,13 +15,12 @@ pub mod notifier;
 pub mod notify_reply;
 mod paging;
 pub mod policy;
-pub mod publication_rows;
+pub mod publications;
 pub mod publish;
 pub mod publishing;
 pub mod refresh;
 mod reopened;
 pub mod restore;
-pub mod resync;
 mod seldom;
 pub mod sibling_publication;
 pub mod sphere;
@@ -29,12 +28,11 @@ pub mod subscribe;
 mod subscription_rows;
 pub mod subscriptions;
 pub mod turns;
-mod unindexed;
 pub mod watcher_info;
 pub mod watchers;
 pub mod write_back;
 
-use crate::config::{Config, PublicationCache, SubscriptionMode};
+use crate::config::{Config, SubscriptionMode};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Database, Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
@@ -61,11 +59,6 @@ pub struct Server<M: Memory> {
 }
 
 impl<M: Memory> Server<M> {
-    /// Publications are rows of the database.
-    pub fn publications_in_database(&self) -> bool {
-        self.config.publications() != PublicationCache::Record
-    }
-
     /// The database; `None` where nothing is stored at all. One that cannot be
     /// reached is a fault.
     fn database<'a>(&self, host: &'a mut dyn Host) -> Result<Option<&'a mut dyn Database>, Fault> {
@@ -93,7 +86,7 @@ impl<M: Memory> Server<M> {
     /// The same of publications.
     fn publication_lifetimes(&self, now: i64) -> ExpiresPolicy {
         let last = self.widths.publications.most("expires");
-        self.config.expires_policy().until(last.filter(|_| self.publications_in_database()), now)
+        self.config.expires_policy().until(last.filter(|_| self.publications().are_rows()), now)
     }
 
     /// The package that serves an Event header, and the parsed header.

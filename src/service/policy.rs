@@ -1,9 +1,10 @@
 //! What the store has to know of the configuration, in its own terms: the one
 //! place where parameters become the store's policies.
 
-use crate::config::{Config, PublicationCache, SubscriptionMode};
+use crate::config::{Config, SubscriptionMode};
 use crate::presence::event_package::Kind;
 use crate::presence::registry::EventPackageRegistry;
+use crate::service::publications::are_indexed;
 use crate::store::shard::ShardPolicy;
 use crate::store::{Policy, SubscriptionRows};
 
@@ -26,9 +27,9 @@ pub fn shard(config: &Config) -> ShardPolicy {
     ShardPolicy {
         user_case: config.sip_uri_match,
         watchers_are_rows: subscription_rows(config) == SubscriptionRows::Only,
-        kept_bodies: match config.publications() {
-            PublicationCache::Hybrid => config.publ_cache_bodies as usize * 1024 / shards,
-            PublicationCache::None | PublicationCache::Record => 0,
+        kept_bodies: match are_indexed(config) {
+            true => config.publ_cache_bodies as usize * 1024 / shards,
+            false => 0,
         },
     }
 }

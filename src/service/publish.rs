@@ -1,6 +1,5 @@
 //! PUBLISH (RFC 3903): judge, store, answer, notify.
 
-use crate::config::PublicationCache;
 use crate::error::Rejection;
 use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::content_type;
@@ -14,14 +13,15 @@ use crate::presence::publication::{Facts, RUID_PREFIX, Refused, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::presence::text;
 use crate::service::notifier::{self, Budget};
+use crate::service::publications::Applied;
 use crate::service::publishing::Publishing;
+use crate::service::reopened;
 use crate::service::sphere::Watched;
 use crate::service::{Attempt, FirstSight, Served, Server, limits, refuse};
-use crate::service::{publication_rows, reopened, unindexed};
 use crate::shm::Memory;
-use crate::store::publications::{Begun, Change, Pending};
+use crate::store::LaneRef;
+use crate::store::publications::Change;
 use crate::store::retransmissions::Answer;
-use crate::store::{LaneRef, Store};
 
 /// Unix time at which priorities made of the time begin, as in stock.
 const PRIORITY_BASE: i64 = 1_420_070_400;
@@ -199,21 +199,6 @@ pub fn publish_for_sibling<M: Memory>(
     Ok(())
 }
 
-/// A claimed publication. The claim is given up when the change fails, also
-/// when a callback panics: the publication must not stay claimed for ever.
-struct Claim<'a, M: Memory> {
-    store: &'a Store<M>,
-    pending: Option<Pending<M>>,
-}
-
-impl<M: Memory> Drop for Claim<'_, M> {
-    fn drop(&mut self) {
-        if let Some(pending) = self.pending.take() {
-            self.store.abort_publication(pending);
-        }
-    }
-}
-
 fn publish<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -229,11 +214,10 @@ fn publish<M: Memory>(
     }
     let sphere = Watched::before(server, host, &publishing.key, publishing.package);
     let tag = next_tag(host, publishing);
-    // A publication in memory keeps the one that it has.
-    let in_memory = !server.publications_in_database();
     let ruid = match publishing.step {
-        Step::Refresh | Step::Modify | Step::Remove if in_memory => Vec::new(),
-        _ => ruid(host),
+        Step::Create => ruid(host),
+        // A publication keeps the one that it has.
+        Step::Refresh | Step::Modify | Step::Remove => Vec::new(),
     };
     let facts = dialogs.as_ref().map(Facts::of);
     let dialog_id = dialogs.and_then(|info| info.first_id).unwrap_or_default();
@@ -243,7 +227,7 @@ fn publish<M: Memory>(
         entity_tag: &tag,
         ruid: &ruid,
         sender: publishing.sender,
-        body: (has_body && in_memory).then_some(publishing.body),
+        body: has_body.then_some(publishing.body),
         facts: if has_body { Some(facts.unwrap_or_default()) } else { None },
         dialog_id: &dialog_id,
         expires_at: (!publishing.for_ever).then(|| now + i64::from(publishing.expires)),
@@ -252,7 +236,7 @@ fn publish<M: Memory>(
         judged_by: None,
     };
     let told = server.config.expires_policy().told(publishing.expires);
-    let applied = match apply(server, host, publishing, &change)? {
+    let applied = match server.publications().publish(server, host, publishing, &change)? {
         Applied::Reopens(stored) => reopened::apply(server, host, publishing, &change, stored)?,
         applied => applied,
     };
@@ -268,64 +252,6 @@ fn publish<M: Memory>(
         }
         (Applied::Made(lane), _) => Accepted { answer: answer(tag), lane, sphere, created: None },
     })
-}
-
-/// What became of a change.
-#[must_use]
-pub(super) enum Applied<M: Memory> {
-    /// It is stored; the caller notifies if it is given the lane.
-    Made(Option<LaneRef<M>>),
-    /// Nothing changes, and the entity-tag stays (shared lines).
-    Unchanged,
-    /// Nothing yet: it may open a dialog again that this stored document has
-    /// as terminated.
-    Reopens(Vec<u8>),
-}
-
-/// Judges a change by what is stored, and makes it.
-pub(super) fn apply<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
-) -> Result<Applied<M>, Refused> {
-    match server.config.publications() {
-        PublicationCache::None => unindexed::apply(server, host, publishing, change),
-        PublicationCache::Hybrid | PublicationCache::Record => {
-            indexed(server, host, publishing, change)
-        }
-    }
-}
-
-/// Judges a change by what is in memory, and makes it.
-fn indexed<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
-) -> Result<Applied<M>, Refused> {
-    let pending =
-        match server.store.begin_publication(&publishing.key, publishing.package, change)? {
-            Begun::Pending(pending) => pending,
-            Begun::Refused(refused) => return Err(refused),
-            Begun::Unchanged => return Ok(Applied::Unchanged),
-            Begun::Reopens(stored, body) => {
-                return reopened::stored(server, host, publishing, (stored, body));
-            }
-        };
-    let mut claim = Claim { store: &server.store, pending: Some(pending) };
-    let ended = match &claim.pending {
-        Some(pending) if server.publications_in_database() => {
-            publication_rows::write(server, host, publishing, change, pending)?
-        }
-        _ => None,
-    };
-    let aggregates = publishing.package.aggregates;
-    let published =
-        (server.publications_in_database() && change.facts.is_some()).then_some(publishing.body);
-    Ok(Applied::Made(claim.pending.take().and_then(|pending| {
-        server.store.commit_publication(pending, aggregates, ended.as_deref(), published)
-    })))
 }
 
 /// The `priority` column: what the script has set, or what rises with time

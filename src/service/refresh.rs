@@ -13,7 +13,7 @@ use crate::presence::request::UriParts;
 use crate::service::notifier::{self, Budget};
 use crate::service::publish::publish_for_sibling;
 use crate::service::publishing::Publishing;
-use crate::service::{Server, publication_rows, resync, watchers};
+use crate::service::{Server, watchers};
 use crate::shm::Memory;
 
 /// Attempts to change hard state while others change it, too.
@@ -99,13 +99,13 @@ pub fn refresh<M: Memory>(
             server.wake_senders(host);
             return Ok(());
         }
-        Refresh::State => resync::presentity(server, host, &key, package)?,
+        Refresh::State => server.publications().follow(server, host, &key, package)?,
         Refresh::HardState { file, name } => {
             let document = host.hard_state(id, &key.user, presentity.host, file)?;
             if document.as_deref().is_some_and(|document| !pidf::is_well_formed(document)) {
                 return Err(Refusal::Document);
             }
-            resync::presentity(server, host, &key, package)?;
+            server.publications().follow(server, host, &key, package)?;
             // Whoever watches is told by the change itself.
             if store(server, host, &key, package, name, document.as_deref())? {
                 return Ok(());
@@ -129,7 +129,7 @@ fn store<M: Memory>(
     document: Option<&[u8]>,
 ) -> Result<bool, Refusal> {
     for _ in 0..ATTEMPTS {
-        let known = publication_rows::has_tag(server, host, key, name)?;
+        let known = server.publications().has_tag(server, host, key, name)?;
         let step = match (document, known) {
             (None, false) => return Ok(false),
             (None, true) => Step::Remove,

@@ -5,11 +5,11 @@
 use crate::ports::Host;
 use crate::presence::dialog_info;
 use crate::presence::publication::Refused;
-use crate::service::publish::{self, Applied};
+use crate::service::Server;
+use crate::service::publications::Applied;
 use crate::service::publishing::{Publishing, facts_of};
-use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
-use crate::store::publications::{Change, Stored};
+use crate::store::publications::Change;
 
 /// Looks at the stored document. Only a sibling that keeps its entity-tag can
 /// change it between two of them.
@@ -33,29 +33,10 @@ pub(super) fn apply<M: Memory>(
             judged_by: Some(&stored),
             ..change.clone()
         };
-        match publish::apply(server, host, &publishing, &change)? {
+        match server.publications().publish(server, host, &publishing, &change)? {
             Applied::Reopens(other) => stored = other,
             applied => return Ok(applied),
         }
     }
     Err(Refused::EntityTag)
-}
-
-/// The document that the index has, or its row.
-pub(super) fn stored<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    (stored, body): (Stored, Option<Vec<u8>>),
-) -> Result<Applied<M>, Refused> {
-    let body = match body {
-        Some(body) => body,
-        None => {
-            let event = &publishing.package.name;
-            publication_rows::one(server, host, &stored.key, event, &stored.entity_tag)?
-                .ok_or(Refused::EntityTag)?
-                .body
-        }
-    };
-    Ok(Applied::Reopens(body))
 }

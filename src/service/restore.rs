@@ -10,14 +10,13 @@ use crate::presence::event_package::PackageId;
 use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
-use crate::service::durable::single;
 use crate::service::left_over::{TOLD, restored_cseq};
+use crate::service::publications::respell;
 use crate::service::{Server, paging};
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
-    PUBLICATION_COLUMNS, PublicationRow, SUBSCRIPTION_COLUMNS, publication_conditions,
-    read_publication, read_subscription,
+    PUBLICATION_COLUMNS, PublicationRow, SUBSCRIPTION_COLUMNS, read_publication, read_subscription,
 };
 
 /// What was taken over.
@@ -148,18 +147,7 @@ pub fn publications<M: Memory>(
     store.put_all_in_order();
     let restored = restored.complete()?;
     for (row, key) in respelled {
-        let old = crate::presence::presentity::PresentityKey {
-            user: row.user,
-            host: row.host,
-            ..key.clone()
-        };
-        let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
-        let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
-        match single(database, |database, _| database.update(&table, &conditions, &set)) {
-            // It is found in its own spelling.
-            Ok(()) | Err(Fault::Refused) => {}
-            Err(fault) => return Err(fault),
-        }
+        respell(database, &table, &row, &key)?;
     }
     report(host, "publications", restored);
     Ok(restored)

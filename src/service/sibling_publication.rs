@@ -6,9 +6,9 @@ use crate::ports::Host;
 use crate::presence::event_package::{Kind, PackageId};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Refused, Step};
+use crate::service::Server;
 use crate::service::publish::publish_for_sibling;
 use crate::service::publishing::Publishing;
-use crate::service::{Server, publication_rows};
 use crate::shm::Memory;
 
 /// What a sibling wants to be published.
@@ -45,7 +45,7 @@ pub fn has_tag<M: Memory>(
     host: &mut dyn Host,
     given: &Given<'_>,
 ) -> Result<bool, Fault> {
-    publication_rows::has_tag(server, host, &key(server, given), given.entity_tag)
+    server.publications().has_tag(server, host, &key(server, given), given.entity_tag)
 }
 
 /// Publishes it. 412 when nothing has the tag that should be there, or when

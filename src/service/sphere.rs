@@ -1,13 +1,12 @@
 //! Where a presentity says it is (`enable_sphere_check`, B35): rules may hold
 //! in one sphere only, so that they are looked at again when it changes.
 
-use crate::config::PublicationCache;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::pidf;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
-use crate::service::{Server, publication_rows, watchers};
+use crate::service::{Server, watchers};
 use crate::shm::Memory;
 
 /// The sphere of the newest publication that names one; `None` also where
@@ -38,18 +37,15 @@ fn read<M: Memory>(
     };
     // Mostly the newest says it; there may be very many.
     let (mut seen, mut most) = (0, 1);
-    while server.config.publications() != PublicationCache::None {
-        let (newest, is_all) = server.store.newest(key, most);
-        if newest.iter().any(|publication| publication.body.is_empty()) {
-            break;
-        }
+    let publications = server.publications();
+    while let Some((newest, is_all)) = publications.newest_here(server, key, most) {
         let found = newest.get(seen..).unwrap_or_default().iter().find_map(of);
         if found.is_some() || is_all {
             return found;
         }
         (seen, most) = (newest.len(), most * 8);
     }
-    let publications = publication_rows::current(server, host, key, event).ok()?;
+    let publications = publications.current(server, host, key, event).ok()?;
     publications.iter().rev().find_map(of)
 }
 

@@ -2,8 +2,9 @@
 //! changed behind it, and makes watchers look again.
 
 use crate::error::Fault;
+use crate::presence::event_package::EventPackage;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::transition::Told;
+use crate::presence::publication::transition::{Event, Outcome, closes, transition};
 use crate::shm::Memory;
 use crate::store::publication_block::Parts;
 use crate::store::publications::{Change, otherwise_spelled, pack};
@@ -113,7 +114,12 @@ impl<M: Memory> Store<M> {
 
     /// Drops a publication whose row is gone from the index. True if it was
     /// there.
-    pub fn forget_publication(&self, key: &PresentityKey, tag: &[u8]) -> bool {
+    pub fn forget_publication(
+        &self,
+        key: &PresentityKey,
+        tag: &[u8],
+        package: &EventPackage,
+    ) -> bool {
         let hash = self.presentity_hash(&key.identity, key.package);
         self.with(self.shard_of(&key.identity), |records| {
             let Some(owner) = records.find(key, hash) else { return false };
@@ -123,8 +129,14 @@ impl<M: Memory> Store<M> {
                     .get(*id)
                     .is_some_and(|record| record.phase == PublicationPhase::Live)
             });
-            let Some(id) = found else { return false };
-            records.end_publication(id, false, Told::Watchers { urgent: true }, b"");
+            let Some((id, record)) = found.and_then(|id| Some((id, records.publications.get(id)?)))
+            else {
+                return false;
+            };
+            let watchers = records.watchers_of(owner);
+            let outcome = transition(&records.stored(record), Event::Removed, package, watchers);
+            let Outcome::Change(change) = outcome else { return false };
+            records.end_publication(id, closes(Event::Removed, package), change.told, b"");
             self.queue_lane(records, owner);
             self.drop_if_idle(records, owner);
             true

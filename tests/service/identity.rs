@@ -5,7 +5,7 @@ use crate::fakes::{PRESENCE, Publish, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::ports::{Database, Value};
 use presence::presence::uri::UserCase;
-use presence::service::{publication_rows, subscriptions, watchers};
+use presence::service::{subscriptions, watchers};
 
 const MODES: [(SubscriptionMode, PublicationCache); 5] = [
     (SubscriptionMode::Memory, PublicationCache::Record),
@@ -137,7 +137,8 @@ fn subscribers_are_found_and_replaced_in_any_spelling() {
             assert_eq!(listed.unwrap().len(), expected, "{uri}");
         }
         publish(&mut world, "park%2B1", None, "x");
-        let read = publication_rows::current(&world.server, &mut world.host, &key, b"presence");
+        let read =
+            world.server.publications().current(&world.server, &mut world.host, &key, b"presence");
         assert_eq!(read.unwrap().len(), 1);
     }
 }

@@ -362,7 +362,8 @@ mod publications {
         let mut database = world.host.database.clone().unwrap();
         let set = [("expires", Value::Int(world.now() - 1000))];
         database.update("presentity", &[], &set).unwrap();
-        left_over::publications(&world.server, &mut world.host).unwrap();
+        let server = world.server.clone();
+        server.publications().end_left_over(&server, &mut world.host).unwrap();
         assert_eq!(tags(&world), [tag]);
     }
 

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::Host;
 use crate::presence::event_package::{EventPackage, Kind};
@@ -64,8 +63,7 @@ impl<'a> Version<'a> {
         } else {
             let is_empty =
                 may_skip && compose(server, host, package, without_ends(&state))?.is_empty();
-            let known = server.config.publications() != PublicationCache::None
-                && state.publications.iter().all(|living| !living.body.is_empty());
+            let known = server.publications().are_complete(&state.publications);
             let living = state.publications.iter().map(|living| living.body.len()).sum();
             fold(package, &mut state.farewells, known.then_some(living));
             (Content::Copied(state), is_empty)
@@ -160,12 +158,7 @@ fn may_skip_first<M: Memory>(server: &Server<M>, package: &EventPackage) -> bool
 }
 
 fn is_in_memory<M: Memory>(server: &Server<M>, package: &EventPackage, state: &State) -> bool {
-    package.kind == Kind::Publication
-        && match server.config.publications() {
-            PublicationCache::Record => true,
-            PublicationCache::Hybrid => state.publications.iter().all(|p| !p.body.is_empty()),
-            PublicationCache::None => false,
-        }
+    package.kind == Kind::Publication && server.publications().are_complete(&state.publications)
 }
 
 fn without_ends(state: &State) -> State {

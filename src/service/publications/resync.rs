@@ -3,22 +3,22 @@
 
 use std::collections::HashSet;
 
-use crate::config::PublicationCache;
 use crate::error::Fault;
 use crate::ports::{Condition, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::Step;
 use crate::service::Server;
-use crate::service::durable::single;
 use crate::service::notifier::{self, Budget};
 use crate::service::restore::facts;
 use crate::shm::Memory;
 use crate::store::publications::Change;
 use crate::store::rows::{
-    PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
-    read_publication,
+    PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, read_publication,
 };
+
+use super::respell;
+use super::statements::table;
 
 /// What names a publication: identity, package and entity-tag.
 type Name = (Vec<u8>, PackageId, Vec<u8>);
@@ -28,15 +28,12 @@ fn name(key: &PresentityKey, tag: &[u8]) -> Name {
 }
 
 /// Follows the rows of one presentity. Nobody is notified yet.
-pub fn presentity<M: Memory>(
+pub(super) fn presentity<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
     package: &EventPackage,
 ) -> Result<(), Fault> {
-    if server.config.publications() != PublicationCache::Hybrid {
-        return Ok(());
-    }
     server.store.forget_bodies(key);
     let tags = server.store.entity_tags(key);
     let before = tags.into_iter().map(|tag| (key.clone(), tag)).collect();
@@ -47,13 +44,7 @@ pub fn presentity<M: Memory>(
 
 /// Follows all rows, and notifies whoever watches something that is different
 /// now.
-pub fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
-    match server.config.publications() {
-        PublicationCache::Record => return Err(Fault::Database),
-        // The rows are looked at each time.
-        PublicationCache::None => return Ok(()),
-        PublicationCache::Hybrid => {}
-    }
+pub(super) fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let mut before = Vec::new();
     for shard in 0..server.store.shards() {
         let listed = server.store.list_publications(shard);
@@ -83,8 +74,7 @@ fn follow<M: Memory>(
     let known: HashSet<Name> = before.iter().map(|(key, tag)| name(key, tag)).collect();
     let mut seen: HashSet<Name> = HashSet::new();
     let mut rows = Vec::new();
-    let table =
-        std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)?;
+    let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
     let order = Some("received_time, id");
     let mut read = |columns: &[Value]| {
@@ -108,9 +98,7 @@ fn follow<M: Memory>(
     }
     let mut changed: Vec<PresentityKey> = Vec::new();
     for (key, row, facts, dialog_id) in rows {
-        if key.host != row.host || key.user != row.user {
-            respell(server, host, &key, &row)?;
-        }
+        respell(host.database().ok_or(Fault::Database)?, table, &row, &key)?;
         let publication = &row.publication;
         let change = Change {
             step: Step::Create,
@@ -138,32 +126,13 @@ fn follow<M: Memory>(
         server.store.put_in_order(key);
     }
     for (key, tag) in before {
+        let Some(package) = server.registry.get(key.package) else { continue };
         if !seen.contains(&name(&key, &tag))
-            && server.store.forget_publication(&key, &tag)
+            && server.store.forget_publication(&key, &tag, package)
             && changed.last() != Some(&key)
         {
             changed.push(key);
         }
     }
     Ok(changed)
-}
-
-/// Another spelling than ours is made ours, as when rows are loaded (B19).
-fn respell<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-    row: &PublicationRow,
-) -> Result<(), Fault> {
-    let table =
-        std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)?;
-    let old = PresentityKey { user: row.user.clone(), host: row.host.clone(), ..key.clone() };
-    let conditions = publication_conditions(&old, &row.event, &row.publication.entity_tag);
-    let set = [("username", Value::text(&key.user)), ("domain", Value::text(&key.host))];
-    let database = host.database().ok_or(Fault::Database)?;
-    match single(database, |database, _| database.update(table, &conditions, &set)) {
-        // It is found in its own spelling.
-        Err(Fault::Refused) => Ok(()),
-        respelled => respelled,
-    }
 }

@@ -3,20 +3,18 @@
 //! that it was judged by; if no row has it any more, somebody was faster.
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Condition, Database, Host, Value};
+use crate::ports::{Compare, Host, Value};
 use crate::presence::dialog_info;
-use crate::presence::event_package::{Event as EventName, EventPackage};
+use crate::presence::event_package::EventPackage;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::PublicationCopy;
 use crate::presence::publication::transition::{
     self, Event, Next, Outcome, Publish, Stored, Told, Watchers, is_same_dialog, transition,
 };
-use crate::presence::publication::{Facts, Refused, Step};
+use crate::presence::publication::{Facts, PublicationCopy, Refused, Step};
 use crate::presence::uri;
-use crate::service::durable::single;
-use crate::service::paging::{Pages, count as count_rows};
-use crate::service::publication_rows::{self as rows, changes, exists, new_row, table};
-use crate::service::publish::Applied;
+use crate::service::durable::{delete, single};
+use crate::service::listing::Published;
+use crate::service::paging::count as count_rows;
 use crate::service::publishing::{Publishing, facts_of};
 use crate::service::{Server, check_widths, expiry, limits};
 use crate::shm::Memory;
@@ -26,75 +24,154 @@ use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
 
-/// Expired rows read in one go.
-const PAGE: usize = 250;
+use super::expired_rows::expire;
+use super::statements::{self, changes, exists, insert, new_row, replace, table};
+use super::{Applied, Publications, respell};
 
-/// Judges a change by the rows, and makes it.
-pub fn apply<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
-) -> Result<Applied<M>, Refused> {
-    match judge(server, host, publishing, change) {
-        Err(Refused::EntityTag) => {
-            let Some(key) = respell(server, host, publishing)? else {
-                return Err(Refused::EntityTag);
-            };
-            judge(server, host, &Publishing { key, ..publishing.clone() }, change)
+/// Publications in rows only.
+pub struct Rows;
+
+impl<M: Memory> Publications<M> for Rows {
+    fn are_rows(&self) -> bool {
+        true
+    }
+
+    fn publish(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        publishing: &Publishing<'_>,
+        change: &Change<'_>,
+    ) -> Result<Applied<M>, Refused> {
+        match judge(server, host, publishing, change) {
+            Err(Refused::EntityTag) => {
+                let Some(key) = otherwise_spelled(server, host, publishing)? else {
+                    return Err(Refused::EntityTag);
+                };
+                judge(server, host, &Publishing { key, ..publishing.clone() }, change)
+            }
+            judged => judged,
         }
-        judged => judged,
+    }
+
+    fn expire(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+        expire(server, host)
+    }
+
+    fn end_left_over(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+        expire(server, host)
+    }
+
+    fn has_tag(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        tag: &[u8],
+    ) -> Result<bool, Fault> {
+        let package = server.registry.get(key.package).ok_or(Fault::Package)?;
+        let (table, database) = (table(server)?, host.database().ok_or(Fault::Database)?);
+        for key in key.spellings() {
+            let row = publication_conditions(&key, &package.name, tag);
+            if single(database, |database, _| exists(database, table, &row))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn current(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        event: &[u8],
+    ) -> Result<Vec<PublicationCopy>, Fault> {
+        statements::read(server, host, key, event)
+    }
+
+    fn newest_here(
+        &self,
+        _server: &Server<M>,
+        _key: &PresentityKey,
+        _most: usize,
+    ) -> Option<(Vec<PublicationCopy>, bool)> {
+        None
+    }
+
+    fn complete(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        event: &[u8],
+        _known: Vec<PublicationCopy>,
+    ) -> Result<Vec<PublicationCopy>, Fault> {
+        statements::read(server, host, key, event)
+    }
+
+    fn newest(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        event: &[u8],
+        _known: &PublicationCopy,
+    ) -> Result<Vec<PublicationCopy>, Fault> {
+        statements::read(server, host, key, event)
+    }
+
+    fn are_complete(&self, _known: &[PublicationCopy]) -> bool {
+        false
+    }
+
+    fn list(&self, server: &Server<M>, host: &mut dyn Host) -> Result<Vec<Published>, Fault> {
+        statements::list(server, host)
+    }
+
+    fn follow(
+        &self,
+        _server: &Server<M>,
+        _host: &mut dyn Host,
+        _key: &PresentityKey,
+        _package: &EventPackage,
+    ) -> Result<(), Fault> {
+        // The rows are looked at each time.
+        Ok(())
+    }
+
+    fn follow_all(&self, _server: &Server<M>, _host: &mut dyn Host) -> Result<(), Fault> {
+        Ok(())
     }
 }
 
 /// Rows may spell the user otherwise (B46), and those of the stock module the
 /// domain (B19), which is made ours. Gives the key by which the row is found,
 /// if that is why it was not.
-fn respell<M: Memory>(
+fn otherwise_spelled<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     publishing: &Publishing<'_>,
-) -> Result<Option<PresentityKey>, Refused> {
+) -> Result<Option<PresentityKey>, Fault> {
     let Some(tag) = publishing.if_match else { return Ok(None) };
+    let (table, database) = (table(server)?, host.database().ok_or(Fault::Database)?);
     for key in publishing.key.spellings() {
-        if is_there(server, host, &key, &publishing.package.name, tag)? {
-            return Ok(Some(key));
-        }
+        let mut anywhere = publication_conditions(&key, &publishing.package.name, tag);
+        anywhere.retain(|(column, ..)| *column != "domain");
+        let found = single(database, |database, _| {
+            let mut found = None;
+            database.query(table, &anywhere, PUBLICATION_COLUMNS, None, &mut |columns| {
+                let row = read_publication(columns);
+                found =
+                    row.filter(|row| uri::eq_ignore_case(&row.host, &key.host)).or(found.take());
+            })?;
+            Ok(found)
+        })?;
+        let Some(row) = found else { continue };
+        respell(database, table, &row, &PresentityKey { user: row.user.clone(), ..key.clone() })?;
+        return Ok(Some(key));
     }
     Ok(None)
-}
-
-/// There is a row of this user, at the host in whatever spelling: then in ours
-/// from now on.
-fn is_there<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-    event: &[u8],
-    tag: &[u8],
-) -> Result<bool, Refused> {
-    let table = table(server)?;
-    let mut row = publication_conditions(key, event, tag);
-    row.retain(|(column, ..)| *column != "domain");
-    let database = host.database().ok_or(Fault::Database)?;
-    let spelled = single(database, |database, _| {
-        let mut spelled = None;
-        database.query(table, &row, &["domain"], None, &mut |columns| {
-            let domain = columns.first().map(Value::as_bytes).unwrap_or_default();
-            if uri::eq_ignore_case(domain, &key.host) {
-                spelled = Some(domain.to_vec());
-            }
-        })?;
-        Ok(spelled)
-    })?;
-    let Some(spelled) = spelled else { return Ok(false) };
-    if spelled != key.host {
-        row.push(("domain", Compare::Eq, Value::Text(spelled)));
-        single(database, |database, _| {
-            database.update(table, &row, &[("domain", Value::text(&key.host))])
-        })?;
-    }
-    Ok(true)
 }
 
 fn judge<M: Memory>(
@@ -154,15 +231,15 @@ fn transition_of<M: Memory>(
         return Ok((unread, None));
     }
     let tag = publishing.if_match.unwrap_or_default();
-    let old = rows::one(server, host, key, &package.name, tag)?.ok_or(Refused::EntityTag)?;
+    let old = statements::one(server, host, key, &package.name, tag)?.ok_or(Refused::EntityTag)?;
     Ok((transition(&view.stored(package, &old), event, package, view.watchers), Some(old)))
 }
 
 /// What is known of those who watch a presentity: here the lane knows, of other
 /// servers nothing is known.
 #[derive(Debug, Clone, Copy)]
-struct View {
-    watchers: Watchers,
+pub(super) struct View {
+    pub(super) watchers: Watchers,
     is_behind: bool,
     /// Other servers may still be telling their watchers of what was published
     /// since.
@@ -173,7 +250,11 @@ struct View {
 const TELLING: i64 = 10;
 
 impl View {
-    fn of<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: &PresentityKey) -> View {
+    pub(super) fn of<M: Memory>(
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+    ) -> View {
         let Audience { watchers, is_behind } = server.store.audience(key);
         let since = server.store.policy.rows_only().then(|| host.now() - TELLING);
         View { watchers, is_behind, since }
@@ -184,7 +265,7 @@ impl View {
         Stored::unread(package, self.is_behind || self.since.is_some())
     }
 
-    fn stored<'a>(self, package: &EventPackage, row: &'a PublicationCopy) -> Stored<'a> {
+    pub(super) fn stored<'a>(self, package: &EventPackage, row: &'a PublicationCopy) -> Stored<'a> {
         let is_recent = self.since.is_some_and(|since| row.received >= since);
         Stored {
             facts: if package.is_dialog() { facts_of(&row.body) } else { Facts::default() },
@@ -196,7 +277,7 @@ impl View {
 }
 
 /// The change is stored: whoever watches is to be told.
-pub fn tell<M: Memory>(
+pub(super) fn tell<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
@@ -233,7 +314,7 @@ fn create<M: Memory>(
     };
     let replaced = match change.dialog_id {
         [] => None,
-        id => same_dialog(rows::read_rows(server, host, key, event)?, id),
+        id => same_dialog(statements::read_rows(server, host, key, event)?, id),
     };
     let view = View::of(server, host, key);
     let old = replaced.as_ref().map(|row| view.stored(package, &row.publication));
@@ -244,14 +325,14 @@ fn create<M: Memory>(
     let database = host.database().ok_or(Fault::Database)?;
     match &replaced {
         None => {
-            single(database, |database, _| insert(database, table, &row, &own))?;
+            insert(database, table, &row, &own, change.ruid)?;
             limits::publication_row_counted(server, key, true);
         }
         Some(old) => {
             let spelled =
                 PresentityKey { user: old.user.clone(), host: old.host.clone(), ..key.clone() };
             let old = publication_conditions(&spelled, event, &old.publication.entity_tag);
-            rows::replace(database, table, &old, &own, &row)?;
+            replace(database, table, &old, &own, &row)?;
         }
     }
     Ok((made, replaced.map(|row| row.publication)))
@@ -281,22 +362,6 @@ fn check_limit<M: Memory>(
     })
 }
 
-/// Adds a row; it may be there already if only the answer was lost.
-fn insert(
-    database: &mut dyn Database,
-    table: &str,
-    row: &[crate::ports::Assignment],
-    own: &[Condition],
-) -> Result<(), Fault> {
-    match database.insert(table, row) {
-        Ok(()) => Ok(()),
-        Err(fault) => match exists(database, table, own) {
-            Ok(true) => Ok(()),
-            _ => Err(fault),
-        },
-    }
-}
-
 fn same_dialog(rows: Vec<PublicationRow>, id: &[u8]) -> Option<PublicationRow> {
     rows.into_iter().find(|row| {
         dialog_info::summary(&row.publication.body)
@@ -312,8 +377,12 @@ fn update<M: Memory>(
     change: &Change<'_>,
 ) -> Result<(), Refused> {
     let (key, event) = (&publishing.key, &publishing.package.name);
+    let set = changes(change, publishing.body);
+    check_widths(&server.widths.publications, &set)?;
     let row = publication_conditions(key, event, publishing.if_match.unwrap_or_default());
-    rows::update(server, host, &row, change, publishing, &changes(change, publishing.body))
+    let own = publication_conditions(key, event, change.entity_tag);
+    let (table, database) = (table(server)?, host.database().ok_or(Fault::Database)?);
+    statements::update(database, table, &row, &own, &set)
 }
 
 fn remove<M: Memory>(
@@ -329,77 +398,5 @@ fn remove<M: Memory>(
         return Err(Refused::EntityTag);
     }
     limits::publication_row_counted(server, key, false);
-    Ok(())
-}
-
-/// Deletes a row; false if somebody else has.
-fn delete(database: &mut dyn Database, table: &str, row: &[Condition]) -> Result<bool, Fault> {
-    single(database, |database, attempt| {
-        database.delete(table, row)?;
-        // A repeated one may find that the first one has done it.
-        Ok(attempt > 0 || database.affected_rows() != Some(0))
-    })
-}
-
-/// Ends publications that have expired. The row's own end is named when it is
-/// deleted: of several servers one deletes it and tells the watchers, and one
-/// that was refreshed lives on.
-pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
-    let table = table(server)?;
-    let (mut pages, mut refused) = (Pages::new(PAGE, false), false);
-    loop {
-        let conditions = [
-            ("expires", Compare::Less, Value::Int(host.now() + 1)),
-            ("expires", Compare::Greater, Value::Int(0)),
-        ];
-        let database = host.database().ok_or(Fault::Database)?;
-        let page = pages.next(database, table, &conditions, PUBLICATION_COLUMNS)?;
-        let Some(page) = page else { break };
-        for row in page.iter().filter_map(|(_, columns)| read_publication(columns)) {
-            match end_expired(server, host, table, row) {
-                // Its own fault is no reason to keep the others waiting.
-                Err(Fault::Refused) => refused = true,
-                ended => ended?,
-            }
-        }
-        server.wake_senders(host);
-    }
-    if refused { Err(Fault::Refused) } else { Ok(()) }
-}
-
-/// Ends a publication that has expired, unless somebody has touched its row.
-pub(super) fn end_expired<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    table: &str,
-    row: PublicationRow,
-) -> Result<(), Fault> {
-    let PublicationRow { user, host: domain, event, publication } = row;
-    let package = EventName::parse(&event).and_then(|event| server.registry.exact(&event));
-    let key = server.store.key(&user, &domain, package.unwrap_or_default());
-    let package = package.and_then(|id| server.registry.get(id));
-    let view = View::of(server, host, &key);
-    let clock = Event::Clock { force_delete: server.config.force_delete };
-    let outcome = package.map(|package| {
-        transition(&view.stored(package, &publication), clock, package, view.watchers)
-    });
-    if outcome == Some(Outcome::TooManyEnds) {
-        // The next time.
-        return Ok(());
-    }
-    // As the row spells it.
-    let spelled = PresentityKey { user, host: domain, ..key.clone() };
-    let mut conditions = publication_conditions(&spelled, &event, &publication.entity_tag);
-    let at = publication.expires_at.unwrap_or_default();
-    conditions.push(("expires", Compare::Eq, Value::Int(at)));
-    let database = host.database().ok_or(Fault::Database)?;
-    let deleted = delete(database, table, &conditions)?;
-    if let (true, Some(Outcome::Change(made))) = (deleted, outcome) {
-        let ended = made.ended.map(|shown| (&publication, shown));
-        let change = RowsChanged { sender: b"", ended, told: made.told };
-        if let Some(lane) = tell(server, host, &key, change) {
-            server.store.hand_over(lane);
-        }
-    }
     Ok(())
 }

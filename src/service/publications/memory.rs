@@ -1,0 +1,271 @@
+//! Publications in memory: a change is judged and claimed under the lock of
+//! their shard (`begin`), written where there are rows, and made part of the state
+//! (`commit`). Here without rows; `indexed` has them.
+
+use crate::error::Fault;
+use crate::ports::Host;
+use crate::presence::event_package::EventPackage;
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::{PublicationCopy, Refused};
+use crate::service::Server;
+use crate::service::listing::Published;
+use crate::service::publishing::Publishing;
+use crate::shm::Memory;
+use crate::store::Store;
+use crate::store::publications::{Begun, Change, Expired, Pending, Stored};
+
+use super::{Applied, Publications};
+
+/// Records ended per shard and lock.
+const BATCH: usize = 256;
+/// Seconds after which a publication whose row cannot be deleted is retried.
+const RETRY: i64 = 5;
+
+/// Publications in memory only (`publ_cache=2`).
+pub struct InMemory;
+
+/// A claimed publication. The claim is given up when the change fails, also
+/// when a callback panics: the publication must not stay claimed for ever.
+struct Claim<'a, M: Memory> {
+    store: &'a Store<M>,
+    pending: Option<Pending<M>>,
+}
+
+impl<M: Memory> Drop for Claim<'_, M> {
+    fn drop(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.store.abort_publication(pending);
+        }
+    }
+}
+
+/// The ways in which a change goes through memory.
+pub(super) trait Durable<M: Memory> {
+    /// The document of a publication whose dialog may come back to life.
+    fn document(
+        &mut self,
+        stored: &Stored,
+        kept: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refused>;
+
+    /// Writes a claimed change. Gives the document that its row had, if watchers
+    /// have to see it a last time.
+    fn write(&mut self, pending: &Pending<M>) -> Result<Option<Vec<u8>>, Refused>;
+
+    /// What is published now, where the row keeps it.
+    fn published(&self) -> Option<&[u8]>;
+}
+
+/// Nothing outlives the server.
+struct NoRows;
+
+impl<M: Memory> Durable<M> for NoRows {
+    fn document(
+        &mut self,
+        _stored: &Stored,
+        kept: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refused> {
+        Ok(kept)
+    }
+
+    fn write(&mut self, _pending: &Pending<M>) -> Result<Option<Vec<u8>>, Refused> {
+        Ok(None)
+    }
+
+    fn published(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// Judges a change by what is in memory, and makes it.
+pub(super) fn publish<M: Memory>(
+    server: &Server<M>,
+    publishing: &Publishing<'_>,
+    change: &Change<'_>,
+    durable: &mut dyn Durable<M>,
+) -> Result<Applied<M>, Refused> {
+    let (store, package) = (&server.store, publishing.package);
+    let pending = match store.begin_publication(&publishing.key, package, change)? {
+        Begun::Pending(pending) => pending,
+        Begun::Refused(refused) => return Err(refused),
+        Begun::Unchanged => return Ok(Applied::Unchanged),
+        Begun::Reopens(stored, kept) => {
+            let document = durable.document(&stored, kept)?.ok_or(Refused::EntityTag)?;
+            return Ok(Applied::Reopens(document));
+        }
+    };
+    let mut claim = Claim { store, pending: Some(pending) };
+    let ended = match &claim.pending {
+        Some(pending) => durable.write(pending)?,
+        None => None,
+    };
+    let (closing, published) = (package.aggregates, durable.published());
+    Ok(Applied::Made(claim.pending.take().and_then(|pending| {
+        store.commit_publication(pending, closing, ended.as_deref(), published)
+    })))
+}
+
+/// Publications that were claimed, the next one last. What is not dealt with is
+/// given back, also when a callback panics; those that were not tried come
+/// first the next time.
+struct Claimed<'a, M: Memory> {
+    store: &'a Store<M>,
+    now: i64,
+    expired: Vec<Expired<M>>,
+}
+
+impl<M: Memory> Drop for Claimed<'_, M> {
+    fn drop(&mut self) {
+        if let Some(in_hand) = self.expired.pop() {
+            self.store.keep_expired(in_hand, self.now, RETRY);
+        }
+        for untried in self.expired.drain(..) {
+            self.store.keep_expired(untried, self.now, 0);
+        }
+    }
+}
+
+/// Ends publications that have expired. `delete` deletes the row of one, and
+/// gives the document that it had, if watchers have to see that. Fails with
+/// `Fault::Database` if the database is away.
+pub(super) fn expire<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    delete: impl Fn(&mut dyn Host, &Expired<M>) -> Result<Option<Vec<u8>>, Fault>,
+) -> Result<(), Fault> {
+    // One time for all: what is to be retried later is not retried now.
+    let (now, quietly) = (host.now(), server.config.force_delete);
+    let (store, mut result) = (&server.store, Ok(()));
+    for shard in 0..store.shards() {
+        let mut more = true;
+        while more {
+            let (expired, rest) =
+                store.claim_expired(shard, (now, BATCH), &server.registry, quietly);
+            more = rest;
+            let mut claimed = Claimed { store, now, expired };
+            claimed.expired.reverse();
+            while let Some(publication) = claimed.expired.last() {
+                let deleted = delete(host, publication);
+                let Some(publication) = claimed.expired.pop() else { break };
+                match deleted {
+                    Ok(document) => store.remove_expired(publication, document.as_deref()),
+                    Err(fault) => {
+                        store.keep_expired(publication, now, RETRY);
+                        if fault == Fault::Database {
+                            return Err(fault);
+                        }
+                        // The row's own fault is no reason to keep the others waiting.
+                        result = Err(fault);
+                    }
+                }
+            }
+        }
+    }
+    result
+}
+
+impl<M: Memory> Publications<M> for InMemory {
+    fn are_rows(&self) -> bool {
+        false
+    }
+
+    fn publish(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        publishing: &Publishing<'_>,
+        change: &Change<'_>,
+    ) -> Result<Applied<M>, Refused> {
+        publish(server, publishing, change, &mut NoRows)
+    }
+
+    fn expire(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+        expire(server, host, |_, _| Ok(None))
+    }
+
+    fn end_left_over(&self, _server: &Server<M>, _host: &mut dyn Host) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn has_tag(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        key: &PresentityKey,
+        tag: &[u8],
+    ) -> Result<bool, Fault> {
+        Ok(server.store.has_publication(key, tag))
+    }
+
+    fn current(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        key: &PresentityKey,
+        _event: &[u8],
+    ) -> Result<Vec<PublicationCopy>, Fault> {
+        Ok(server.store.living(key).publications)
+    }
+
+    fn newest_here(
+        &self,
+        server: &Server<M>,
+        key: &PresentityKey,
+        most: usize,
+    ) -> Option<(Vec<PublicationCopy>, bool)> {
+        Some(server.store.newest(key, most))
+    }
+
+    fn complete(
+        &self,
+        _server: &Server<M>,
+        _host: &mut dyn Host,
+        _key: &PresentityKey,
+        _event: &[u8],
+        known: Vec<PublicationCopy>,
+    ) -> Result<Vec<PublicationCopy>, Fault> {
+        Ok(known)
+    }
+
+    fn newest(
+        &self,
+        _server: &Server<M>,
+        _host: &mut dyn Host,
+        _key: &PresentityKey,
+        _event: &[u8],
+        known: &PublicationCopy,
+    ) -> Result<Vec<PublicationCopy>, Fault> {
+        Ok(vec![known.clone()])
+    }
+
+    fn are_complete(&self, _known: &[PublicationCopy]) -> bool {
+        true
+    }
+
+    fn list(&self, server: &Server<M>, _host: &mut dyn Host) -> Result<Vec<Published>, Fault> {
+        let mut all = Vec::new();
+        for shard in 0..server.store.shards() {
+            let listed = server.store.list_publications(shard);
+            all.extend(listed.into_iter().filter_map(|(key, publication)| {
+                let event = server.registry.get(key.package)?.name.clone();
+                Some(Published { user: key.user, host: key.host, event, publication })
+            }));
+        }
+        Ok(all)
+    }
+
+    fn follow(
+        &self,
+        _server: &Server<M>,
+        _host: &mut dyn Host,
+        _key: &PresentityKey,
+        _package: &EventPackage,
+    ) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn follow_all(&self, _server: &Server<M>, _host: &mut dyn Host) -> Result<(), Fault> {
+        // There are no rows to follow.
+        Err(Fault::Database)
+    }
+}

@@ -1,0 +1,154 @@
+//! Where publications are kept. What becomes of one is said by
+//! `presence::publication::transition` alone; here are the ways of keeping it:
+//! *memory* alone, *indexed* (memory, with a row of each that outlives the
+//! server), and *rows* alone. `Server::publications` is the one place that asks
+//! for the mode; use cases, timers and notifiers use the trait.
+
+mod bounded;
+mod expired_rows;
+mod indexed;
+mod memory;
+mod respelled;
+mod resync;
+mod rows;
+mod statements;
+
+use crate::config::{Config, PublicationCache};
+use crate::error::Fault;
+use crate::ports::Host;
+use crate::presence::event_package::EventPackage;
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::{PublicationCopy, Refused};
+use crate::service::Server;
+use crate::service::listing::Published;
+use crate::service::publishing::Publishing;
+use crate::shm::Memory;
+use crate::store::LaneRef;
+use crate::store::publications::Change;
+
+pub use bounded::newest as newest_that_fit;
+pub(super) use respelled::respell;
+
+/// A way of keeping publications.
+pub trait Publications<M: Memory> {
+    /// Each is a row of the database, whatever else it is.
+    fn are_rows(&self) -> bool;
+
+    /// Judges a change by what is stored, and makes it.
+    fn publish(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        publishing: &Publishing<'_>,
+        change: &Change<'_>,
+    ) -> Result<Applied<M>, Refused>;
+
+    /// Ends those that have expired.
+    fn expire(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;
+
+    /// Ends those that expired while the server was down.
+    fn end_left_over(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;
+
+    /// A presentity has one of this entity-tag.
+    fn has_tag(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        tag: &[u8],
+    ) -> Result<bool, Fault>;
+
+    /// All of a presentity, oldest change first.
+    fn current(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        event: &[u8],
+    ) -> Result<Vec<PublicationCopy>, Fault>;
+
+    /// Up to so many of a presentity, the newest first, and whether these are
+    /// all; `None` if that is not known without reading rows.
+    fn newest_here(
+        &self,
+        server: &Server<M>,
+        key: &PresentityKey,
+        most: usize,
+    ) -> Option<(Vec<PublicationCopy>, bool)>;
+
+    /// Those that were copied from memory (`known`), with the documents that the
+    /// database keeps.
+    fn complete(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        event: &[u8],
+        known: Vec<PublicationCopy>,
+    ) -> Result<Vec<PublicationCopy>, Fault>;
+
+    /// The newest that memory has, with its document, for a package that shows no
+    /// other.
+    fn newest(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        event: &[u8],
+        known: &PublicationCopy,
+    ) -> Result<Vec<PublicationCopy>, Fault>;
+
+    /// All that a document is made of was copied from memory: nothing is read
+    /// later, and might be newer.
+    fn are_complete(&self, known: &[PublicationCopy]) -> bool;
+
+    /// All of them.
+    fn list(&self, server: &Server<M>, host: &mut dyn Host) -> Result<Vec<Published>, Fault>;
+
+    /// Somebody may have changed the rows of a presentity by hand.
+    fn follow(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        package: &EventPackage,
+    ) -> Result<(), Fault>;
+
+    /// Somebody may have changed any rows by hand: whoever watches something that
+    /// is different now is told.
+    fn follow_all(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;
+}
+
+/// What became of a change.
+#[must_use]
+pub enum Applied<M: Memory> {
+    /// It is stored; the caller notifies if it is given the lane.
+    Made(Option<LaneRef<M>>),
+    /// Nothing changes, and the entity-tag stays (shared lines).
+    Unchanged,
+    /// Nothing yet: it may open a dialog again that this stored document has
+    /// as terminated.
+    Reopens(Vec<u8>),
+}
+
+/// The rows judge: the database has to tell how many a change meets.
+pub fn rows_judge(config: &Config) -> bool {
+    config.publications() == PublicationCache::None
+}
+
+/// Memory takes the rows over when the server starts, and has room for some of
+/// their documents.
+pub fn are_indexed(config: &Config) -> bool {
+    config.publications() == PublicationCache::Hybrid
+}
+
+impl<M: Memory> Server<M> {
+    /// How publications are kept (`publ_cache`).
+    pub fn publications(&self) -> &'static dyn Publications<M> {
+        match self.config.publications() {
+            PublicationCache::Record => &memory::InMemory,
+            PublicationCache::Hybrid => &indexed::Indexed,
+            PublicationCache::None => &rows::Rows,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Statements about the rows of publications. Each says what it finds if only the
+//! answer of an earlier attempt was lost.
+
+use crate::error::Fault;
+use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
+use crate::presence::presentity::PresentityKey;
+use crate::presence::publication::{PublicationCopy, Refused};
+use crate::service::Server;
+use crate::service::durable::{durable, single};
+use crate::service::listing::Published;
+use crate::shm::Memory;
+use crate::store::publications::Change;
+use crate::store::rows::{
+    PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
+    read_publication,
+};
+
+use super::bounded;
+
+/// Adds a row of this `ruid`; 412 if another one has its entity-tag. Only the
+/// answer of an attempt may have been lost, ours or the driver's own: then the row
+/// is there.
+pub(super) fn insert(
+    database: &mut dyn Database,
+    table: &str,
+    row: &[Assignment],
+    own: &[Condition],
+    ruid: &[u8],
+) -> Result<(), Refused> {
+    let ours = [own, &[("ruid", Compare::Eq, Value::text(ruid))]].concat();
+    let inserted = single(database, |database, attempt| {
+        match attempt > 0 && exists(database, table, &ours)? {
+            true => Ok(()),
+            false => database.insert(table, row),
+        }
+    });
+    match inserted {
+        Err(Fault::Refused) if exists(database, table, &ours)? => Ok(()),
+        Err(Fault::Refused) if exists(database, table, own)? => Err(Refused::EntityTag),
+        inserted => Ok(inserted?),
+    }
+}
+
+/// Puts a row in the place of another one. Only a repeated attempt deletes what
+/// an earlier one may have left: to delete what is not there locks the gap.
+pub(super) fn replace(
+    database: &mut dyn Database,
+    table: &str,
+    old: &[Condition],
+    own: &[Condition],
+    new: &[Assignment],
+) -> Result<(), Fault> {
+    let mut attempts = 0;
+    durable(database, |database| {
+        attempts += 1;
+        database.delete(table, old)?;
+        if attempts > 1 {
+            database.delete(table, own)?;
+        }
+        database.insert(table, new)
+    })
+}
+
+/// Changes the row of a publication; 412 if there is none like that. `own`: the row
+/// as it is afterwards.
+pub(super) fn update(
+    database: &mut dyn Database,
+    table: &str,
+    row: &[Condition],
+    own: &[Condition],
+    set: &[Assignment],
+) -> Result<(), Refused> {
+    let met = single(database, |database, _| {
+        database.update(table, row, set)?;
+        match database.affected_rows() {
+            // Only the answer of an earlier attempt may have been lost, of ours
+            // or of the driver's own. Servers that count changes, not rows,
+            // meet none where nothing changes.
+            Some(0) => exists(database, table, own),
+            _ => Ok(true),
+        }
+    })?;
+    if met { Ok(()) } else { Err(Refused::EntityTag) }
+}
+
+/// There is a row like that.
+pub(super) fn exists(
+    database: &mut dyn Database,
+    table: &str,
+    row: &[Condition],
+) -> Result<bool, Fault> {
+    let mut found = false;
+    database.query(table, row, &["etag"], None, &mut |_| found = true)?;
+    Ok(found)
+}
+
+/// The publication of an entity-tag.
+pub(super) fn one<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+    tag: &[u8],
+) -> Result<Option<PublicationCopy>, Fault> {
+    let row = publication_conditions(key, event, tag);
+    Ok(read_with_ids(server, host, &row)?.into_iter().next().map(|(_, row)| row.publication))
+}
+
+/// The presentity's publications as the database has them, oldest first.
+pub(super) fn read<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+) -> Result<Vec<PublicationCopy>, Fault> {
+    Ok(read_rows(server, host, key, event)?.into_iter().map(|row| row.publication).collect())
+}
+
+/// The same, as rows, in whichever spelling they are (B46).
+pub(super) fn read_rows<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    event: &[u8],
+) -> Result<Vec<PublicationRow>, Fault> {
+    let mut rows = Vec::new();
+    for spelled in key.spellings() {
+        rows.push(read_with_ids(server, host, &presentity_conditions(&spelled, event))?);
+    }
+    if rows.iter().filter(|rows| !rows.is_empty()).count() > 1 {
+        let mut all = rows.concat();
+        all.sort_by_key(|(id, row)| (row.publication.received, *id));
+        rows = vec![all];
+    }
+    Ok(rows.into_iter().flatten().map(|(_, row)| row).collect())
+}
+
+/// Rows in the order of the publications, with their `id`s.
+fn read_with_ids<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Condition],
+) -> Result<Vec<(i64, PublicationRow)>, Fault> {
+    let table = table(server)?;
+    let database = host.database().ok_or(Fault::Database)?;
+    let rows = bounded::read(database, table, conditions)?;
+    Ok(rows.told(host))
+}
+
+pub(super) fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
+    std::str::from_utf8(&server.config.presentity_table).map_err(|_| Fault::Database)
+}
+
+/// The document of a row.
+pub(super) fn body(
+    database: &mut dyn Database,
+    table: &str,
+    row: &[Condition],
+) -> Result<Option<Vec<u8>>, Fault> {
+    single(database, |database, _| {
+        let mut found = None;
+        database.query(table, row, &["body"], None, &mut |columns| {
+            found = columns.first().map(|value| value.as_bytes().to_vec());
+        })?;
+        Ok(found)
+    })
+}
+
+/// The publications of all presentities.
+pub(super) fn list<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+) -> Result<Vec<Published>, Fault> {
+    let (table, mut found) = (table(server)?, Vec::new());
+    let database = host.database().ok_or(Fault::Database)?;
+    database.query(table, &[], PUBLICATION_COLUMNS, Some("id"), &mut |row| {
+        let PublicationRow { user, host, event, publication } = match read_publication(row) {
+            Some(row) => row,
+            None => return,
+        };
+        found.push(Published { user, host, event, publication });
+    })?;
+    Ok(found)
+}
+
+pub(super) fn new_row(
+    key: &PresentityKey,
+    event: &[u8],
+    change: &Change<'_>,
+    body: &[u8],
+) -> Vec<Assignment> {
+    vec![
+        ("domain", Value::text(&key.host)),
+        ("username", Value::text(&key.user)),
+        ("event", Value::text(event)),
+        ("etag", Value::text(change.entity_tag)),
+        ("sender", Value::text(change.sender.unwrap_or_default())),
+        ("body", Value::Blob(body.to_vec())),
+        ("received_time", Value::Int(change.now)),
+        ("priority", Value::Int(i64::from(change.priority))),
+        ("ruid", Value::text(change.ruid)),
+        ("expires", Value::Int(change.expires_at.unwrap_or(-1))),
+    ]
+}
+
+pub(super) fn changes(change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
+    let mut set = vec![
+        ("etag", Value::text(change.entity_tag)),
+        ("expires", Value::Int(change.expires_at.unwrap_or(-1))),
+        ("priority", Value::Int(i64::from(change.priority))),
+    ];
+    if !body.is_empty() {
+        // A refresh keeps the publication's place among the others.
+        set.push(("received_time", Value::Int(change.now)));
+        set.push(("body", Value::Blob(body.to_vec())));
+    }
+    if let Some(sender) = change.sender {
+        set.push(("sender", Value::text(sender)));
+    }
+    set
+}
