@@ -94,12 +94,9 @@ pub struct Authorization {
     pub reason: Vec<u8>,
 }
 
-impl Authorization {
-    /// The subscription ends without another word.
-    pub fn turned_away() -> Authorization {
-        Authorization { status: Status::Terminated, reason: Vec::new() }
-    }
-}
+/// The subscription ends without another word.
+pub static TURNED_AWAY: Authorization =
+    Authorization { status: Status::Terminated, reason: Vec::new() };
 
 /// What a record keeps free for a reason that it may be given later: its watcher
 /// must not be able to take that room.
@@ -176,6 +173,11 @@ impl Snapshot {
         text::has_room(&self.text, ROOM_FOR_REASON)
     }
 
+    /// Replaces all of them by those of a packed block.
+    pub fn set_block(&mut self, text: Vec<u8>) {
+        self.text = text;
+    }
+
     /// Replaces one string.
     pub fn set_text(&mut self, field: Text, value: &[u8]) -> Result<(), TooLong> {
         if self.text(field) != value {
@@ -222,53 +224,6 @@ pub fn with_text(block: &[u8], field: Text, value: &[u8]) -> Result<Vec<u8>, Too
         let this = Text::ALL[n];
         if this == field { value } else { old.get(this) }
     })
-}
-
-/// What the store knows of the dialog that a request names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Current {
-    /// The package it subscribes to.
-    pub package: PackageId,
-    /// Its `id` parameter is the request's, or the request has none.
-    pub same_event_id: bool,
-    /// Highest CSeq received.
-    pub remote_cseq: u32,
-    /// It has been ended and awaits only its last NOTIFY.
-    pub ending: bool,
-}
-
-/// What an in-dialog SUBSCRIBE does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum InDialog {
-    /// Extends the subscription.
-    Refresh,
-    /// Ends it (Expires 0).
-    End,
-    /// No such subscription: 481.
-    Unknown,
-    /// CSeq out of order: 500 (RFC 3261 12.2.2).
-    OutOfOrder,
-}
-
-/// Judges an in-dialog SUBSCRIBE (RFC 6665 4.2.1). `cseq_offset` (manual 3.6)
-/// lets the CSeq be that much too low.
-pub fn in_dialog(
-    current: Option<Current>,
-    package: PackageId,
-    cseq: u32,
-    cseq_offset: u32,
-    expires: u32,
-) -> InDialog {
-    let Some(current) =
-        current.filter(|known| !known.ending && known.package == package && known.same_event_id)
-    else {
-        return InDialog::Unknown;
-    };
-    if u64::from(cseq) + u64::from(cseq_offset) <= u64::from(current.remote_cseq) {
-        return InDialog::OutOfOrder;
-    }
-    if expires == 0 { InDialog::End } else { InDialog::Refresh }
 }
 
 /// Why a subscription ends (RFC 6665 4.1.3, RFC 3857 4.7.1).
@@ -359,29 +314,6 @@ pub fn ends_subscription(
 mod tests {
     use super::*;
 
-    const KNOWN: Current =
-        Current { package: PackageId(1), same_event_id: true, remote_cseq: 10, ending: false };
-
-    #[test]
-    fn a_request_must_fit_its_dialog() {
-        let judge = |current| in_dialog(current, PackageId(1), 11, 0, 60);
-        assert_eq!(judge(Some(KNOWN)), InDialog::Refresh);
-        assert_eq!(judge(None), InDialog::Unknown);
-        assert_eq!(judge(Some(Current { ending: true, ..KNOWN })), InDialog::Unknown);
-        assert_eq!(judge(Some(Current { package: PackageId(2), ..KNOWN })), InDialog::Unknown);
-        assert_eq!(judge(Some(Current { same_event_id: false, ..KNOWN })), InDialog::Unknown);
-    }
-
-    #[test]
-    fn cseq_rises_within_the_offset() {
-        let judge = |cseq, offset| in_dialog(Some(KNOWN), PackageId(1), cseq, offset, 0);
-        assert_eq!(judge(11, 0), InDialog::End);
-        assert_eq!(judge(10, 0), InDialog::OutOfOrder);
-        assert_eq!(judge(9, 1), InDialog::OutOfOrder);
-        assert_eq!(judge(9, 2), InDialog::End);
-        assert_eq!(judge(u32::MAX, u32::MAX), InDialog::End);
-    }
-
     #[test]
     fn only_some_codes_end_a_subscription() {
         for code in [404, 405, 408, 410, 416, 430, 480, 481, 484, 485, 489, 501, 604] {
@@ -434,7 +366,7 @@ mod tests {
                 assert_eq!(is_told_of_changes(status, reason), is_active && is_told, "{status:?}");
             }
         }
-        let turned_away = Authorization::turned_away();
+        let turned_away = &TURNED_AWAY;
         assert!(!may_see(turned_away.status, &turned_away.reason));
         assert_eq!(turned_away.status, Status::Terminated);
     }

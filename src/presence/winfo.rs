@@ -46,16 +46,6 @@ impl WatcherEvent {
         }
     }
 
-    /// The event behind a decision about a watcher, which `ending` gives a
-    /// reason if it ends the subscription.
-    pub fn of_decision(before: Status, after: Status, ending: Ending) -> WatcherEvent {
-        match (before, after) {
-            (_, Status::Terminated) => WatcherEvent::from_reason(ending.reason()),
-            (Status::Pending | Status::Waiting, Status::Active) => WatcherEvent::Approved,
-            _ => WatcherEvent::Subscribe,
-        }
-    }
-
     /// The event behind the reason a subscription ended with (RFC 6665 4.1.3
     /// has the same words); one that is not known is a deactivation.
     pub fn from_reason(reason: &[u8]) -> WatcherEvent {
@@ -70,6 +60,53 @@ impl WatcherEvent {
         .into_iter()
         .find(|event| event.word().as_bytes().eq_ignore_ascii_case(reason))
         .unwrap_or(WatcherEvent::Deactivated)
+    }
+}
+
+/// What those who watch the watchers are told of one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatcherNews {
+    /// Its state, as documents show it.
+    pub status: Status,
+    /// What brought it there.
+    pub event: WatcherEvent,
+    /// They get the list of all watchers.
+    pub full: bool,
+}
+
+impl WatcherNews {
+    /// A subscription in this state has begun, or goes on after its end was told.
+    pub fn began(status: Status) -> WatcherNews {
+        WatcherNews { status, event: WatcherEvent::Subscribe, full: false }
+    }
+
+    /// A subscription that was in this state has ended.
+    pub fn ended(status: Status, why: Ending) -> WatcherNews {
+        let status = match status {
+            // Who was waiting for a decision may still get one (RFC 3857 4.7.1).
+            Status::Pending | Status::Waiting => Status::Waiting,
+            Status::Active | Status::Terminated => Status::Terminated,
+        };
+        WatcherNews { status, event: WatcherEvent::from_reason(why.reason()), full: false }
+    }
+
+    /// The rules have given a watcher another state; with `ending` its
+    /// subscription has ended by that.
+    pub fn decided(before: Status, after: Status, ending: Option<Ending>) -> WatcherNews {
+        let event = match (before, after) {
+            (_, Status::Terminated) => {
+                WatcherEvent::from_reason(ending.map_or(b"", Ending::reason))
+            }
+            (Status::Pending | Status::Waiting, Status::Active) => WatcherEvent::Approved,
+            _ => WatcherEvent::Subscribe,
+        };
+        WatcherNews { status: after, event, full: false }
+    }
+
+    /// A watcher was turned away: it has no subscription.
+    pub fn rejected() -> WatcherNews {
+        let (status, event) = (Status::Terminated, WatcherEvent::Rejected);
+        WatcherNews { status, event, full: false }
     }
 }
 

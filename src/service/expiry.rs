@@ -2,7 +2,7 @@
 
 use crate::ports::{Host, Level};
 use crate::service::seldom::Seldom;
-use crate::service::{Server, expired_rows, left_over, watchers, write_back};
+use crate::service::{Server, watchers};
 use crate::shm::Memory;
 
 /// Watchers could not be told of a change that was stored.
@@ -10,11 +10,8 @@ pub(super) static UNTOLD: Seldom = Seldom::new();
 
 // What a database that is away makes the timers say at each run.
 static UNDELETED: Seldom = Seldom::new();
-static UNENDED: Seldom = Seldom::new();
 static UNPURGED: Seldom = Seldom::new();
 
-/// Records ended per shard and lock.
-const BATCH: usize = 256;
 /// Watchers without a subscription are forgotten after this many seconds (B17).
 const WATCHERS_KEPT: i64 = 24 * 3600;
 
@@ -33,33 +30,14 @@ fn undeleted(host: &mut dyn Host) {
 
 /// Ends subscriptions that have expired (`db_update_period`).
 pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    if server.store.policy.rows_only() {
-        if let Err(fault) = expired_rows::expire(server, host) {
-            let line = format_args!("expired subscriptions are ended the next time: {fault}");
-            UNENDED.log(host, Level::Error, line);
-        }
-        return;
-    }
-    let offset = i64::from(server.config.expires_offset);
-    for shard in 0..server.store.shards() {
-        while server.store.expire_subscriptions(shard, host.now(), offset, BATCH) {
-            server.wake_senders(host);
-        }
-        server.wake_senders(host);
-    }
+    server.subscriptions().expire(server, host);
 }
 
 /// The update timer: ends subscriptions, then writes back what has changed.
 pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    subscriptions(server, host);
-    if !server.store.policy.keeps_rows() {
-        return;
-    }
-    write_back::flush(server, host, false);
-    if left_over::subscriptions(server, host).is_err() {
-        let line = format_args!("expired subscriptions cannot be deleted from the table");
-        UNENDED.log(host, Level::Error, line);
-    }
+    let storage = server.subscriptions();
+    storage.expire(server, host);
+    storage.flush(server, host);
 }
 
 /// Forgets watchers without a subscription after a day: the pending ones and

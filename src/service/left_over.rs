@@ -6,16 +6,15 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::SubscriptionMode;
 use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::event_package::Event;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::subscription::{Snapshot, Text};
-use crate::presence::winfo::WatcherEvent;
+use crate::presence::subscription::{Ending, Snapshot, Text};
+use crate::presence::winfo::WatcherNews;
 use crate::service::durable::{self, durable, each_or_all};
 use crate::service::paging::{self, Pages};
-use crate::service::{Server, expired_rows, subscription_rows, write_back};
+use crate::service::{Server, subscription_rows, write_back};
 use crate::shm::Memory;
 use crate::store::rows::{
     SUBSCRIPTION_COLUMNS, SubscriptionRow, dialog_of, read_subscription, unsigned,
@@ -61,15 +60,8 @@ impl std::fmt::Display for Kept {
 
 /// The server has started: what ended while it was down. To be called once.
 pub fn at_start<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    match server.config.subs_db_mode {
-        SubscriptionMode::Memory => {}
-        SubscriptionMode::DbOnly => {
-            report(expired_rows::expire(server, host), host, "subscriptions")
-        }
-        SubscriptionMode::WriteThrough | SubscriptionMode::WriteBack => {
-            report(subscriptions(server, host), host, "subscriptions");
-        }
-    }
+    let swept = server.subscriptions().at_start(server, host);
+    report(swept, host, "subscriptions");
     if server.config.clean_period.is_some() {
         let swept = server.publications().end_left_over(server, host);
         report(swept, host, "publications");
@@ -245,8 +237,8 @@ fn tell<M: Memory>(
     subscription.local_cseq = restored_cseq(subscription.local_cseq);
     let queued = recent && server.store.queue_ended(key, &subscription, expires_at).is_ok();
     if !queued {
-        let event = WatcherEvent::Timeout;
-        server.store.watcher_row_changed(key, &subscription, event, true, false);
+        let news = WatcherNews::ended(subscription.status, Ending::Expired);
+        server.store.watcher_row_changed(key, &subscription, news);
     }
 }
 

@@ -32,7 +32,7 @@ pub mod watcher_info;
 pub mod watchers;
 pub mod write_back;
 
-use crate::config::{Config, SubscriptionMode};
+use crate::config::Config;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Database, Host, Incoming, Level, Reply};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
@@ -59,6 +59,11 @@ pub struct Server<M: Memory> {
 }
 
 impl<M: Memory> Server<M> {
+    /// Where subscriptions are kept.
+    fn subscriptions(&self) -> &dyn subscriptions::Storage<M> {
+        subscriptions::storage(self.store.policy.rows)
+    }
+
     /// The database; `None` where nothing is stored at all. One that cannot be
     /// reached is a fault.
     fn database<'a>(&self, host: &'a mut dyn Host) -> Result<Option<&'a mut dyn Database>, Fault> {
@@ -78,8 +83,8 @@ impl<M: Memory> Server<M> {
     /// The limits on the lifetimes of subscriptions: a row must be able to say
     /// when one ends.
     fn subscription_lifetimes(&self, now: i64) -> ExpiresPolicy {
-        let is_stored = self.config.subs_db_mode != SubscriptionMode::Memory;
-        let last = self.widths.subscriptions.most("expires").filter(|_| is_stored);
+        let has_rows = self.subscriptions().has_rows();
+        let last = self.widths.subscriptions.most("expires").filter(|_| has_rows);
         self.config.expires_policy().until(last, now)
     }
 

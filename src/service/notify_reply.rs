@@ -74,18 +74,12 @@ fn end_at<M: Memory>(
     contact: Option<&[u8]>,
     code: u16,
 ) {
-    let ended = match (token, subscription) {
-        (Token::ROW, Some(subscription)) => {
-            let removed = subscriptions::remove_row(server, host, subscription, contact);
-            removed.unwrap_or_else(|fault| {
-                let line = format_args!("a subscription stays until it expires: {fault}");
-                host.log(Level::Error, line);
-                false
-            })
-        }
-        (Token::ROW, None) => false,
-        (token, _) => server.store.remove_unless_moved(token, contact),
-    };
+    let removed = subscriptions::remove(server, host, (token, subscription), contact);
+    let ended = removed.unwrap_or_else(|fault| {
+        let line = format_args!("a subscription stays until it expires: {fault}");
+        host.log(Level::Error, line);
+        false
+    });
     if ended {
         host.log(Level::Debug, format_args!("subscription ended after {code} to its NOTIFY"));
     }

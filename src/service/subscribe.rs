@@ -6,17 +6,17 @@ use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::presence::expires;
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::presentity::PresentityKey;
+use crate::presence::renewal::Renewal;
 use crate::presence::request::SubscribeRequest;
-use crate::presence::subscription::{
-    Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
-};
+use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, Status, Text};
+use crate::presence::transition::Refusal;
+use crate::presence::winfo::WatcherNews;
 use crate::presence::{text, uri};
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, Stored};
 use crate::service::{Attempt, FirstSight, Served, Server, limits, refuse};
 use crate::shm::Memory;
-use crate::store::renewal::Renewal;
 use crate::store::retransmissions::Answer;
 
 /// What is to be done once the 2xx has left.
@@ -121,7 +121,7 @@ fn of_dialog<M: Memory>(
     let dialog = DialogId { call_id: request.id.call_id, from_tag: request.id.from_tag, to_tag };
     let known = subscriptions::find(server, host, dialog)?;
     let is_same = known.is_some_and(|subscription| subscription.package == package);
-    Ok((!is_same).then(subscriptions::no_such_subscription))
+    Ok((!is_same).then(|| subscriptions::rejection(Refusal::Unknown)))
 }
 
 fn renew<M: Memory>(
@@ -151,7 +151,7 @@ fn renew<M: Memory>(
         limits::check_refresh_gap(server, host, dialog, watcher)?;
     }
     match subscriptions::renew(server, host, dialog, &renewal)? {
-        (InDialog::Refresh | InDialog::End, Some(stored)) => {
+        Ok(stored) => {
             limits::refreshed(server, host, dialog);
             if incoming.shows_subscriptions()
                 && let Some(subscription) = subscriptions::shown(server, host, &stored)
@@ -160,10 +160,7 @@ fn renew<M: Memory>(
             }
             Ok(Afterwards::Release(stored))
         }
-        (InDialog::OutOfOrder, _) => Err(subscriptions::out_of_order()),
-        (InDialog::Unknown | InDialog::Refresh | InDialog::End, _) => {
-            Err(subscriptions::no_such_subscription())
-        }
+        Err(refusal) => Err(subscriptions::rejection(refusal)),
     }
 }
 
@@ -202,7 +199,7 @@ fn initial<M: Memory>(
         }
         let ending = if is_blocked { Ending::Rejected } else { Ending::Unsubscribed };
         if is_blocked {
-            server.store.watcher_rejected(&key, &subscription);
+            server.store.watcher_row_changed(&key, &subscription, WatcherNews::rejected());
         }
         return Ok(Afterwards::Once { key, subscription: Box::new(subscription), ending });
     }

@@ -1,28 +1,29 @@
-//! Subscriptions, wherever they are kept: the one place that asks for
-//! `subs_db_mode` when a subscription is made, changed, looked up or ended.
+//! Subscriptions, wherever they are kept: what the use cases do with them. Where
+//! that is, `storage` says; `presence::transition` says what becomes of one.
 
-use crate::config::SubscriptionMode;
+mod in_memory;
+mod in_rows;
+mod storage;
+
+pub(in crate::service) use storage::Storage;
+pub use storage::storage;
+
 use crate::error::{Fault, Rejection};
-use crate::ports::{Host, Level, Value};
+use crate::ports::{Host, Level};
 use crate::presence::presentity::PresentityKey;
-use crate::presence::subscription::{
-    Authorization, DialogId, Ending, InDialog, Snapshot, Status, Text,
-};
-use crate::presence::winfo::WatcherEvent;
+use crate::presence::renewal::Renewal;
+use crate::presence::subscription::{Authorization, DialogId, Snapshot, Status, Text};
+use crate::presence::transition::{Event, Refusal};
 use crate::service::seldom::Seldom;
-use crate::service::subscription_rows::{self as rows, Row};
-use crate::service::turns::turn_of_dialog;
-use crate::service::{Server, check_widths, limits, write_back};
+use crate::service::subscription_rows::Row;
+use crate::service::{Server, limits};
 use crate::shm::Memory;
 use crate::store::listing::Listed;
-use crate::store::records::Claim;
-use crate::store::renewal::Renewal;
-use crate::store::row_lanes::DueRow;
-use crate::store::rows::{NOT_FLAGGED, dialog_of};
-use crate::store::subscriptions::Inserted;
+use crate::store::rows::dialog_of;
 use crate::store::{LaneRef, Token};
+use in_rows::StoredRow;
+use storage::Insertion;
 
-static UNTOLD: Seldom = Seldom::new();
 static UNDELETED: Seldom = Seldom::new();
 
 /// A subscription that a SUBSCRIBE has made or changed; its NOTIFY waits for
@@ -33,18 +34,6 @@ pub enum Stored {
     Record(Token),
     /// A row of the database.
     Row(Box<StoredRow>),
-}
-
-/// A row that a SUBSCRIBE has made or changed.
-#[derive(Debug)]
-pub struct StoredRow {
-    key: PresentityKey,
-    due: DueRow,
-    /// What those who watch the watchers are to be told, and whether they get
-    /// all watchers.
-    event: Option<(WatcherEvent, bool)>,
-    /// A notifier process sends its NOTIFY.
-    left: bool,
 }
 
 /// One of the subscriptions to a presentity.
@@ -63,87 +52,18 @@ pub fn insert<M: Memory>(
     key: &PresentityKey,
     subscription: &Snapshot,
 ) -> Result<Stored, Rejection> {
-    let now = host.now();
-    if server.config.subs_db_mode != SubscriptionMode::DbOnly {
-        let token = match server.store.insert_subscription(key, subscription, now)? {
-            Inserted::New(token) => token,
-            Inserted::Known(token) => {
-                let again = renew_again(server, host, subscription, now)?;
-                return Ok(again.unwrap_or(Stored::Record(token)));
-            }
-            Inserted::Taken => return Err(no_such_subscription()),
-            Inserted::Full(limit) => return Err(limits::too_many(server, limit, subscription)),
-        };
-        if server.config.subs_db_mode == SubscriptionMode::WriteThrough
-            && let Err(rejection) = write_back::write_through(server, host, token)
-        {
-            server.store.withdraw(token, false);
-            return Err(rejection);
-        }
-        return Ok(Stored::Record(token));
-    }
-    let expires_at = now + i64::from(subscription.expires);
-    let turn = turn_of_dialog(server, dialog_of(subscription));
-    check_room(server, host, key, subscription)?;
-    let is_new = rows::insert(server, host, subscription, expires_at, turn.unwrap_or(NOT_FLAGGED))?;
-    if !is_new {
-        let row = rows::find(server, host, dialog_of(subscription))?;
-        if !row.is_some_and(|row| is_to(server, &row.subscription, key)) {
-            return Err(no_such_subscription());
-        }
-        if let Some(again) = renew_again(server, host, subscription, now)? {
-            return Ok(again);
-        }
-    }
-    limits::row_counted(server, key, subscription, true);
-    if server.config.delete_same_subs {
-        remove_rows_of_call(server, host, key, subscription, None)?;
-    }
-    Ok(Stored::Row(Box::new(StoredRow {
-        key: key.clone(),
-        due: DueRow {
-            subscription: subscription.clone(),
-            expires_at,
-            ending: None,
-            claim: Claim::Asked,
-            told: None,
-            null_reason: false,
+    let storage = server.subscriptions();
+    let stored = match storage.insert(server, host, key, subscription)? {
+        Insertion::New(stored) => stored,
+        Insertion::Known(stored) => match renew_again(server, host, subscription)? {
+            Some(again) => return Ok(again),
+            None => stored,
         },
-        event: Some((WatcherEvent::Subscribe, false)),
-        left: turn.is_some(),
-    })))
-}
-
-/// A new subscription that is a row, unless there are too many. One that is
-/// known, or takes the place of another one, needs no room.
-fn check_room<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-    subscription: &Snapshot,
-) -> Result<(), Rejection> {
-    let Some(limit) = limits::full_of_rows(server, host, key, subscription)? else {
-        return Ok(());
+        Insertion::Taken => return Err(rejection(Refusal::Unknown)),
+        Insertion::Full(limit) => return Err(limits::too_many(server, limit, subscription)),
     };
-    let is_known = rows::find(server, host, dialog_of(subscription))?.is_some()
-        || (server.config.delete_same_subs && rows::has_same_call(server, host, subscription)?);
-    if is_known { Ok(()) } else { Err(limits::too_many(server, limit, subscription)) }
-}
-
-/// `delete_same_subs`: other rows of a call, or with `from_tag` those of one
-/// client, are gone.
-fn remove_rows_of_call<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-    subscription: &Snapshot,
-    from_tag: Option<&[u8]>,
-) -> Result<(), Fault> {
-    for gone in rows::replace_same_call(server, host, subscription, from_tag)? {
-        limits::row_counted(server, key, &gone, false);
-        server.store.watcher_row_changed(key, &gone, WatcherEvent::Timeout, true, false);
-    }
-    Ok(())
+    storage.begun(server, host, key, subscription)?;
+    Ok(stored)
 }
 
 /// A SUBSCRIBE outside of a dialog that stores nothing: a fetch, or one of a
@@ -156,50 +76,29 @@ pub fn fetch<M: Memory>(
     key: &PresentityKey,
     subscription: &Snapshot,
 ) -> Result<Option<Stored>, Rejection> {
-    let (dialog, now) = (dialog_of(subscription), host.now());
-    // NOTIFYs of two subscriptions in one dialog would use its CSeqs twice.
-    let is_known = match server.store.policy.rows_only() {
-        true => rows::find(server, host, dialog)?.map(|row| is_to(server, &row.subscription, key)),
-        false => match server.store.find_dialog(dialog)? {
-            Some(token) => Some(server.store.is_watching(token, key)?),
-            None => None,
-        },
-    };
+    let (dialog, storage) = (dialog_of(subscription), server.subscriptions());
     let is_blocked = subscription.status == Status::Terminated;
-    let ended = match is_known {
+    // NOTIFYs of two subscriptions in one dialog would use its CSeqs twice.
+    let ended = match storage.is_to(server, host, dialog, key)? {
         Some(true) if !is_blocked => {
-            let again = renew_again(server, host, subscription, now)?;
-            Some(again.ok_or_else(out_of_order)?)
+            let again = renew_again(server, host, subscription)?;
+            Some(again.ok_or_else(|| rejection(Refusal::OutOfOrder))?)
         }
-        Some(_) => return Err(no_such_subscription()),
+        Some(_) => return Err(rejection(Refusal::Unknown)),
         None => None,
     };
     if server.config.delete_same_subs && !is_blocked && ended.is_none() {
-        let (call_id, from_tag) = (dialog.call_id, Some(dialog.from_tag));
-        match server.store.policy.rows_only() {
-            true => remove_rows_of_call(server, host, key, subscription, from_tag)?,
-            false => server.store.remove_same_call(key, call_id, from_tag, None),
-        }
+        storage.remove_call(server, host, key, subscription)?;
     }
     Ok(ended)
 }
 
-/// A subscription is one to this presentity in this package.
-fn is_to<M: Memory>(server: &Server<M>, subscription: &Snapshot, key: &PresentityKey) -> bool {
-    let text = |field| subscription.text(field);
-    let (user, domain) = (text(Text::PresentityUser), text(Text::PresentityHost));
-    subscription.package == key.package
-        && server.store.key(user, domain, key.package).identity == key.identity
-}
-
-/// 481 (RFC 6665 4.2.1.1).
-pub fn no_such_subscription() -> Rejection {
-    Rejection::new(481, "Subscription does not exist")
-}
-
-/// 500 (RFC 3261 12.2.2).
-pub fn out_of_order() -> Rejection {
-    Rejection::new(500, "Server Internal Error")
+/// What a SUBSCRIBE is told that is refused for the state of its dialog.
+pub fn rejection(refusal: Refusal) -> Rejection {
+    match refusal {
+        Refusal::Unknown => Rejection::new(481, "Subscription does not exist"),
+        Refusal::OutOfOrder => Rejection::new(500, "Server Internal Error"),
+    }
 }
 
 /// The dialog of a new subscription is known. A watcher that has forgotten its To
@@ -209,13 +108,12 @@ fn renew_again<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     subscription: &Snapshot,
-    now: i64,
 ) -> Result<Option<Stored>, Rejection> {
-    let renewal = Renewal::again(subscription, now);
+    let renewal = Renewal::again(subscription, host.now());
     match renew(server, host, dialog_of(subscription), &renewal)? {
-        (InDialog::Unknown, _) => Err(no_such_subscription()),
-        (InDialog::OutOfOrder, _) => Ok(None),
-        (InDialog::Refresh | InDialog::End, stored) => Ok(stored),
+        Ok(stored) => Ok(Some(stored)),
+        Err(Refusal::OutOfOrder) => Ok(None),
+        Err(unknown) => Err(rejection(unknown)),
     }
 }
 
@@ -225,45 +123,8 @@ pub fn renew<M: Memory>(
     host: &mut dyn Host,
     dialog: DialogId<'_>,
     renewal: &Renewal<'_>,
-) -> Result<(InDialog, Option<Stored>), Rejection> {
-    if server.config.subs_db_mode == SubscriptionMode::WriteThrough {
-        let changes = [
-            ("contact", Value::text(renewal.contact)),
-            ("local_contact", Value::text(renewal.local_contact)),
-            ("socket_info", Value::text(renewal.socket)),
-        ];
-        check_widths(&server.widths.subscriptions, &changes)?;
-    }
-    if server.config.subs_db_mode != SubscriptionMode::DbOnly {
-        let (verdict, token) = server.store.renew_subscription(dialog, renewal)?;
-        if let Some(token) = token
-            && server.config.subs_db_mode == SubscriptionMode::WriteThrough
-            && let Err(rejection) = write_back::write_through(server, host, token)
-        {
-            // What is in memory holds; the row follows with the next flush.
-            if let Some(lane) = release(server, host, Stored::Record(token)) {
-                server.store.hand_over(lane);
-            }
-            return Err(rejection);
-        }
-        return Ok((verdict, token.map(Stored::Record)));
-    }
-    let turn = turn_of_dialog(server, dialog);
-    let (verdict, row) = rows::renew(server, host, dialog, renewal, turn)?;
-    let stored = row.map(|row| {
-        let over = verdict == InDialog::End;
-        let key = super::turns::key_of(server, &row);
-        if over {
-            limits::row_counted(server, &key, &row.subscription, false);
-        }
-        Stored::Row(Box::new(StoredRow {
-            key,
-            due: row.due(over.then_some(Ending::Unsubscribed), Claim::Asked),
-            event: over.then_some((WatcherEvent::Timeout, true)),
-            left: turn.is_some(),
-        }))
-    });
-    Ok((verdict, stored))
+) -> Result<Result<Stored, Refusal>, Rejection> {
+    server.subscriptions().renew(server, host, dialog, renewal)
 }
 
 /// The 2xx could not be sent: a new subscription is not stored. False if it is an older
@@ -275,20 +136,13 @@ pub fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, stored: &Sto
             if !server.store.withdraw(*token, true) {
                 return false;
             }
-            match server.config.subs_db_mode {
-                // Else the row goes with the next flush, if there is one.
-                SubscriptionMode::WriteThrough => {
-                    write_back::write_through(server, host, *token).is_ok()
-                }
-                _ => true,
-            }
+            // Else the row goes with the next flush, if there is one.
+            server.subscriptions().write(server, host, *token).is_ok()
         }
-        Stored::Row(row) => {
-            if !matches!(row.event, Some((WatcherEvent::Subscribe, _))) {
-                return false;
-            }
-            rows::delete(server, host, dialog_of(&row.due.subscription), None).is_ok()
-        }
+        Stored::Row(row) => match row.withdraw(server, host) {
+            None => return false,
+            Some(deleted) => deleted.is_ok(),
+        },
     };
     if !deleted {
         UNDELETED.log(
@@ -308,7 +162,7 @@ pub fn shown<M: Memory>(
 ) -> Option<Snapshot> {
     match stored {
         Stored::Record(token) => server.store.subscription(*token, host.now()),
-        Stored::Row(row) => Some(row.due.subscription.clone()),
+        Stored::Row(row) => Some(row.shown().clone()),
     }
 }
 
@@ -321,25 +175,7 @@ pub fn release<M: Memory>(
 ) -> Option<LaneRef<M>> {
     match stored {
         Stored::Record(token) => server.store.release_subscription(token),
-        Stored::Row(row) => {
-            if let Some((event, whole)) = row.event {
-                let over = row.due.ending.is_some();
-                let watcher = &row.due.subscription;
-                server.store.watcher_row_changed(&row.key, watcher, event, over, whole);
-            }
-            if row.left {
-                return None;
-            }
-            let queued = server.store.queue_row(&row.key, &row.due);
-            queued.unwrap_or_else(|fault| {
-                UNTOLD.log(
-                    host,
-                    Level::Error,
-                    format_args!("a subscription gets its NOTIFY with the next change: {fault}"),
-                );
-                None
-            })
-        }
+        Stored::Row(row) => row.release(server, host),
     }
 }
 
@@ -349,12 +185,7 @@ pub fn find<M: Memory>(
     host: &mut dyn Host,
     dialog: DialogId<'_>,
 ) -> Result<Option<Snapshot>, Fault> {
-    if server.store.policy.rows_only() {
-        let row = rows::find(server, host, dialog)?;
-        return Ok(row.filter(|row| !row.has_ended()).map(|row| row.subscription));
-    }
-    let token = server.store.find_dialog(dialog)?;
-    Ok(token.and_then(|token| server.store.subscription(token, host.now())))
+    server.subscriptions().find(server, host, dialog)
 }
 
 /// All subscriptions to a presentity that are not over, one after the other.
@@ -364,16 +195,7 @@ pub fn each_watcher<M: Memory>(
     key: &PresentityKey,
     mut each: impl FnMut(Watching, Snapshot),
 ) -> Result<(), Fault> {
-    if server.store.policy.rows_only() {
-        for row in rows::watchers(server, host, key)? {
-            let copy = row.subscription.clone();
-            each(Watching::Row(Box::new(row)), copy);
-        }
-        return Ok(());
-    }
-    let now = host.now();
-    server.store.each_watcher(key, now, |token, copy| each(Watching::Record(token), copy));
-    Ok(())
+    server.subscriptions().each_watcher(server, host, key, &mut each)
 }
 
 /// Somebody's subscription to a presentity lives (B33).
@@ -382,10 +204,7 @@ pub fn has_subscribers<M: Memory>(
     host: &mut dyn Host,
     key: &PresentityKey,
 ) -> Result<bool, Fault> {
-    match server.store.policy.rows_only() {
-        true => rows::has_subscribers(server, host, key),
-        false => Ok(server.store.has_subscribers(key, host.now())),
-    }
+    server.subscriptions().has_subscribers(server, host, key)
 }
 
 /// The subscriptions to a presentity URI, in all packages.
@@ -394,16 +213,7 @@ pub fn list<M: Memory>(
     host: &mut dyn Host,
     uri: &[u8],
 ) -> Result<Vec<Listed>, Fault> {
-    if server.store.policy.rows_only() {
-        let rows = rows::of_uri(server, host, uri)?;
-        let living = rows.into_iter().filter(|row| !row.has_ended());
-        let listed =
-            |row: Row| Listed { subscription: row.subscription, expires_at: row.expires_at };
-        return Ok(living.map(listed).collect());
-    }
-    let now = host.now();
-    let shards = 0..server.store.shards();
-    Ok(shards.flat_map(|shard| server.store.list_subscriptions(shard, uri, now)).collect())
+    server.subscriptions().list(server, host, uri)
 }
 
 /// A decision about a watcher: its subscription gets the state, and is to be
@@ -415,66 +225,38 @@ pub fn decide<M: Memory>(
     watching: &Watching,
     decision: &Authorization,
 ) -> Result<bool, Fault> {
-    let row = match watching {
-        Watching::Record(token) => return server.store.decide(*token, decision, host.now()),
-        Watching::Row(row) => row,
-    };
-    let before = row.subscription.status;
-    let mut subscription = row.subscription.clone();
-    let turned_away = Authorization::turned_away();
-    let decision = match subscription.set_text(Text::Reason, &decision.reason) {
-        Ok(()) => decision,
-        // Who leaves no room for a reason is not spared the decision.
-        Err(_) => &turned_away,
-    };
-    subscription.status = decision.status;
-    if subscription == row.subscription {
-        return Ok(false);
+    match watching {
+        Watching::Record(token) => {
+            let event = Event::Decision(decision, host.now());
+            Ok(server.store.update(*token, &event)?.is_change())
+        }
+        Watching::Row(row) => in_rows::decide(server, host, key, row, decision),
     }
-    let (turn, now) = (turn_of_dialog(server, dialog_of(&subscription)), host.now());
-    if !rows::decide(server, host, row, decision, (turn, now))? {
-        return Ok(false);
-    }
-    let over = decision.status == Status::Terminated;
-    if over {
-        limits::row_counted(server, key, &subscription, false);
-    }
-    let ending = Ending::from_reason(&decision.reason);
-    if before != decision.status {
-        let event = WatcherEvent::of_decision(before, decision.status, ending);
-        let shown = if over { &row.subscription } else { &subscription };
-        server.store.watcher_row_changed(key, shown, event, over, false);
-    }
-    let due = DueRow {
-        subscription,
-        expires_at: if over { now } else { row.expires_at },
-        ending: over.then_some(ending),
-        claim: Claim::Asked,
-        told: None,
-        null_reason: false,
-    };
-    let stored = StoredRow { key: key.clone(), due, event: None, left: turn.is_some() };
-    if let Some(lane) = release(server, host, Stored::Row(Box::new(stored))) {
-        server.store.hand_over(lane);
-    }
-    Ok(true)
 }
 
-/// A subscription that is a row ends because its watcher is gone; with `contact`
-/// only as long as it is to be reached there. False if it had ended already.
-pub fn remove_row<M: Memory>(
+/// A subscription ends because its watcher is gone; with `contact` only as long
+/// as it is to be reached there. `copy` is that of the NOTIFY, which alone names a
+/// row. False if it had ended already.
+pub fn remove<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    subscription: &Snapshot,
+    (token, copy): (Token, Option<&Snapshot>),
     contact: Option<&[u8]>,
 ) -> Result<bool, Fault> {
-    if !rows::delete(server, host, dialog_of(subscription), contact)? {
-        return Ok(false);
+    let event = Event::NotifyAnswer(contact);
+    match (token, copy) {
+        (Token::ROW, Some(copy)) => in_rows::remove(server, host, copy, &event),
+        (Token::ROW, None) => Ok(false),
+        (token, _) => Ok(server.store.update(token, &event)?.is_change()),
     }
-    let (user, domain) =
-        (subscription.text(Text::PresentityUser), subscription.text(Text::PresentityHost));
-    let key = server.store.key(user, domain, subscription.package);
-    limits::row_counted(server, &key, subscription, false);
-    server.store.watcher_row_changed(&key, subscription, WatcherEvent::Timeout, true, false);
-    Ok(true)
+}
+
+/// The presentity that a subscription is to.
+pub(in crate::service) fn key_of<M: Memory>(
+    server: &Server<M>,
+    subscription: &Snapshot,
+) -> PresentityKey {
+    let text = |field| subscription.text(field);
+    let (user, host) = (text(Text::PresentityUser), text(Text::PresentityHost));
+    server.store.key(user, host, subscription.package)
 }

@@ -10,7 +10,7 @@ use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
 use crate::service::authorization::Name;
 use crate::service::seldom::Seldom;
-use crate::service::{Server, subscription_rows as rows, subscriptions};
+use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, Send};
 use crate::store::rows::dialog_of;
@@ -19,9 +19,6 @@ use crate::store::watcher_changes::{ChangedWatcher, WatcherChanges, id_key};
 use std::collections::{HashMap, HashSet};
 
 static UNREADABLE: Seldom = Seldom::new();
-
-/// Watchers whose rows are read one by one; of more all are read.
-const FEW: usize = 4;
 
 /// One watcher in a document.
 #[derive(Debug, Clone)]
@@ -58,10 +55,7 @@ impl WatcherList {
         changes: WatcherChanges,
     ) -> Result<WatcherList, Fault> {
         let all = changes.wants_full.then(|| all(server, host, key)).transpose()?;
-        let living = match server.store.policy.rows_only() {
-            true => living(server, host, key, &changes.list, all.as_deref())?,
-            false => None,
-        };
+        let living = living(server, host, key, &changes.list, all.as_deref())?;
         let mut changed = latest(changes.list);
         if let Some(living) = living {
             follow_rows(&mut changed, &living);
@@ -113,8 +107,8 @@ pub fn row_ended<M: Memory>(
     watcher: &Snapshot,
     ending: Ending,
 ) {
-    let event = winfo::WatcherEvent::from_reason(ending.reason());
-    server.store.watcher_row_changed(key, watcher, event, true, false);
+    let news = winfo::WatcherNews::ended(watcher.status, ending);
+    server.store.watcher_row_changed(key, watcher, news);
 }
 
 /// Another server may have told of a later state of the watchers: what is told
@@ -134,8 +128,8 @@ fn lives(status: Status) -> bool {
     matches!(status, Status::Active | Status::Pending)
 }
 
-/// The state of those watchers that have changed and live, by their ids; `None`
-/// if there are none.
+/// The state of those watchers that have changed and live, by their ids, where
+/// others than we may have changed it; `None` if there are none.
 fn living<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -143,29 +137,23 @@ fn living<M: Memory>(
     changes: &[ChangedWatcher],
     all: Option<&[Entry]>,
 ) -> Result<Option<HashMap<String, Status>>, Fault> {
+    let storage = server.subscriptions();
     let users: HashSet<&[u8]> =
         changes.iter().filter(|one| lives(one.status)).map(|one| one.user.as_slice()).collect();
-    if users.is_empty() {
+    if users.is_empty() || !storage.is_shared() {
         return Ok(None);
     }
     if let Some(all) = all {
         return Ok(Some(all.iter().map(|entry| (entry.id.clone(), entry.status)).collect()));
     }
-    let mut found = Vec::new();
-    if users.len() > FEW {
-        found = rows::watchers(server, host, key)?;
-    } else {
-        for user in users {
-            found.extend(rows::of_watcher(server, host, key, user)?);
-        }
-    }
-    let id_key = id_key(&server.store);
-    let named = found.iter().map(|row| {
-        let dialog = dialog_of(&row.subscription);
+    let users: Vec<&[u8]> = users.into_iter().collect();
+    let (mut found, id_key) = (HashMap::new(), id_key(&server.store));
+    storage.watchers_named(server, host, key, &users, &mut |_, watcher| {
+        let dialog = dialog_of(&watcher);
         let id = winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key);
-        (id, row.subscription.status)
-    });
-    Ok(Some(named.collect()))
+        found.insert(id, watcher.status);
+    })?;
+    Ok(Some(found))
 }
 
 /// Of several changes of one watcher the last one.

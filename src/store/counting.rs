@@ -4,9 +4,10 @@
 use crate::error::Fault;
 use crate::presence::limits::{Limit, Limits};
 use crate::presence::subscription::{Ending, Text};
+use crate::presence::transition::Phase;
 use crate::presence::uri::identity;
 use crate::shm::{Id, Memory};
-use crate::store::records::{Phase, Presentity, Subscription};
+use crate::store::records::{Presentity, Subscription};
 use crate::store::shard::Shard;
 
 impl<M: Memory> Shard<M> {

@@ -2,9 +2,10 @@
 
 use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
+use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
 use crate::store::lanes::{Send, close_pass, forget_told};
-use crate::store::records::{Phase, Presentity};
+use crate::store::records::Presentity;
 use crate::store::shard::Shard;
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;

@@ -5,10 +5,10 @@ use crate::error::Fault;
 use crate::presence::limits::Limits;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot};
-use crate::presence::winfo::WatcherEvent;
+use crate::presence::transition::Phase;
+use crate::presence::winfo::WatcherNews;
 use crate::shm::Memory;
 use crate::store::Store;
-use crate::store::records::Phase;
 use crate::store::subscriptions::Inserted;
 
 impl<M: Memory> Store<M> {
@@ -27,9 +27,9 @@ impl<M: Memory> Store<M> {
         self.with(token.shard(), |records| {
             let Some(id) = Self::resolve(records, token) else { return };
             let Some(record) = records.subscriptions.get(id) else { return };
-            let presentity = record.presentity;
+            let (presentity, status) = (record.presentity, record.status);
             records.subscription_expiry.cancel(&mut records.subscriptions, id);
-            self.watcher_changed(records, id, WatcherEvent::Timeout, true, false);
+            self.watcher_changed(records, id, WatcherNews::ended(status, Ending::Expired));
             records.mark_due(id);
             self.queue_lane(records, presentity);
         })

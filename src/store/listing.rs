@@ -4,11 +4,12 @@
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::Snapshot;
+use crate::presence::transition::Phase;
 use crate::presence::uri::{self, UserCase};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::lanes::copy_publication;
-use crate::store::records::{Phase, PublicationPhase};
+use crate::store::records::PublicationPhase;
 use crate::store::subscriptions::snapshot;
 
 /// A subscription and its end.

@@ -13,7 +13,6 @@ pub mod outage;
 pub mod publication_block;
 pub mod publications;
 pub mod records;
-pub mod renewal;
 pub mod resync;
 pub mod retransmissions;
 pub mod row_lanes;

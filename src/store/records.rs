@@ -3,7 +3,8 @@
 
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::Facts;
-use crate::presence::subscription::{Ending, NotifyNumbers, Status, Text, is_told_of_changes};
+use crate::presence::subscription::{NotifyNumbers, Status, Text, is_told_of_changes};
+use crate::presence::transition::Phase;
 use crate::shm::{
     Behind, Blob, Id, Linked, Links, List, Memory, Queueable, ShortBlob, Slab, Timed, Timer,
     Uncounted, Unkeyed, Word, Words,
@@ -247,21 +248,6 @@ impl<M: Memory> Presentity<M> {
     }
 }
 
-/// Where a subscription is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Accepted; no NOTIFY may leave before its 2xx has.
-    Held,
-    /// In use.
-    Live,
-    /// Ended: its last NOTIFY is due.
-    Ending(Ending),
-    /// Its last NOTIFY is being sent: over, unless that cannot be sent now.
-    Leaving,
-    /// Over; the record waits only for its row to be deleted.
-    Gone,
-}
-
 /// How a subscription's row differs from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lag {
@@ -275,13 +261,6 @@ pub enum Lag {
     /// It is missing, or its subscription is over: a crash would lose the one,
     /// and bring the other back (B49).
     Urgent,
-}
-
-impl Phase {
-    /// The subscription counts where there are limits.
-    pub fn lives(self) -> bool {
-        matches!(self, Phase::Held | Phase::Live)
-    }
 }
 
 /// What a NOTIFY has to do about its subscription's row before it leaves

@@ -6,10 +6,11 @@
 use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
+use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::{Places, is_dialog};
 use crate::store::lanes::{forget_told, is_spared};
-use crate::store::records::{Claim, Phase, Presentity, Subscription};
+use crate::store::records::{Claim, Presentity, Subscription};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{Shard, later};
 use crate::store::subscription_block::shrink;

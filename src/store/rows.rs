@@ -60,6 +60,11 @@ fn read_unsigned(value: &Value) -> Option<u32> {
     u32::try_from(number).ok().or(i32::try_from(number).ok().map(|number| number as u32))
 }
 
+/// What the row has of a CSeq that was the last one used.
+pub fn stored_cseq(used: u32) -> Value {
+    Value::Int(i64::from(used.saturating_sub(1)))
+}
+
 /// Reads a row of `SUBSCRIPTION_COLUMNS`; `None` if it is not of that form.
 pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     let [

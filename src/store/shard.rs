@@ -5,6 +5,7 @@ use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::Text;
+use crate::presence::transition::Phase;
 use crate::presence::uri::{UserCase, identity, same_user};
 use crate::shm::{
     Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob, Slab,
@@ -12,8 +13,8 @@ use crate::shm::{
 };
 use crate::store::publications::{Documents, PublicationIndex};
 use crate::store::records::{
-    Aside, Dirty, Expiring, Lag, Phase, Presentity, Publication, Publications, Queued,
-    Subscription, Watched,
+    Aside, Dirty, Expiring, Lag, Presentity, Publication, Publications, Queued, Subscription,
+    Watched,
 };
 use crate::store::subscription_block::{self, Owner};
 use crate::store::tally::Tally;

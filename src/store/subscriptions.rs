@@ -1,24 +1,20 @@
 //! Subscriptions: found by dialog in one probe, kept with their presentity.
 
+mod update;
+
 use crate::error::Fault;
 use crate::presence::limits::{Limit, Limits};
 use crate::presence::presentity::PresentityKey;
-use crate::presence::subscription::{
-    Current, DialogId, Ending, InDialog, Snapshot, Text, in_dialog,
-};
+use crate::presence::subscription::{DialogId, Snapshot, Text};
+use crate::presence::transition::Phase;
 use crate::presence::uri::identity;
-use crate::presence::winfo::WatcherEvent;
+use crate::presence::winfo::WatcherNews;
 use crate::shm::{Id, Links, Memory, Timer};
 use crate::store::dialogs::{is_dialog, watches};
-use crate::store::records::{Claim, Lag, Phase, Presentity, Seconds, Subscription, Watched};
-use crate::store::renewal::{Renewal, refresh};
+use crate::store::records::{Claim, Lag, Presentity, Seconds, Subscription, Watched};
 use crate::store::shard::Shard;
 use crate::store::subscription_block::{expand, shrink};
 use crate::store::{LaneRef, Store, SubscriptionRows, Token};
-
-/// Seconds that the 2xx to a SUBSCRIBE may take to leave. If it has not then,
-/// its process has failed, and the subscription takes its course without.
-pub(super) const REPLY_TIME: i64 = 64;
 
 /// CSeq of a dialog before its first NOTIFY, as the stock module counts.
 const FIRST_CSEQ: u32 = 1;
@@ -232,53 +228,6 @@ impl<M: Memory> Store<M> {
         self.shared.tally.watcher(&identity(user, host, self.policy.user_case))
     }
 
-    /// Judges an in-dialog SUBSCRIBE and, if it is in order, applies it. The
-    /// token is that of the subscription it found.
-    pub fn renew_subscription(
-        &self,
-        dialog: DialogId<'_>,
-        renewal: &Renewal<'_>,
-    ) -> Result<(InDialog, Option<Token>), Fault> {
-        let Some(token) = self.find_dialog(dialog)? else {
-            return Ok((InDialog::Unknown, None));
-        };
-        self.with(token.shard(), |records| {
-            let id = Self::resolve(records, token);
-            let verdict = in_dialog(
-                id.and_then(|id| current(records, id, renewal.event_id)),
-                renewal.package,
-                renewal.cseq,
-                renewal.cseq_offset,
-                renewal.expires,
-            );
-            let Some(id) = id else { return Ok((verdict, None)) };
-            let was = records.subscriptions.get(id).map(|record| record.phase);
-            match verdict {
-                InDialog::Refresh => refresh(records, id, renewal)?,
-                InDialog::End => {
-                    // Its target may have moved: the last NOTIFY goes there.
-                    refresh(records, id, renewal)?;
-                    records.end_subscription(id, Ending::Unsubscribed);
-                    records.subscription_expiry.schedule(
-                        &mut records.subscriptions,
-                        id,
-                        renewal.now + REPLY_TIME,
-                    );
-                }
-                InDialog::Unknown | InDialog::OutOfOrder => return Ok((verdict, None)),
-            }
-            if verdict == InDialog::End {
-                self.watcher_changed(records, id, WatcherEvent::Timeout, true, true);
-            } else if was == Some(Phase::Ending(Ending::Expired)) {
-                self.watcher_changed(records, id, WatcherEvent::Subscribe, false, false);
-            }
-            if self.policy.keeps_rows() {
-                records.mark_dirty(id);
-            }
-            Ok((verdict, Some(token)))
-        })?
-    }
-
     /// The subscription's 2xx has left: it is to be sent a NOTIFY of its own.
     /// Gives the lane when the caller is the one to send it.
     pub fn release_subscription(&self, token: Token) -> Option<LaneRef<M>> {
@@ -291,10 +240,11 @@ impl<M: Memory> Store<M> {
                 Phase::Live | Phase::Ending(_) => {}
                 Phase::Leaving | Phase::Gone => return None,
             }
-            let (presentity, expires_at) = (record.presentity, record.expires_at.get());
+            let (presentity, status) = (record.presentity, record.status);
+            let expires_at = record.expires_at.get();
             if begins {
                 records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
-                self.watcher_changed(records, id, WatcherEvent::Subscribe, false, false);
+                self.watcher_changed(records, id, WatcherNews::began(status));
             }
             records.mark_due(id);
             records
@@ -319,42 +269,6 @@ impl<M: Memory> Store<M> {
         .flatten()
     }
 
-    /// Removes a subscription without another NOTIFY (its watcher is gone).
-    /// False if it was gone already.
-    pub fn remove_subscription(&self, token: Token) -> bool {
-        self.remove_unless_moved(token, None)
-    }
-
-    /// As `remove_subscription`; with `contact` only as long as the watcher is to
-    /// be reached there.
-    pub fn remove_unless_moved(&self, token: Token, contact: Option<&[u8]>) -> bool {
-        let removed = self.with(token.shard(), |records| {
-            let id = Self::resolve(records, token)?;
-            let record = records.subscriptions.get(id)?;
-            if matches!(record.phase, Phase::Leaving | Phase::Gone)
-                || contact.is_some_and(|contact| records.text(record, Text::Contact) != contact)
-            {
-                return None;
-            }
-            let presentity = record.presentity;
-            let places = self.places(records, record);
-            self.watcher_changed(records, id, WatcherEvent::Timeout, true, false);
-            records.retire_subscription(id);
-            if records.presentities.get(presentity).is_some_and(|p| p.watchers.is_empty()) {
-                records.everybody_told(presentity);
-            }
-            self.drop_if_idle(records, presentity);
-            Some(places)
-        });
-        match removed {
-            Ok(Some(places)) => {
-                self.forget(places, token);
-                true
-            }
-            _ => false,
-        }
-    }
-
     /// Copies of all subscriptions to a presentity that are not over.
     pub fn watchers(&self, key: &PresentityKey, now: i64) -> Vec<Snapshot> {
         let hash = self.presentity_hash(&key.identity, key.package);
@@ -372,40 +286,6 @@ impl<M: Memory> Store<M> {
         .ok()
         .flatten()
         .unwrap_or_default()
-    }
-
-    /// Ends up to `budget` subscriptions of one shard that expired more than
-    /// `offset` seconds ago: the second in which one ends is its own. Their last
-    /// NOTIFY is left to the sender processes. True if there may be more.
-    pub fn expire_subscriptions(&self, shard: usize, now: i64, offset: i64, budget: usize) -> bool {
-        self.with(shard, |records| {
-            let mut looks = budget;
-            while let Some(id) = records.subscription_expiry.pop_due(
-                &mut records.subscriptions,
-                now - offset - 1,
-                &mut looks,
-            ) {
-                let Some(record) = records.subscriptions.get(id) else { continue };
-                let (presentity, phase) = (record.presentity, record.phase);
-                let patience = record.expires_at.get() + REPLY_TIME;
-                if phase == Phase::Held && now <= patience {
-                    let wheel = &mut records.subscription_expiry;
-                    wheel.schedule(&mut records.subscriptions, id, patience);
-                    continue;
-                }
-                if phase == Phase::Leaving {
-                    continue;
-                }
-                if !matches!(phase, Phase::Ending(_)) {
-                    records.end_subscription(id, Ending::Expired);
-                    self.watcher_changed(records, id, WatcherEvent::Timeout, true, false);
-                }
-                records.mark_due(id);
-                self.queue_lane(records, presentity);
-            }
-            looks == 0
-        })
-        .unwrap_or(false)
     }
 }
 
@@ -494,25 +374,6 @@ fn owe_full<M: Memory>(
     let round = owner.round;
     record.told = round.wrapping_sub(1);
     records.wants_full_since(presentity, round);
-}
-
-fn current<M: Memory>(
-    records: &Shard<M>,
-    id: Id<Subscription<M>>,
-    event_id: Option<&[u8]>,
-) -> Option<Current> {
-    let record = records.subscriptions.get(id)?;
-    Some(Current {
-        package: records.presentities.get(record.presentity)?.package,
-        same_event_id: event_id.is_none_or(|id| id == record.text(Text::EventId)),
-        remote_cseq: record.remote_cseq,
-        ending: match record.phase {
-            Phase::Held | Phase::Live => false,
-            // It ran out, but the watcher has not been told: it may go on.
-            Phase::Ending(Ending::Expired) => false,
-            Phase::Ending(_) | Phase::Leaving | Phase::Gone => true,
-        },
-    })
 }
 
 /// A copy of a record. `expires` counts from `now`.

@@ -5,7 +5,7 @@
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
 use crate::presence::text::{self, Packed, fields};
-use crate::presence::winfo::{WatcherEvent, watcher_id};
+use crate::presence::winfo::{WatcherEvent, WatcherNews, watcher_id};
 use crate::shm::{Blob, Id, Linked, Links, Memory};
 use crate::store::Store;
 use crate::store::records::{Claim, Presentity, Subscription};
@@ -86,14 +86,11 @@ pub fn id_key<M: Memory>(store: &Store<M>) -> [u8; 16] {
 
 impl<M: Memory> Store<M> {
     /// A watcher is in another state now: those who watch that are to be told.
-    /// `over`: its subscription has ended. `whole`: they get all watchers.
     pub(super) fn watcher_changed(
         &self,
         records: &mut Shard<M>,
         watcher: Id<Subscription<M>>,
-        event: WatcherEvent,
-        over: bool,
-        whole: bool,
+        news: WatcherNews,
     ) {
         let Some(record) = records.subscriptions.get(watcher) else { return };
         let Some(owner) = records.presentities.get(record.presentity) else { return };
@@ -101,42 +98,21 @@ impl<M: Memory> Store<M> {
             return;
         }
         let Some(key) = records.key_of(record.presentity) else { return };
-        let status = shown_status(record.status, over);
         let dialog = dialog_of_record(record);
         let user = records.text(record, Text::WatcherUser);
         let packed = pack(self, dialog, user, records.text(record, Text::WatcherHost));
         let Some(peer) = self.reporting(records, &key) else { return };
-        self.note(records, peer, packed, status, event, whole);
+        self.note(records, peer, packed, news);
     }
 
     /// As `watcher_changed`, of a subscription that is a row.
-    pub fn watcher_row_changed(
-        &self,
-        key: &PresentityKey,
-        watcher: &Snapshot,
-        event: WatcherEvent,
-        over: bool,
-        whole: bool,
-    ) {
-        let _ = self.with(self.shard_of(&key.identity), |records| {
-            let Some(peer) = self.reporting(records, key) else { return };
-            let status = shown_status(watcher.status, over);
-            let dialog = dialog_of(watcher);
-            let (user, host) = (watcher.text(Text::WatcherUser), watcher.text(Text::WatcherHost));
-            let packed = pack(self, dialog, user, host);
-            self.note(records, peer, packed, status, event, whole);
-        });
-    }
-
-    /// A watcher was turned away: nothing of it is stored, but those who watch
-    /// are told once.
-    pub fn watcher_rejected(&self, key: &PresentityKey, watcher: &Snapshot) {
+    pub fn watcher_row_changed(&self, key: &PresentityKey, watcher: &Snapshot, news: WatcherNews) {
         let _ = self.with(self.shard_of(&key.identity), |records| {
             let Some(peer) = self.reporting(records, key) else { return };
             let dialog = dialog_of(watcher);
             let (user, host) = (watcher.text(Text::WatcherUser), watcher.text(Text::WatcherHost));
             let packed = pack(self, dialog, user, host);
-            self.note(records, peer, packed, Status::Terminated, WatcherEvent::Rejected, false);
+            self.note(records, peer, packed, news);
         });
     }
 
@@ -154,14 +130,13 @@ impl<M: Memory> Store<M> {
         records: &mut Shard<M>,
         peer: Id<Presentity<M>>,
         packed: Vec<u8>,
-        status: Status,
-        event: WatcherEvent,
-        whole: bool,
+        news: WatcherNews,
     ) {
         let Some(owner) = records.presentities.get(peer) else { return };
         let round = owner.round.wrapping_add(1);
         let many = records.aside(owner).is_some_and(|aside| aside.changes.len() >= MOST);
         let added = records.blob(&packed).ok().filter(|_| !many).and_then(|text| {
+            let WatcherNews { status, event, .. } = news;
             let change = WatcherChange { text, round, status, event, links: Links::new() };
             records.changes.insert(change).ok()
         });
@@ -178,7 +153,7 @@ impl<M: Memory> Store<M> {
             aside.rows.urgent = true;
         }
         // A full document tells what could not be remembered.
-        if whole || added.is_none() {
+        if news.full || added.is_none() {
             records.wants_full_since(peer, round);
         }
         records.state_changed(peer, b"");
@@ -233,15 +208,6 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
         full_since: aside.map_or(0, |aside| aside.full_since),
         wants_full: aside.is_some_and(|aside| aside.owes_full)
             || owner.due.iter(&records.subscriptions).any(|(_, due)| due.claim != Claim::Walk),
-    }
-}
-
-fn shown_status(status: Status, over: bool) -> Status {
-    match status {
-        // Who was waiting for a decision may still get one (RFC 3857 4.7.1).
-        Status::Pending | Status::Waiting if over => Status::Waiting,
-        _ if over => Status::Terminated,
-        status => status,
     }
 }
 

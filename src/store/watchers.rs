@@ -1,14 +1,11 @@
 //! The subscriptions to one presentity, one after the other: no lock is held
 //! for longer than a portion of them takes.
 
-use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text, with_text};
-use crate::presence::winfo::WatcherEvent;
+use crate::presence::subscription::Snapshot;
+use crate::presence::transition::Phase;
 use crate::shm::Memory;
-use crate::store::records::Phase;
-use crate::store::subscription_block::{expand, shrink};
-use crate::store::subscriptions::{REPLY_TIME, snapshot};
+use crate::store::subscriptions::snapshot;
 use crate::store::{LaneRef, Store, Token};
 
 /// Subscriptions copied under one lock.
@@ -48,63 +45,6 @@ impl<M: Memory> Store<M> {
                 each(token, copy);
             }
         }
-    }
-
-    /// A decision about a watcher: its subscription gets the state, and is to
-    /// be sent a NOTIFY if that is another one than before. True if it is.
-    pub fn decide(&self, token: Token, decision: &Authorization, now: i64) -> Result<bool, Fault> {
-        self.with(token.shard(), |records| {
-            let Some(id) = Self::resolve(records, token) else { return Ok(false) };
-            let Some(record) = records.subscriptions.get(id) else { return Ok(false) };
-            let same =
-                record.status == decision.status && record.text(Text::Reason) == decision.reason;
-            if same || !matches!(record.phase, Phase::Held | Phase::Live) {
-                return Ok(false);
-            }
-            let (before, held) = (record.status, record.phase == Phase::Held);
-            // Allocate first, change after.
-            let turned_away = Authorization::turned_away();
-            let owner = records.watched(record.presentity).owner;
-            let block = expand(&record.text, owner);
-            let (decision, block) = match with_text(&block, Text::Reason, &decision.reason) {
-                Ok(block) => (decision, block),
-                // Who leaves no room for a reason is not spared the decision.
-                Err(_) => (&turned_away, block),
-            };
-            let text = records.blob(&shrink(&block, owner));
-            let over = decision.status == Status::Terminated;
-            // A subscription that is to end ends also without memory for the
-            // reason.
-            let text = match text {
-                Err(fault) if !over => return Err(fault),
-                text => text.ok(),
-            };
-            if let Some(record) = records.subscriptions.get_mut(id) {
-                record.status = decision.status;
-                if let Some(text) = text {
-                    record.text = text;
-                }
-            }
-            let ending = Ending::from_reason(&decision.reason);
-            if over {
-                records.end_subscription(id, ending);
-                // No NOTIFY leaves before the 2xx; should that never leave, the
-                // end is told without.
-                let wheel = &mut records.subscription_expiry;
-                wheel.schedule(&mut records.subscriptions, id, now + REPLY_TIME);
-            }
-            let event = WatcherEvent::of_decision(before, decision.status, ending);
-            if before != decision.status {
-                self.watcher_changed(records, id, event, over, false);
-            }
-            if !held {
-                records.mark_due(id);
-            }
-            if self.policy.keeps_rows() {
-                records.mark_dirty(id);
-            }
-            Ok(true)
-        })?
     }
 
     /// The lane of a presentity, if it has something to send and nobody owns it.

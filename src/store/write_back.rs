@@ -2,11 +2,12 @@
 //! the service without a lock, then confirmed or put back.
 
 use crate::presence::subscription::Snapshot;
+use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
 use crate::store::Store;
 use crate::store::Token;
 use crate::store::lanes::CSEQ_RESERVE;
-use crate::store::records::{Lag, Phase, Subscription};
+use crate::store::records::{Lag, Subscription};
 use crate::store::shard::Shard;
 use crate::store::subscriptions::snapshot;
 

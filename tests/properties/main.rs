@@ -11,10 +11,11 @@ use presence::presence::event_package::{EventPackage, PackageId};
 use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::Step;
 use presence::presence::registry::EventPackageRegistry;
-use presence::presence::subscription::{DialogId, Ending, InDialog, Snapshot, Text};
+use presence::presence::renewal::Renewal;
+use presence::presence::subscription::{DialogId, Ending, Snapshot, Text};
+use presence::presence::transition::{Event, Next, Refusal};
 use presence::store::lanes::{Composed, Document, State};
 use presence::store::publications::{Begun, Change, Pending};
-use presence::store::renewal::Renewal;
 use presence::store::{LaneRef, Token};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -238,17 +239,23 @@ impl Model {
                     local_contact: b"",
                     flags: 0,
                 };
-                let (verdict, token) = store.renew_subscription(id, &renewal).unwrap();
+                let (renewed, token) =
+                    store.update_dialog(id, &Event::Subscribe(&renewal)).unwrap();
                 let expected = match self.dialogs.get(&dialog) {
-                    Some(known) if known.ending == Some(Ending::Unsubscribed) => InDialog::Unknown,
-                    None => InDialog::Unknown,
-                    Some(known) if cseq <= known.remote_cseq => InDialog::OutOfOrder,
-                    Some(_) if expires == 0 => InDialog::End,
-                    Some(_) => InDialog::Refresh,
+                    Some(known) if known.ending == Some(Ending::Unsubscribed) => {
+                        Err(Refusal::Unknown)
+                    }
+                    None => Err(Refusal::Unknown),
+                    Some(known) if cseq <= known.remote_cseq => Err(Refusal::OutOfOrder),
+                    Some(_) => Ok(expires == 0),
+                };
+                let verdict = match renewed.next {
+                    Next::Refused(why) => Err(why),
+                    _ => Ok(renewed.is_over()),
                 };
                 assert_eq!(verdict, expected);
                 if let Some(known) = self.dialogs.get_mut(&dialog)
-                    && token.is_some()
+                    && renewed.is_change()
                 {
                     assert_eq!(token, Some(known.token));
                     known.remote_cseq = cseq;

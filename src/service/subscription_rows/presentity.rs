@@ -8,6 +8,7 @@ use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Value};
 use crate::presence::event_package::EventPackage;
 use crate::presence::presentity::PresentityKey;
+use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri;
 use crate::service::Server;
 use crate::shm::Memory;
@@ -62,6 +63,29 @@ pub fn of_watcher<M: Memory>(
         found.extend(rows(server, host, &conditions)?);
     }
     found.retain(|row| !row.has_ended());
+    Ok(found)
+}
+
+/// The rows of a subscription's call with its presentity; with `from_tag` only
+/// those of one client.
+pub fn of_call<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    subscription: &Snapshot,
+    from_tag: Option<&[u8]>,
+) -> Result<Vec<Row>, Fault> {
+    let user = subscription.text(Text::PresentityUser);
+    let domain = subscription.text(Text::PresentityHost).to_ascii_lowercase();
+    let mut found = Vec::new();
+    for uri in uri::spellings(user, &domain) {
+        let mut conditions = vec![
+            ("presentity_uri", Compare::Eq, Value::Text(uri)),
+            ("callid", Compare::Eq, Value::text(subscription.text(Text::CallId))),
+        ];
+        conditions.extend(from_tag.map(|tag| ("from_tag", Compare::Eq, Value::text(tag))));
+        found.extend(rows(server, host, &conditions)?);
+    }
+    found.retain(|row| row.subscription.package == subscription.package);
     Ok(found)
 }
 

@@ -1,11 +1,12 @@
 //! Picks those who lack a version of the state, with the numbers of their NOTIFYs.
 
 use crate::presence::subscription::{Ending, Text, may_see};
+use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::Places;
 use crate::store::lanes::fan_out::{close_pass, next_in_pass, start_pass, wants_change};
 use crate::store::lanes::{CSEQ_RESERVE, Composed, Document, Send, Taken, by_document};
-use crate::store::records::{Claim, Phase, Subscription, Watched};
+use crate::store::records::{Claim, Subscription, Watched};
 use crate::store::shard::{Shard, later};
 use crate::store::subscriptions::snapshot;
 use crate::store::{LaneRef, Store, Token};

@@ -1,0 +1,219 @@
+//! Subscriptions that are records in memory, with rows that follow or without.
+
+use super::storage::{Insertion, Storage};
+use super::{Stored, Watching, release};
+use crate::error::{Fault, Rejection};
+use crate::ports::{Host, Level, Value};
+use crate::presence::presentity::PresentityKey;
+use crate::presence::renewal::Renewal;
+use crate::presence::subscription::{DialogId, Snapshot, Text};
+use crate::presence::transition::{Event, Next, Refusal};
+use crate::service::seldom::Seldom;
+use crate::service::{Server, check_widths, left_over, write_back};
+use crate::shm::Memory;
+use crate::store::Token;
+use crate::store::listing::Listed;
+use crate::store::rows::dialog_of;
+use crate::store::subscriptions::Inserted;
+
+static UNENDED: Seldom = Seldom::new();
+
+/// Subscriptions ended per shard and lock.
+const BATCH: usize = 256;
+
+/// When rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowsOf {
+    /// There are none.
+    None,
+    /// Before a request is answered.
+    Requests,
+    /// Later.
+    Flushes,
+}
+
+/// Records in memory.
+#[derive(Debug)]
+pub struct InMemory {
+    /// When their rows are written.
+    pub rows: RowsOf,
+}
+
+impl<M: Memory> Storage<M> for InMemory {
+    fn insert(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        subscription: &Snapshot,
+    ) -> Result<Insertion, Rejection> {
+        let inserted = server.store.insert_subscription(key, subscription, host.now())?;
+        let token = match inserted {
+            Inserted::New(token) => token,
+            Inserted::Known(token) => return Ok(Insertion::Known(Stored::Record(token))),
+            Inserted::Taken => return Ok(Insertion::Taken),
+            Inserted::Full(limit) => return Ok(Insertion::Full(limit)),
+        };
+        if let Err(rejection) = self.write(server, host, token) {
+            server.store.withdraw(token, false);
+            return Err(rejection);
+        }
+        Ok(Insertion::New(Stored::Record(token)))
+    }
+
+    fn renew(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        dialog: DialogId<'_>,
+        renewal: &Renewal<'_>,
+    ) -> Result<Result<Stored, Refusal>, Rejection> {
+        if self.rows == RowsOf::Requests {
+            let changes = [
+                ("contact", Value::text(renewal.contact)),
+                ("local_contact", Value::text(renewal.local_contact)),
+                ("socket_info", Value::text(renewal.socket)),
+            ];
+            check_widths(&server.widths.subscriptions, &changes)?;
+        }
+        let event = Event::Subscribe(renewal);
+        let token = match server.store.update_dialog(dialog, &event)? {
+            (renewed, Some(token)) => match renewed.next {
+                Next::Refused(refusal) => return Ok(Err(refusal)),
+                _ => token,
+            },
+            (_, None) => return Ok(Err(Refusal::Unknown)),
+        };
+        if let Err(rejection) = self.write(server, host, token) {
+            // What is in memory holds; the row follows with the next flush.
+            if let Some(lane) = release(server, host, Stored::Record(token)) {
+                server.store.hand_over(lane);
+            }
+            return Err(rejection);
+        }
+        Ok(Ok(Stored::Record(token)))
+    }
+
+    fn write(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        token: Token,
+    ) -> Result<(), Rejection> {
+        match self.rows {
+            RowsOf::Requests => write_back::write_through(server, host, token),
+            RowsOf::None | RowsOf::Flushes => Ok(()),
+        }
+    }
+
+    fn remove_call(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        key: &PresentityKey,
+        subscription: &Snapshot,
+    ) -> Result<(), Fault> {
+        let dialog = dialog_of(subscription);
+        server.store.remove_same_call(key, dialog.call_id, Some(dialog.from_tag), None);
+        Ok(())
+    }
+
+    fn is_to(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        dialog: DialogId<'_>,
+        key: &PresentityKey,
+    ) -> Result<Option<bool>, Fault> {
+        let token = server.store.find_dialog(dialog)?;
+        token.map(|token| server.store.is_watching(token, key)).transpose()
+    }
+
+    fn find(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        dialog: DialogId<'_>,
+    ) -> Result<Option<Snapshot>, Fault> {
+        let token = server.store.find_dialog(dialog)?;
+        Ok(token.and_then(|token| server.store.subscription(token, host.now())))
+    }
+
+    fn each_watcher(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        each: &mut dyn FnMut(Watching, Snapshot),
+    ) -> Result<(), Fault> {
+        let now = host.now();
+        server.store.each_watcher(key, now, |token, copy| each(Watching::Record(token), copy));
+        Ok(())
+    }
+
+    fn watchers_named(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        users: &[&[u8]],
+        each: &mut dyn FnMut(Watching, Snapshot),
+    ) -> Result<(), Fault> {
+        self.each_watcher(server, host, key, &mut |watching, copy| {
+            if users.contains(&copy.text(Text::WatcherUser)) {
+                each(watching, copy);
+            }
+        })
+    }
+
+    fn has_subscribers(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+    ) -> Result<bool, Fault> {
+        Ok(server.store.has_subscribers(key, host.now()))
+    }
+
+    fn list(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        uri: &[u8],
+    ) -> Result<Vec<Listed>, Fault> {
+        let (now, shards) = (host.now(), 0..server.store.shards());
+        Ok(shards.flat_map(|shard| server.store.list_subscriptions(shard, uri, now)).collect())
+    }
+
+    fn expire(&self, server: &Server<M>, host: &mut dyn Host) {
+        let offset = i64::from(server.config.expires_offset);
+        for shard in 0..server.store.shards() {
+            while server.store.expire_subscriptions(shard, host.now(), offset, BATCH) {
+                server.wake_senders(host);
+            }
+            server.wake_senders(host);
+        }
+    }
+
+    fn flush(&self, server: &Server<M>, host: &mut dyn Host) {
+        if self.rows == RowsOf::None {
+            return;
+        }
+        write_back::flush(server, host, false);
+        if left_over::subscriptions(server, host).is_err() {
+            let line = format_args!("expired subscriptions cannot be deleted from the table");
+            UNENDED.log(host, Level::Error, line);
+        }
+    }
+
+    fn at_start(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+        match self.rows {
+            RowsOf::None => Ok(()),
+            RowsOf::Requests | RowsOf::Flushes => left_over::subscriptions(server, host),
+        }
+    }
+
+    fn has_rows(&self) -> bool {
+        self.rows != RowsOf::None
+    }
+}

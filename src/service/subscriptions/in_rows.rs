@@ -1,0 +1,362 @@
+//! Subscriptions that are rows of the database only. In memory there are those
+//! that await a NOTIFY.
+
+use super::storage::{Insertion, Storage};
+use super::{Stored, Watching, key_of};
+use crate::error::{Fault, Rejection};
+use crate::ports::{Host, Level};
+use crate::presence::limits::Limit;
+use crate::presence::presentity::PresentityKey;
+use crate::presence::renewal::Renewal;
+use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, Text};
+use crate::presence::transition::{Event, Next, Refusal, Transition};
+use crate::presence::winfo::WatcherNews;
+use crate::service::seldom::Seldom;
+use crate::service::subscription_rows::{self as rows, Row};
+use crate::service::turns::turn_of_dialog;
+use crate::service::{Server, check_widths, expired_rows, limits};
+use crate::shm::Memory;
+use crate::store::LaneRef;
+use crate::store::listing::Listed;
+use crate::store::records::Claim;
+use crate::store::row_lanes::DueRow;
+use crate::store::rows::{NOT_FLAGGED, dialog_of};
+
+static UNTOLD: Seldom = Seldom::new();
+static UNENDED: Seldom = Seldom::new();
+
+/// Watchers whose rows are read one by one; of more all are read.
+const FEW: usize = 4;
+
+/// A row that a SUBSCRIBE has made or changed.
+#[derive(Debug)]
+pub struct StoredRow {
+    key: PresentityKey,
+    due: DueRow,
+    is_new: bool,
+    /// A notifier process sends its NOTIFY.
+    left: bool,
+}
+
+impl StoredRow {
+    /// The subscription as it is.
+    pub(super) fn shown(&self) -> &Snapshot {
+        &self.due.subscription
+    }
+
+    /// Deletes the row, if it is new.
+    pub(super) fn withdraw<M: Memory>(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+    ) -> Option<Result<bool, Fault>> {
+        self.is_new.then(|| rows::delete(server, host, dialog_of(&self.due.subscription)))
+    }
+
+    /// Its NOTIFY may leave. Gives the lane when the caller is the one to send it.
+    pub(super) fn release<M: Memory>(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+    ) -> Option<LaneRef<M>> {
+        let watcher = &self.due.subscription;
+        if self.is_new {
+            let news = WatcherNews::began(watcher.status);
+            server.store.watcher_row_changed(&self.key, watcher, news);
+        }
+        if self.left {
+            return None;
+        }
+        server.store.queue_row(&self.key, &self.due).unwrap_or_else(|fault| {
+            UNTOLD.log(
+                host,
+                Level::Error,
+                format_args!("a subscription gets its NOTIFY with the next change: {fault}"),
+            );
+            None
+        })
+    }
+}
+
+/// Rows of the database.
+#[derive(Debug)]
+pub struct InRows;
+
+impl<M: Memory> Storage<M> for InRows {
+    fn insert(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        subscription: &Snapshot,
+    ) -> Result<Insertion, Rejection> {
+        let expires_at = host.now() + i64::from(subscription.expires);
+        let turn = turn_of_dialog(server, dialog_of(subscription));
+        if let Some(limit) = full(server, host, key, subscription)? {
+            return Ok(Insertion::Full(limit));
+        }
+        let flag = turn.unwrap_or(NOT_FLAGGED);
+        let is_new = rows::insert(server, host, subscription, expires_at, flag)?;
+        let due = DueRow {
+            subscription: subscription.clone(),
+            expires_at,
+            ending: None,
+            claim: Claim::Asked,
+            told: None,
+            null_reason: false,
+        };
+        let stored = StoredRow { key: key.clone(), due, is_new: true, left: turn.is_some() };
+        let stored = Stored::Row(Box::new(stored));
+        if is_new {
+            return Ok(Insertion::New(stored));
+        }
+        match self.is_to(server, host, dialog_of(subscription), key)? {
+            Some(true) => Ok(Insertion::Known(stored)),
+            Some(false) | None => Ok(Insertion::Taken),
+        }
+    }
+
+    fn begun(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        subscription: &Snapshot,
+    ) -> Result<(), Fault> {
+        limits::row_counted(server, key, subscription, true);
+        match server.config.delete_same_subs {
+            true => replace_call(server, host, key, subscription, None),
+            false => Ok(()),
+        }
+    }
+
+    fn renew(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        dialog: DialogId<'_>,
+        renewal: &Renewal<'_>,
+    ) -> Result<Result<Stored, Refusal>, Rejection> {
+        let turn = turn_of_dialog(server, dialog);
+        let found = rows::find(server, host, dialog)?;
+        let fits = |changes: &[_]| check_widths(&server.widths.subscriptions, changes);
+        let event = Event::Subscribe(renewal);
+        let (renewed, row) = rows::update(server, host, found, &event, turn, fits)?;
+        let row = match (renewed.next, row) {
+            (Next::Refused(refusal), _) => return Ok(Err(refusal)),
+            (_, Some(row)) => row,
+            (_, None) => return Ok(Err(Refusal::Unknown)),
+        };
+        let key = key_of(server, &row.subscription);
+        tell(server, &key, &row.subscription, &renewed);
+        let due = row.due(renewed.is_over().then_some(Ending::Unsubscribed), Claim::Asked);
+        let stored = StoredRow { key, due, is_new: false, left: turn.is_some() };
+        Ok(Ok(Stored::Row(Box::new(stored))))
+    }
+
+    fn remove_call(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        subscription: &Snapshot,
+    ) -> Result<(), Fault> {
+        replace_call(server, host, key, subscription, Some(subscription.text(Text::FromTag)))
+    }
+
+    fn is_to(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        dialog: DialogId<'_>,
+        key: &PresentityKey,
+    ) -> Result<Option<bool>, Fault> {
+        Ok(rows::find(server, host, dialog)?.map(|row| {
+            let subscription = &row.subscription;
+            subscription.package == key.package
+                && key_of(server, subscription).identity == key.identity
+        }))
+    }
+
+    fn find(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        dialog: DialogId<'_>,
+    ) -> Result<Option<Snapshot>, Fault> {
+        let row = rows::find(server, host, dialog)?;
+        Ok(row.filter(|row| !row.has_ended()).map(|row| row.subscription))
+    }
+
+    fn each_watcher(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        each: &mut dyn FnMut(Watching, Snapshot),
+    ) -> Result<(), Fault> {
+        for row in rows::watchers(server, host, key)? {
+            let copy = row.subscription.clone();
+            each(Watching::Row(Box::new(row)), copy);
+        }
+        Ok(())
+    }
+
+    fn watchers_named(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        users: &[&[u8]],
+        each: &mut dyn FnMut(Watching, Snapshot),
+    ) -> Result<(), Fault> {
+        if users.len() > FEW {
+            return self.each_watcher(server, host, key, each);
+        }
+        for user in users {
+            for row in rows::of_watcher(server, host, key, user)? {
+                let copy = row.subscription.clone();
+                each(Watching::Row(Box::new(row)), copy);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_subscribers(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+    ) -> Result<bool, Fault> {
+        rows::has_subscribers(server, host, key)
+    }
+
+    fn list(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        uri: &[u8],
+    ) -> Result<Vec<Listed>, Fault> {
+        let rows = rows::of_uri(server, host, uri)?;
+        let living = rows.into_iter().filter(|row| !row.has_ended());
+        let listed =
+            |row: Row| Listed { subscription: row.subscription, expires_at: row.expires_at };
+        Ok(living.map(listed).collect())
+    }
+
+    fn expire(&self, server: &Server<M>, host: &mut dyn Host) {
+        if let Err(fault) = expired_rows::expire(server, host) {
+            let line = format_args!("expired subscriptions are ended the next time: {fault}");
+            UNENDED.log(host, Level::Error, line);
+        }
+    }
+
+    fn at_start(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+        expired_rows::expire(server, host)
+    }
+
+    fn has_rows(&self) -> bool {
+        true
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+/// Which limit keeps a new subscription out. One that is known, or takes the
+/// place of another one, needs no room.
+fn full<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    subscription: &Snapshot,
+) -> Result<Option<Limit>, Fault> {
+    let Some(limit) = limits::full_of_rows(server, host, key, subscription)? else {
+        return Ok(None);
+    };
+    let needs_none = rows::find(server, host, dialog_of(subscription))?.is_some()
+        || (server.config.delete_same_subs
+            && rows::of_call(server, host, subscription, None)?.iter().any(|row| !row.has_ended()));
+    Ok((!needs_none).then_some(limit))
+}
+
+/// `delete_same_subs`: other dialogs of a call are gone, for a client that has
+/// restarted has forgotten them; with `from_tag` only those of one client.
+fn replace_call<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    subscription: &Snapshot,
+    from_tag: Option<&[u8]>,
+) -> Result<(), Fault> {
+    for row in rows::of_call(server, host, subscription, from_tag)? {
+        if dialog_of(&row.subscription) != dialog_of(subscription) {
+            end(server, host, key, row, &Event::Replaced)?;
+        }
+    }
+    Ok(())
+}
+
+/// The watcher of a NOTIFY is gone. False if its subscription had ended already.
+pub(super) fn remove<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    copy: &Snapshot,
+    event: &Event<'_>,
+) -> Result<bool, Fault> {
+    let row = Row::of_notify(copy.clone(), host.now());
+    end(server, host, &key_of(server, copy), row, event)
+}
+
+/// Nothing is to be left of a subscription. False if it had ended already.
+fn end<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    row: Row,
+    event: &Event<'_>,
+) -> Result<bool, Fault> {
+    let (ended, row) = rows::update(server, host, Some(row), event, None, |_| Ok::<_, Fault>(()))?;
+    let Some(row) = row.filter(|_| ended.is_change()) else { return Ok(false) };
+    tell(server, key, &row.subscription, &ended);
+    Ok(true)
+}
+
+/// The rules have decided about a watcher. True if that makes a difference.
+pub(super) fn decide<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    row: &Row,
+    decision: &Authorization,
+) -> Result<bool, Fault> {
+    let turn = turn_of_dialog(server, dialog_of(&row.subscription));
+    let event = Event::Decision(decision, host.now());
+    let (decided, row) =
+        rows::update(server, host, Some(row.clone()), &event, turn, |_| Ok::<_, Fault>(()))?;
+    let Some(row) = row.filter(|_| decided.is_change()) else { return Ok(false) };
+    tell(server, key, &row.subscription, &decided);
+    let due = row.due(decided.last(), Claim::Asked);
+    let stored = StoredRow { key: key.clone(), due, is_new: false, left: turn.is_some() };
+    if let Some(lane) = stored.release(server, host) {
+        server.store.hand_over(lane);
+    }
+    Ok(true)
+}
+
+/// Those who watch the watchers are told what became of one, and one that has
+/// ended counts no more.
+fn tell<M: Memory>(
+    server: &Server<M>,
+    key: &PresentityKey,
+    watcher: &Snapshot,
+    transition: &Transition<'_>,
+) {
+    if transition.ends() {
+        limits::row_counted(server, key, watcher, false);
+    }
+    if let Some(news) = transition.winfo {
+        server.store.watcher_row_changed(key, watcher, news);
+    }
+}
