@@ -44,7 +44,7 @@ pub fn run(mut context: Context<'_>) -> Fallible<()> {
 
     // All lag behind when the timer comes: a light load until all is written.
     let mut spent = processes::cpu(&bench.database);
-    let prompt = rows >= living as usize;
+    let prompt = rows >= living;
     if prompt {
         let left = PERIOD - 5.0 - started.elapsed().as_secs_f64();
         let changes = Phase::new("refresh of all").stop_after(left).limit(left);

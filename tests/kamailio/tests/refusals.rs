@@ -39,10 +39,13 @@ fn status(kamailio: &Kamailio, endpoint: &Endpoint, bytes: &[u8]) -> u16 {
     }
 }
 
+/// Puts bytes that a column cannot have into a watcher's requests.
+type Spoil<'a> = &'a dyn Fn(&mut Watcher);
+
 /// SUBSCRIBEs with odd bytes in each text that gets into a row.
 fn odd_watchers(kamailio: &Kamailio) -> Vec<(&'static str, Watcher)> {
     let presentity = format!("alice{HERE}");
-    let change: [(&'static str, &dyn Fn(&mut Watcher)); 7] = [
+    let change: [(&'static str, Spoil<'_>); 7] = [
         ("From", &|w| *w = Watcher::udp(kamailio, "alice").named(HERE)),
         ("From tag", &|w| w.from_tag += HERE),
         ("Call-ID", &|w| w.call_id += HERE),
