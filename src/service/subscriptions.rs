@@ -36,6 +36,13 @@ pub enum Stored {
     Row(Box<StoredRow>),
 }
 
+impl Stored {
+    /// A row that the request has made. (What is new of a record, the record knows.)
+    fn is_new(&self) -> bool {
+        matches!(self, Stored::Row(row) if row.is_new())
+    }
+}
+
 /// One of the subscriptions to a presentity.
 #[derive(Debug)]
 pub enum Watching {
@@ -57,6 +64,7 @@ pub fn insert<M: Memory>(
         Insertion::New(stored) => stored,
         Insertion::Known(stored) => match renew_again(server, host, subscription)? {
             Some(again) => return Ok(again),
+            None if !stored.is_new() => return Ok(stored),
             None => stored,
         },
         Insertion::Taken => return Err(rejection(Refusal::Unknown)),

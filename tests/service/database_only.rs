@@ -592,6 +592,19 @@ fn a_lost_answer_loses_no_turn() {
 }
 
 #[test]
+fn a_subscription_whose_first_answer_was_lost_is_new() {
+    let mut world = World::new(setup());
+    world.watch("looker", "presence.winfo");
+    world.seen();
+    world.host.database.as_ref().unwrap().lose_answer("insert");
+    world.watch("w", "presence");
+    world.host.database.as_ref().unwrap().lose_none();
+    world.send();
+    let told: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
+    assert_eq!(told, ["w", "looker"]);
+}
+
+#[test]
 fn a_change_after_the_last_walk_is_told() {
     use presence::presence::publication::transition::Told;
     use presence::store::publications::RowsChanged;

@@ -46,6 +46,38 @@ fn a_new_subscription_is_not_stored() {
     }
 }
 
+/// The request comes again later than answers are kept.
+#[test]
+fn a_late_copy_of_a_first_request_is_not_new() {
+    for refreshed in [false, true] {
+        for setup in modes() {
+            let mode = setup.mode;
+            let mut world = World::new(setup);
+            let first = || Subscribe { cseq: Some(1), ..Subscribe::new("w") };
+            world.subscribe(first());
+            if refreshed {
+                world.subscribe(Subscribe { cseq: Some(5), ..Subscribe::refresh("w") });
+            }
+            world.watch("looker", "presence.winfo");
+            world.send();
+            world.seen();
+            for is_answered in [false, true] {
+                world.pass(40);
+                match is_answered {
+                    true => assert_eq!(world.subscribe(first()).code, 200),
+                    false => without_replies(&mut world, |world| {
+                        world.subscribe(first());
+                    }),
+                }
+                world.send();
+                let told: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
+                assert_eq!(told, ["w"], "{mode:?}: nothing is new for who looks");
+                assert_eq!(world.watchers("alice", PRESENCE), 1, "{mode:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_fetch_is_not_told() {
     for setup in modes() {

@@ -44,13 +44,25 @@ impl StoredRow {
         &self.due.subscription
     }
 
+    /// The request has made it: it counts, and those who watch are to be told.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// Deletes the row, if it is new.
     pub(super) fn withdraw<M: Memory>(
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
     ) -> Option<Result<bool, Fault>> {
-        self.is_new.then(|| rows::delete(server, host, dialog_of(&self.due.subscription)))
+        if !self.is_new {
+            return None;
+        }
+        let deleted = rows::delete(server, host, dialog_of(&self.due.subscription));
+        if deleted == Ok(true) {
+            limits::row_counted(server, &self.key, &self.due.subscription, false);
+        }
+        Some(deleted)
     }
 
     /// Its NOTIFY may leave. Gives the lane when the caller is the one to send it.
@@ -97,6 +109,9 @@ impl<M: Memory> Storage<M> for InRows {
         }
         let flag = turn.unwrap_or(NOT_FLAGGED);
         let is_new = rows::insert(server, host, subscription, expires_at, flag)?;
+        if !is_new {
+            return known(server, host, key, subscription, turn);
+        }
         let due = DueRow {
             subscription: subscription.clone(),
             expires_at,
@@ -105,15 +120,8 @@ impl<M: Memory> Storage<M> for InRows {
             told: None,
             null_reason: false,
         };
-        let stored = StoredRow { key: key.clone(), due, is_new: true, left: turn.is_some() };
-        let stored = Stored::Row(Box::new(stored));
-        if is_new {
-            return Ok(Insertion::New(stored));
-        }
-        match self.is_to(server, host, dialog_of(subscription), key)? {
-            Some(true) => Ok(Insertion::Known(stored)),
-            Some(false) | None => Ok(Insertion::Taken),
-        }
+        let stored = StoredRow { key: key.clone(), due, is_new, left: turn.is_some() };
+        Ok(Insertion::New(Stored::Row(Box::new(stored))))
     }
 
     fn begun(
@@ -171,11 +179,7 @@ impl<M: Memory> Storage<M> for InRows {
         dialog: DialogId<'_>,
         key: &PresentityKey,
     ) -> Result<Option<bool>, Fault> {
-        Ok(rows::find(server, host, dialog)?.map(|row| {
-            let subscription = &row.subscription;
-            subscription.package == key.package
-                && key_of(server, subscription).identity == key.identity
-        }))
+        Ok(rows::find(server, host, dialog)?.map(|row| is_row_to(server, &row, key)))
     }
 
     fn find(
@@ -262,6 +266,34 @@ impl<M: Memory> Storage<M> for InRows {
     fn is_shared(&self) -> bool {
         true
     }
+}
+
+/// A row is that of a subscription to this presentity.
+fn is_row_to<M: Memory>(server: &Server<M>, row: &Row, key: &PresentityKey) -> bool {
+    row.subscription.package == key.package
+        && key_of(server, &row.subscription).identity == key.identity
+}
+
+/// The dialog of a new subscription has a row. It is this request's if nobody has
+/// touched it since: only the answer to its statement was lost. Else the request is
+/// an older copy, and the row stays as it is.
+fn known<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    subscription: &Snapshot,
+    turn: Option<i64>,
+) -> Result<Insertion, Rejection> {
+    let found = rows::find(server, host, dialog_of(subscription))?;
+    let Some(row) = found.filter(|row| is_row_to(server, row, key)) else {
+        return Ok(Insertion::Taken);
+    };
+    let is_new = row.subscription.remote_cseq == subscription.remote_cseq
+        && row.subscription.numbers() == subscription.numbers();
+    let due = row.due(None, Claim::Asked);
+    let left = is_new && turn.is_some();
+    let stored = StoredRow { key: key.clone(), due, is_new, left };
+    Ok(Insertion::Known(Stored::Row(Box::new(stored))))
 }
 
 /// Which limit keeps a new subscription out. One that is known, or takes the
