@@ -605,6 +605,54 @@ fn a_subscription_whose_first_answer_was_lost_is_new() {
 }
 
 #[test]
+fn who_subscribes_during_a_long_walk_is_told_what_others_have_published() {
+    let config: fn(&mut presence::config::Config) = |config| config.send_fast_notify = false;
+    let mut world = World::new(Setup { config, ..setup() });
+    let event = "message-summary";
+    (0..40).for_each(|n| world.watch(&format!("w{n}"), event));
+    let tag = world.create(event, "1");
+    world.send();
+    world.seen();
+    // When the first portion is picked, with nothing published.
+    let (mut other, mut process) = (world.beside(setup()), world.fork());
+    let mut is_first = true;
+    world.host.database.as_ref().unwrap().before_statement(move |verb| {
+        if verb == "begin" && std::mem::take(&mut is_first) {
+            other.create(event, "2");
+            other.send();
+            process.watch("n", event);
+        }
+    });
+    world.remove(event, &tag);
+    world.send();
+    let seen = world.seen();
+    assert!(seen.contains(&"n 2 active 2".to_owned()), "{seen:?}");
+    world.assert_empty();
+}
+
+#[test]
+fn what_is_deleted_silently_leaves_nothing_behind() {
+    use crate::fakes::dialog;
+    let config: fn(&mut presence::config::Config) = |config| config.force_delete = true;
+    let mut world = World::new(Setup { config, ..setup() });
+    world.watch("w", "dialog");
+    let body = dialog("d", "terminated");
+    let answer = world.publish(Publish {
+        event: Some("dialog"),
+        body: &body,
+        expires: Some("10"),
+        ..Publish::default()
+    });
+    assert_eq!(answer.code, 200);
+    world.seen();
+    world.pass(10);
+    world.expire();
+    assert_eq!(column(&world, "presentity", "etag"), [""; 0]);
+    assert_eq!(world.seen(), [""; 0]);
+    world.assert_empty();
+}
+
+#[test]
 fn a_change_after_the_last_walk_is_told() {
     use presence::presence::publication::transition::Told;
     use presence::store::publications::RowsChanged;

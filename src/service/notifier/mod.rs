@@ -165,7 +165,7 @@ fn tell<M: Memory>(
         hand.give_back(host);
         done?;
         if picked.more {
-            known = Some(version).filter(|version| version.serves_all() || picked.is_latest);
+            known = Some(version).filter(|version| version.serves_next(picked.is_latest));
         } else if watchers::fetch(server, host, lane)? {
             *sent += 1;
         } else {

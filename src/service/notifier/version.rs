@@ -102,9 +102,14 @@ impl<'a> Version<'a> {
         self.is_in_memory
     }
 
-    /// It is told to all who lack it, though there may be a newer one by now.
-    pub fn serves_all(&self) -> bool {
-        self.documents().is_some()
+    /// The next portion may be told it, too. `is_latest`: nothing has changed here
+    /// since it was copied. (That the newest document was empty may be over by then,
+    /// where others write rows: who has just subscribed must not be left out.)
+    pub fn serves_next(&self, is_latest: bool) -> bool {
+        match &self.content {
+            Content::Composed(_) => true,
+            Content::Copied(_) => is_latest && !self.skip_first,
+        }
     }
 
     /// The documents, if they were made for all portions.

@@ -6,6 +6,7 @@ use crate::error::Fault;
 use crate::presence::publication::PublicationCopy;
 use crate::presence::publication::transition::{Shown, Stored, Told, Watchers};
 use crate::shm::{Blob, Id, Memory};
+use crate::store::lanes::forget_told;
 use crate::store::publication_block::Parts;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::{Shard, later};
@@ -166,6 +167,10 @@ impl<M: Memory> Shard<M> {
                     && completed == round
                 {
                     owner.completed = owner.round;
+                    // Otherwise the lane's owner forgets what is not told.
+                    if owner.lane.owners() == 0 {
+                        forget_told(self, id);
+                    }
                 }
             }
             Told::Watchers { urgent } => {
