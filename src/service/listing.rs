@@ -32,7 +32,6 @@ pub fn publications<M: Memory>(
     let fits = |wanted: Option<&[u8]>, is: &[u8]| {
         wanted.is_none_or(|wanted| same_user(wanted, is, UserCase::Insensitive))
     };
-    let mut found = server.publications().list(server, host)?;
-    found.retain(|one| fits(user, &one.user) && fits(domain, &one.host));
-    Ok(found)
+    let both = |is_user: &[u8], is_domain: &[u8]| fits(user, is_user) && fits(domain, is_domain);
+    server.publications().list(server, host, &both)
 }

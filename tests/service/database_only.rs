@@ -1009,3 +1009,21 @@ fn rows_without_a_reason_are_told_by_notifier_processes() {
     }
     assert_eq!(world.seen(), ["w 3 active a"]);
 }
+
+#[test]
+fn publications_are_listed_by_user_and_domain_wherever_they_are_kept() {
+    use presence::service::listing;
+    for cache in [PublicationCache::Record, PublicationCache::Hybrid, PublicationCache::None] {
+        let mut world = World::new(Setup { cache, ..setup() });
+        for user in ["alice", "bob"] {
+            world.publish(Publish { user, body: user, ..Publish::default() });
+        }
+        let mut listed = |user: Option<&[u8]>, domain: Option<&[u8]>| {
+            let all = listing::publications(&world.server, &mut world.host, user, domain).unwrap();
+            all.into_iter().map(|one| String::from_utf8(one.user).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(None, Some(b"h")).len(), 2, "{cache:?}");
+        assert_eq!(listed(Some(b"Bob"), None), ["bob"], "{cache:?}");
+        assert_eq!(listed(None, Some(b"other")), [""; 0], "{cache:?}");
+    }
+}

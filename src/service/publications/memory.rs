@@ -242,11 +242,17 @@ impl<M: Memory> Publications<M> for InMemory {
         true
     }
 
-    fn list(&self, server: &Server<M>, _host: &mut dyn Host) -> Result<Vec<Published>, Fault> {
+    fn list(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        fits: &dyn Fn(&[u8], &[u8]) -> bool,
+    ) -> Result<Vec<Published>, Fault> {
         let mut all = Vec::new();
         for shard in 0..server.store.shards() {
             let listed = server.store.list_publications(shard);
-            all.extend(listed.into_iter().filter_map(|(key, publication)| {
+            let fitting = listed.into_iter().filter(|(key, _)| fits(&key.user, &key.host));
+            all.extend(fitting.filter_map(|(key, publication)| {
                 let event = server.registry.get(key.package)?.name.clone();
                 Some(Published { user: key.user, host: key.host, event, publication })
             }));

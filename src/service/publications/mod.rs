@@ -102,8 +102,14 @@ pub trait Publications<M: Memory> {
     /// later, and might be newer.
     fn are_complete(&self, known: &[PublicationCopy]) -> bool;
 
-    /// All of them.
-    fn list(&self, server: &Server<M>, host: &mut dyn Host) -> Result<Vec<Published>, Fault>;
+    /// Those of the users and domains that fit. (All may be more than fit in memory
+    /// together.)
+    fn list(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        fits: &dyn Fn(&[u8], &[u8]) -> bool,
+    ) -> Result<Vec<Published>, Fault>;
 
     /// Somebody may have changed the rows of a presentity by hand.
     fn follow(

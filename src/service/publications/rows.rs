@@ -125,8 +125,13 @@ impl<M: Memory> Publications<M> for Rows {
         false
     }
 
-    fn list(&self, server: &Server<M>, host: &mut dyn Host) -> Result<Vec<Published>, Fault> {
-        statements::list(server, host)
+    fn list(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        fits: &dyn Fn(&[u8], &[u8]) -> bool,
+    ) -> Result<Vec<Published>, Fault> {
+        statements::list(server, host, fits)
     }
 
     fn follow(

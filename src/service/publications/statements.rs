@@ -166,19 +166,22 @@ pub(super) fn body(
     })
 }
 
-/// The publications of all presentities.
+/// The publications of all presentities whose user and domain fit.
 pub(super) fn list<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
+    fits: &dyn Fn(&[u8], &[u8]) -> bool,
 ) -> Result<Vec<Published>, Fault> {
     let (table, mut found) = (table(server)?, Vec::new());
     let database = host.database().ok_or(Fault::Database)?;
     database.query(table, &[], PUBLICATION_COLUMNS, Some("id"), &mut |row| {
-        let PublicationRow { user, host, event, publication } = match read_publication(row) {
-            Some(row) => row,
-            None => return,
-        };
-        found.push(Published { user, host, event, publication });
+        let row = read_publication(row).filter(|row| fits(&row.user, &row.host));
+        found.extend(row.map(|PublicationRow { user, host, event, publication }| Published {
+            user,
+            host,
+            event,
+            publication,
+        }));
     })?;
     Ok(found)
 }
