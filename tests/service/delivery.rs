@@ -132,6 +132,32 @@ fn who_has_come_over_a_new_connection_meanwhile_stays() {
     }
 }
 
+/// It has unsubscribed, which who looks has been told, when it is found gone.
+#[test]
+fn an_end_is_told_once_to_those_who_look() {
+    for setup in modes() {
+        let mode = setup.mode;
+        let mut world = World::new(setup);
+        world.watch("w", "presence");
+        world.watch("looker", "presence.winfo");
+        world.send();
+        world.seen();
+        world.host.outcomes.insert("sip:w@h".into(), NotifyOutcome::Gone);
+        let mut other = world.fork();
+        world.host.during_notify.push_back(Box::new(move || {
+            assert_eq!(other.subscribe(Subscribe::end("w")).code, 200);
+            other.send();
+            let told: Vec<_> = other.notifies().into_iter().map(|n| n.call_id).collect();
+            assert_eq!(told, ["looker"]);
+        }));
+        world.create("presence", "a");
+        world.send();
+        let told = world.notifies();
+        assert!(told.iter().all(|n| n.call_id != "looker"), "{mode:?}: {told:?}");
+        assert_eq!(world.watchers("alice", PRESENCE), 0);
+    }
+}
+
 #[test]
 fn want_of_memory_for_one_is_not_waited_for_by_others_and_has_an_end() {
     for setup in modes() {

@@ -75,6 +75,7 @@ impl Change {
             Next::Renewed(renewal, phase) => change.renew(renewal, phase, text, flag)?,
             Next::Decided(decision, phase) => change.decide(decision, phase, text, event),
             Next::Removed => {
+                change.judged_by_state();
                 if let Event::NotifyAnswer(Some(contact)) = event {
                     change.judged_by("contact", Value::text(contact));
                 }
@@ -90,6 +91,15 @@ impl Change {
 
     fn judged_by(&mut self, column: &'static str, value: Value) {
         self.conditions.push((column, Compare::Eq, value));
+    }
+
+    /// They say whether it has ended.
+    fn judged_by_state(&mut self) {
+        self.judged_by("status", Value::Int(self.row.subscription.status as i64));
+        if !self.row.null_reason {
+            let reason = Value::text(self.row.subscription.text(Text::Reason));
+            self.judged_by("reason", reason);
+        }
     }
 
     fn renew(
@@ -140,11 +150,7 @@ impl Change {
         text: Option<Vec<u8>>,
         event: &Event<'_>,
     ) {
-        self.judged_by("status", Value::Int(self.row.subscription.status as i64));
-        if !self.row.null_reason {
-            let reason = Value::text(self.row.subscription.text(Text::Reason));
-            self.judged_by("reason", reason);
-        }
+        self.judged_by_state();
         self.columns.push(("status", Value::Int(decision.status as i64)));
         self.columns.push(("reason", Value::text(&decision.reason)));
         let subscription = &mut self.row.subscription;
