@@ -146,3 +146,46 @@ fn a_sibling_opens_nothing_again_either() {
         }
     }
 }
+
+/// Another server brings the same entity-tag between two looks at the rows.
+#[test]
+fn a_row_of_another_server_with_the_same_tag_stays() {
+    use presence::ports::{Database, Value};
+    let mut world = World::new(Setup { cache: PublicationCache::None, ..Setup::stored() });
+    let body = dialog("x", "early");
+    world.create("dialog", &body);
+    let mut beside = world.host.database.clone().unwrap();
+    let (mut is_first, other) = (true, dialog("y", "early"));
+    world.host.database.as_ref().unwrap().before_statement(move |verb| {
+        if verb == "begin" && std::mem::take(&mut is_first) {
+            let row = [
+                ("username", Value::text(b"alice")),
+                ("domain", Value::text(b"h")),
+                ("event", Value::text(b"dialog")),
+                ("etag", Value::text(b"call-1")),
+                ("sender", Value::text(b"")),
+                ("body", Value::Blob(other.as_bytes().to_vec())),
+                ("received_time", Value::Int(1)),
+                ("priority", Value::Int(0)),
+                ("ruid", Value::text(b"other")),
+                ("expires", Value::Int(-1)),
+            ];
+            beside.insert("presentity", &row).unwrap();
+        }
+    });
+    let given = Given {
+        package: DIALOG,
+        user: b"alice",
+        domain: b"h",
+        entity_tag: b"call-1",
+        sender: None,
+        body: body.as_bytes(),
+        expires: 60,
+        for_ever: false,
+        is_new: true,
+    };
+    let published = sibling_publication::publish(&world.server, &mut world.host, &given);
+    assert_eq!(published, Ok(()));
+    let ruids = world.host.database.as_ref().unwrap().column("presentity", "ruid");
+    assert!(ruids.len() == 2 && ruids.contains(&"other".to_owned()), "{ruids:?}");
+}

@@ -86,7 +86,7 @@ impl<M: Memory> Durable<M> for WithRow<'_, '_, M> {
         let database = self.host.database().ok_or(Fault::Database)?;
         match (publishing.step, &pending.replaced_row) {
             (Step::Create, None) => insert(database, table, &new, &own, change.ruid)?,
-            (Step::Create, Some(_)) => replace(database, table, &row, &own, &new)?,
+            (Step::Create, Some(_)) => replace(database, table, &row, &own, (&new, change.ruid))?,
             (Step::Refresh | Step::Modify, _) => {
                 statements::update(database, table, &row, &own, &new)?;
             }

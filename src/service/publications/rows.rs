@@ -337,7 +337,7 @@ fn create<M: Memory>(
             let spelled =
                 PresentityKey { user: old.user.clone(), host: old.host.clone(), ..key.clone() };
             let old = publication_conditions(&spelled, event, &old.publication.entity_tag);
-            replace(database, table, &old, &own, &row)?;
+            replace(database, table, &old, &own, (&row, change.ruid))?;
         }
     }
     Ok((made, replaced.map(|row| row.publication)))

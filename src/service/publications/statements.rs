@@ -41,24 +41,33 @@ pub(super) fn insert(
     }
 }
 
-/// Puts a row in the place of another one. Only a repeated attempt deletes what
-/// an earlier one may have left: to delete what is not there locks the gap.
+/// Puts a row of this `ruid` in the place of another one; 412 if a third one has its
+/// entity-tag. Only a repeated attempt deletes what an earlier one may have left: to
+/// delete what is not there locks the gap.
 pub(super) fn replace(
     database: &mut dyn Database,
     table: &str,
     old: &[Condition],
     own: &[Condition],
-    new: &[Assignment],
-) -> Result<(), Fault> {
+    (new, ruid): (&[Assignment], &[u8]),
+) -> Result<(), Refused> {
+    let ours = [own, &[("ruid", Compare::Eq, Value::text(ruid))]].concat();
     let mut attempts = 0;
-    durable(database, |database| {
+    let replaced = durable(database, |database| {
         attempts += 1;
         database.delete(table, old)?;
         if attempts > 1 {
-            database.delete(table, own)?;
+            database.delete(table, &ours)?;
         }
         database.insert(table, new)
-    })
+    });
+    match replaced {
+        // One in the same place, with the same tag, is the one that was replaced.
+        Err(Fault::Refused) if own != old && exists(database, table, own)? => {
+            Err(Refused::EntityTag)
+        }
+        replaced => Ok(replaced?),
+    }
 }
 
 /// Changes the row of a publication; 412 if there is none like that. `own`: the row
