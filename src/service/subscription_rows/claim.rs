@@ -127,8 +127,12 @@ pub fn claim(
     let mut changes = vec![
         ("local_cseq", stored_cseq(used.after(count).cseq)),
         ("version", unsigned(used.after(count).version)),
-        ("updated", Value::Int(NOT_FLAGGED)),
     ];
+    // A flag that is not ours stays: it may stand for a change that came after
+    // the state was read.
+    if wanted.ends.is_some() || matches!(wanted.claim, Claim::Turn(_)) {
+        changes.push(("updated", Value::Int(NOT_FLAGGED)));
+    }
     if let Some((ending, _, now)) = wanted.ends {
         // From now on it is ours to tell, for a while.
         changes.push(("expires", Value::Int(now)));
