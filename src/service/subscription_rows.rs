@@ -6,9 +6,7 @@ mod claim;
 mod presentity;
 mod update;
 
-pub use claim::{
-    Claimed, adopt_turns, can_change, claim, delete_ended, flag_watchers, serve_flagged,
-};
+pub use claim::{Claimed, adopt_turns, can_change, claim, delete_ended, flag_watchers};
 
 pub use presentity::{
     has_subscribers, of_call, of_presentity, of_uri, of_watcher, page_of_any, watchers,

@@ -58,14 +58,6 @@ pub fn serve<M: Memory>(server: &Server<M>, host: &mut dyn Host, turn: i64) {
 }
 
 fn try_serve<M: Memory>(server: &Server<M>, host: &mut dyn Host, turn: i64) -> Result<(), Fault> {
-    let flagged = vec![("updated", Compare::Eq, Value::Int(turn))];
-    if rows::page(server, host, &flagged, 0, 1)?.rows.is_empty() {
-        return Ok(());
-    }
-    // A change that comes after the state was read flags its rows anew, which
-    // must be seen: what is served has another flag meanwhile.
-    let turn = turn + all_turns(server) as i64;
-    rows::serve_flagged(server, host, &flagged, turn)?;
     let mut after = 0;
     loop {
         let conditions = vec![("updated", Compare::Eq, Value::Int(turn))];

@@ -88,17 +88,6 @@ fn change<M: Memory>(
     single(database, |database, _| database.update(table, conditions, changes))
 }
 
-/// Rows of a turn that comes by get the flag `served`. Should their server not
-/// come to serve them, `adopt_turns` of any server finds them.
-pub fn serve_flagged<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    flagged: &[Condition],
-    served: i64,
-) -> Result<(), Fault> {
-    flag(server, host, flagged, served)
-}
-
 /// Rows of a turn that this server does not have (it was larger when they were
 /// flagged) get one that it has.
 pub fn adopt_turns<M: Memory>(
