@@ -15,10 +15,15 @@ mod scenarios;
 mod server;
 mod setup;
 
+use presence_kamailio_tests::limit;
 use samples::Samples;
 use setup::Variant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long one variant of a scenario may take at most.
+const LONGEST: Duration = Duration::from_secs(4 * 3600);
 
 /// A result whose error is a sentence for the user.
 pub type Fallible<T> = Result<T, String>;
@@ -60,6 +65,8 @@ fn run(options: &cli::Options) -> Fallible<()> {
                 }
                 let name = format!("{} {} run {run}", scenario.id, variant.name());
                 eprintln!("{name}: {}", scenario.title);
+                // The limits of tests are not for a benchmark, whose phases have their own.
+                limit::allow(LONGEST);
                 let context = bench::Context {
                     options,
                     scenario: scenario.id,

@@ -48,7 +48,7 @@ fields! {
 
 /// State of a subscription (RFC 3857 4.7.1); the numbers are those of the
 /// `status` columns and of `pres_auth_status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[repr(u8)]
 pub enum Status {
     /// May see the state.

@@ -11,7 +11,7 @@ use crate::presence::subscription::{Ending, Status};
 pub const CONTENT_TYPE: &[u8] = b"application/watcherinfo+xml";
 
 /// What brought a watcher into its state (RFC 3857 4.7.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WatcherEvent {
     /// It subscribed.
     Subscribe,

@@ -21,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 static UNREADABLE: Seldom = Seldom::new();
 
 /// One watcher in a document.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Entry {
     /// Round of its change; `None` for one that is just there.
     round: Option<u32>,
@@ -32,7 +32,7 @@ struct Entry {
 }
 
 /// What the documents are made of.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Hash)]
 pub struct WatcherList {
     /// All watchers, if somebody gets all.
     all: Option<Vec<Entry>>,

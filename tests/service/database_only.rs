@@ -267,7 +267,18 @@ fn race(notifiers: u32) {
                     }
                 })
             };
-            [publisher, subscriber]
+            // The notifier process comes by while changes are made.
+            let notifier = {
+                let mut other = other.fork();
+                other.host.yields = true;
+                std::thread::spawn(move || {
+                    for turn in (0..2).cycle().take(if notifiers > 0 { 20 } else { 0 }) {
+                        turns::serve(&other.server, &mut other.host, turn);
+                        other.send();
+                    }
+                })
+            };
+            [publisher, subscriber, notifier]
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -589,6 +600,34 @@ fn a_lost_answer_loses_no_turn() {
         world.send();
     }
     assert_eq!(world.seen(), ["w 4 active a"]);
+}
+
+#[test]
+fn a_change_between_reading_the_state_and_taking_the_flag_off_is_told() {
+    let config: fn(&mut presence::config::Config) = |config| {
+        config.notifier_processes = 1;
+        config.waitn_time = 1;
+        config.notifier_poll_rate = 1;
+    };
+    let mut world = World::new(Setup { config, ..setup() });
+    world.watch("w", "presence");
+    world.create("presence", "a");
+    world.seen();
+    // Another server; its flag is there already.
+    let mut other = Some(world.beside(Setup { config, ..setup() }));
+    world.host.database.clone().unwrap().before_statement(move |verb| {
+        if verb == "update"
+            && let Some(mut other) = other.take()
+        {
+            other.create("presence", "b");
+            other.send();
+        }
+    });
+    for _ in 0..3 {
+        turns::serve(&world.server, &mut world.host, 0);
+        world.send();
+    }
+    assert_eq!(world.seen(), ["w 3 active a", "w 4 active a+b"]);
 }
 
 #[test]

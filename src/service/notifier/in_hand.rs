@@ -12,7 +12,7 @@ use crate::service::seldom::Seldom;
 use crate::service::subscription_rows as rows;
 use crate::service::{Server, notify_reply};
 use crate::shm::Memory;
-use crate::store::lanes::Send;
+use crate::store::lanes::{Document, Send};
 use crate::store::records::Claim;
 use crate::store::row_lanes::DueRow;
 use crate::store::rows::dialog_of;
@@ -41,6 +41,34 @@ impl<'a, M: Memory> InHand<'a, M> {
     pub fn new(server: &'a Server<M>, lane: LaneRef<M>) -> Self {
         let (open, numbered, failed) = (Vec::new(), Vec::new(), Vec::new());
         InHand { server, lane, open, numbered, tried: 0, failed }
+    }
+
+    /// Some of those that have no numbers yet were flagged.
+    pub fn serves_flags(&self) -> bool {
+        let first = |dialog: &Dialog| dialog.sends.first().map(|first| first.claim);
+        self.open.iter().any(|dialog| matches!(first(dialog), Some(Claim::Turn(_))))
+    }
+
+    /// Those numbered that show the state and whose flags were taken off, as
+    /// something that awaits another NOTIFY.
+    pub fn flagged(&self) -> Vec<DueRow> {
+        let mut again: Vec<DueRow> = Vec::new();
+        let shows = |send: &&Send| {
+            matches!(send.claim, Claim::Turn(_))
+                && send.ending.is_none()
+                && send.document != Document::None
+        };
+        for send in self.numbered.iter().filter(shows) {
+            keep_last(&mut again, due_again(send));
+        }
+        again
+    }
+
+    /// These are due again.
+    pub fn repeat(&self, host: &mut dyn Host, rows: impl IntoIterator<Item = DueRow>) {
+        if let Some(key) = self.server.store.lane_key(self.lane) {
+            requeue(self.server, host, &key, rows.into_iter());
+        }
     }
 
     /// Sends what has its numbers. The NOTIFYs of a dialog leave together: after one
@@ -87,9 +115,7 @@ impl<'a, M: Memory> InHand<'a, M> {
         if open.is_empty() && untried.is_empty() {
             return;
         }
-        if let Some(key) = self.server.store.lane_key(self.lane) {
-            requeue(self.server, host, &key, open.into_iter().chain(untried));
-        }
+        self.repeat(host, open.into_iter().chain(untried));
     }
 
     /// Those numbered that were not tried, where they are rows; they are taken out.

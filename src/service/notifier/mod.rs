@@ -217,7 +217,9 @@ fn portion<M: Memory>(
     for _ in 0..ATTEMPTS {
         // The rows were read before, and the numbers are claimed after that.
         let read = version.read(hand.server, host, hand.shows_state())?;
+        let seen = hand.serves_flags().then(|| version.fingerprint(&read));
         let numbered = hand.number(host);
+        let flagged = hand.flagged();
         if !hand.numbered.is_empty() {
             let made;
             let composition = match version.documents() {
@@ -229,6 +231,14 @@ fn portion<M: Memory>(
             };
             hand.deliver(host, version.package, composition, shortage);
             hand.settle(host);
+        }
+        // A change that came after the state was read has found the flags still
+        // there, and they are off now.
+        if let Some(seen) = seen
+            && !flagged.is_empty()
+            && version.differs(hand.server, host, seen)
+        {
+            hand.repeat(host, flagged);
         }
         numbered?;
         if !hand.follow(host)? {

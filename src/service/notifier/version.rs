@@ -2,6 +2,7 @@
 //! the store once, and composed into the documents that NOTIFYs carry.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::error::Fault;
 use crate::ports::Host;
@@ -41,6 +42,10 @@ pub(super) enum Read {
     /// The state, with its list of watchers where that is the state.
     State(Option<WatcherList>),
 }
+
+/// Of what was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fingerprint(u64);
 
 impl<'a> Version<'a> {
     /// The newest one of a lane that the caller owns; `None` if nobody can be told.
@@ -135,6 +140,31 @@ impl<'a> Version<'a> {
                 compose::read(server, host, self.package, state, changes).map(Read::State)
             }
             Content::Copied(_) | Content::Composed(_) => Ok(Read::Nothing),
+        }
+    }
+
+    /// What tells what was read from what is read later, if it is other state.
+    pub fn fingerprint(&self, read: &Read) -> Fingerprint {
+        let mut hasher = DefaultHasher::new();
+        if let (Content::Copied(state), Read::State(watchers)) = (&self.content, read) {
+            for publication in &state.publications {
+                (&publication.ruid, &publication.body).hash(&mut hasher);
+            }
+            watchers.hash(&mut hasher);
+        }
+        Fingerprint(hasher.finish())
+    }
+
+    /// The database has other state by now than what was read, or cannot be asked.
+    pub fn differs<M: Memory>(
+        &mut self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        seen: Fingerprint,
+    ) -> bool {
+        match self.read(server, host, true) {
+            Ok(read) => self.fingerprint(&read) != seen,
+            Err(_) => true,
         }
     }
 

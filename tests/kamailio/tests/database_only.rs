@@ -287,6 +287,10 @@ storages! {
 
     // The manual's and stock's way to say that a dialog is to be told.
     fn b40_a_row_is_told_when_its_updated_is_set(storage) {
+        // Then stock cannot write what it has told, and tells it again.
+        if storage.driver() == Driver::Sqlite && !ours_only("D17 database is locked") {
+            return;
+        }
         let kamailio = Kamailio::start(Config::new(storage));
         Publisher::udp(&kamailio, "alice").publish(open("alice"));
         let mut watcher = Watcher::udp(&kamailio, "alice");
