@@ -26,12 +26,14 @@
 
 pub mod agents;
 pub mod bodies;
+pub mod cluster;
 pub mod config;
 pub mod database;
 pub mod endpoint;
 pub mod kamailio;
 #[path = "../../limit/mod.rs"]
 pub mod limit;
+pub mod network;
 pub mod rows;
 pub mod server;
 pub mod sip;
