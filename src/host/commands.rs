@@ -1,7 +1,7 @@
 //! The script functions, from Kamailio's message to the service.
 
 use crate::error::Rejection;
-use crate::host::log::{Shown, log_error};
+use crate::host::log::{Printable, log_error};
 use crate::host::message::{Message, parts};
 use crate::host::reply::Request;
 use crate::host::state::{self, KamailioServer};
@@ -12,7 +12,7 @@ use crate::ports::Incoming;
 use crate::presence::request::{SubscribeRequest, UriParts};
 use crate::presence::subscription::DialogId;
 use crate::service::refresh::{self, Refresh, Refusal};
-use crate::service::{self, Served, publish, subscribe, subscriptions, watchers};
+use crate::service::{self, RequestOutcome, publish, subscribe, subscriptions, watchers};
 
 const SUCCESS: i32 = 1;
 const FAILURE: i32 = -1;
@@ -46,8 +46,8 @@ pub fn handle_subscribe(message: Message<'_>, watcher: Option<&[u8]>) -> i32 {
             };
             let served = subscribe::handle(server, &mut host, &mut incoming, &request);
             drop(host);
-            if served == Served::Yes {
-                tell_script(server, &mut incoming, &request);
+            if served == RequestOutcome::Accepted {
+                set_script_variables(server, &mut incoming, &request);
             }
             result(served)
         }
@@ -61,7 +61,7 @@ pub fn handle_subscribe(message: Message<'_>, watcher: Option<&[u8]>) -> i32 {
 
 /// What the script is told of an accepted SUBSCRIBE: the To tag
 /// (`totag_avpid`) and, of one that was answered before, the subscription.
-fn tell_script(
+fn set_script_variables(
     server: &KamailioServer,
     incoming: &mut Request<'_>,
     request: &SubscribeRequest<'_>,
@@ -114,7 +114,7 @@ pub fn auth_status(watcher: &[u8], presentity: &[u8]) -> i32 {
 pub fn has_subscribers(presentity: &[u8], event: &[u8]) -> i32 {
     let Some(server) = state::server() else { return not_running() };
     let Some((package, _)) = refresh::package(server, event) else {
-        log_error!("pres_has_subscribers: event {} is not registered", Shown(event));
+        log_error!("pres_has_subscribers: event {} is not registered", Printable(event));
         return FAILURE;
     };
     let Some(presentity) = uri(presentity) else { return FAILURE };
@@ -167,7 +167,7 @@ pub fn refresh(presentity: &[u8], event: &[u8], what: Refresh<'_>) -> bool {
         // Nothing is wrong with a presentity that has no rules.
         Err(Refusal::Rules) => false,
         Err(refusal) => {
-            log_error!("watchers of {} not refreshed: {refusal}", Shown(presentity));
+            log_error!("watchers of {} not refreshed: {refusal}", Printable(presentity));
             false
         }
     }
@@ -176,7 +176,7 @@ pub fn refresh(presentity: &[u8], event: &[u8], what: Refresh<'_>) -> bool {
 fn uri(text: &[u8]) -> Option<UriParts<'_>> {
     let parts = parts(text);
     if parts.is_none() {
-        log_error!("{} is no URI", Shown(text));
+        log_error!("{} is no URI", Printable(text));
     }
     parts
 }
@@ -192,10 +192,10 @@ pub fn answer_failure(message: Message<'_>) {
     }
 }
 
-fn result(served: Served) -> i32 {
+fn result(served: RequestOutcome) -> i32 {
     match served {
-        Served::Yes => SUCCESS,
-        Served::No => FAILURE,
+        RequestOutcome::Accepted => SUCCESS,
+        RequestOutcome::Refused => FAILURE,
     }
 }
 

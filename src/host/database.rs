@@ -10,7 +10,7 @@ mod port;
 mod prepared;
 mod transaction;
 mod verdict;
-mod write_turn;
+mod write_lock;
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -24,7 +24,7 @@ use crate::sql::prepared::Prepared;
 use crate::sql::{Dialect, Names, packed};
 
 pub use driver::Driver;
-use write_turn::Held;
+use write_lock::WriteGuard;
 
 /// A table's name where the driver may keep a pointer to it.
 struct Table {
@@ -65,7 +65,7 @@ pub struct Connection {
     /// A transaction of ours is open; on SQLite with the turn to write, if it
     /// got one.
     in_transaction: bool,
-    turn: Option<Held>,
+    write_guard: Option<WriteGuard>,
     /// Statements that its session knows, and a number that tells them from
     /// those of another connection in the same session.
     prepared: Prepared,
@@ -214,7 +214,7 @@ impl Connection {
         if self.in_transaction || self.probing {
             return Ok(());
         }
-        self.pass()?;
+        self.check_access()?;
         if self.failed && self.driver.dialect().is_some() && self.probe().is_err() {
             self.word = Some(self.away());
             return Err(Fault::Database);

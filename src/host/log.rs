@@ -102,9 +102,9 @@ pub fn write_local(file: &str, line: u32, message: fmt::Arguments<'_>) {
 /// Bytes from a message in a log line: what is not printable is escaped, so
 /// that nobody writes log lines of their own.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown<'a>(pub &'a [u8]);
+pub struct Printable<'a>(pub &'a [u8]);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.escape_ascii())
     }

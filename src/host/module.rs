@@ -26,8 +26,10 @@ use crate::host::{
     timers, tm,
 };
 use crate::service::notifier;
-use crate::service::{Server, notify_reply, policy, publications, restore, turns, write_back};
-use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, place, place_slice, seize};
+use crate::service::{
+    Server, notifier_slots, notify_reply, policy, publications, restore, write_back,
+};
+use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, force_unlock, place, place_slice};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use crate::store::widths::TableWidths;
@@ -136,7 +138,7 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         return Err(format!(
             "the database module {} cannot tell how many rows a change meets, which subs_db_mode 3 \
              and publ_cache 0 need",
-            log::Shown(driver.name())
+            log::Printable(driver.name())
         ));
     }
     let mut connection =
@@ -260,20 +262,20 @@ fn begin(config: &'static Config) -> Result<(), String> {
     SERVER.set(server).map_err(|_| "the server was started twice".into())
 }
 
-/// Starts one of the notifier processes. It serves its turns one after the
+/// Starts one of the notifier processes. It serves its slots one after the
 /// other, `notifier_poll_rate` of them in a second.
 fn start_notifier(number: u32) -> Result<(), String> {
     let name = CString::new(format!("PRESENCE NOTIFIER {number}")).map_err(|e| e.to_string())?;
-    let (mut turn, mut next) = (0, Instant::now());
+    let (mut slot, mut next) = (0, Instant::now());
     let step = move || {
         let Some(server) = server() else { return };
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         let pause = Duration::from_secs(1) / server.config.notifier_poll_rate.max(1);
         // What was missed while the database was slow is not made up for.
         next = (next + pause).max(Instant::now());
-        let each = turns::turns_each(server);
-        turns::serve(server, &mut Worker::default(), i64::from(number * each + turn));
-        turn = (turn + 1) % each;
+        let each = notifier_slots::slots_each(server);
+        notifier_slots::serve(server, &mut Worker::default(), i64::from(number * each + slot));
+        slot = (slot + 1) % each;
     };
     process::spawn(&name, step)
         .map_err(|error| format!("a notifier process cannot be started: {error}"))
@@ -319,7 +321,7 @@ fn write_the_last(server: &KamailioServer) {
     for shard in SHARDS.get().copied().unwrap_or_default() {
         // SAFETY: Kamailio calls destroy in its main process after all others
         // have ended; one may have been killed with the lock in hand.
-        unsafe { seize(shard) };
+        unsafe { force_unlock(shard) };
     }
     match connect() {
         Ok(connection) => worker::set_connection(connection),

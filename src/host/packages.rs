@@ -8,7 +8,7 @@ use std::ptr;
 
 use crate::error::Fault;
 use crate::host::capi::subs::SubscriptionView;
-use crate::host::log::{Shown, log_error};
+use crate::host::log::{Printable, log_error};
 use crate::host::memory::{Received, Release};
 use crate::host::{sys, text};
 use crate::ports::Packages;
@@ -306,6 +306,6 @@ fn filled(document: &[u8]) -> Option<Vec<u8>> {
 fn failed(callback: &str, event: &sys::pres_ev_t) -> Fault {
     // SAFETY: names of registered packages stay in shared memory.
     let name = unsafe { text::bytes(event.name) };
-    log_error!("{callback} of event package {} failed", Shown(name));
+    log_error!("{callback} of event package {} failed", Printable(name));
     Fault::Package
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use crate::error::Fault;
 use crate::host::log::log_warn;
 use crate::host::message::Message;
-use crate::host::variables::{self, Shown};
+use crate::host::variables::{self, ShownSubscription};
 use crate::host::{boundary, packages, state, sys, text, tm};
 use crate::ports::{Incoming, PackageVerdict, Reply};
 use crate::presence::event_package::PackageId;
@@ -240,7 +240,7 @@ impl Incoming for Request<'_> {
     }
 
     fn accepted(&mut self, subscription: &Snapshot, initial: bool) {
-        variables::set_subscription(Shown::accepted(subscription, initial));
+        variables::set_subscription(ShownSubscription::accepted(subscription, initial));
     }
 
     fn check_publication(&mut self, package: PackageId) -> PackageVerdict {

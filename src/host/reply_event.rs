@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::config::{Config, SubscriptionMode};
 use crate::host::log::log_error;
 use crate::host::tm::Completion;
-use crate::host::variables::{self, Shown};
+use crate::host::variables::{self, ShownSubscription};
 use crate::host::{state, sys};
 
 /// The route's number, if the script has it.
@@ -102,10 +102,9 @@ pub fn run(completion: &Completion<'_>) {
         (None, true) => reply,
         (None, false) => ptr::null_mut(),
     };
-    let shown = completion
-        .subscription
-        .as_ref()
-        .and_then(|subscription| Shown::notified(subscription, subscription.local_cseq));
+    let shown = completion.subscription.as_ref().and_then(|subscription| {
+        ShownSubscription::notified(subscription, subscription.local_cseq)
+    });
     let _subscription = variables::show(shown);
     // SAFETY: either message is valid until the end of this function.
     let _reply = unsafe { variables::show_reply(reply) };

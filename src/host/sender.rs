@@ -8,8 +8,8 @@ use crate::host::process::Wake;
 use crate::host::state::{Kamailio, KamailioServer, WAKE, server};
 use crate::host::worker::Worker;
 use crate::host::{boundary, process};
-use crate::service::notifier::waiting::Waiting;
-use crate::service::{left_over, write_back};
+use crate::service::notifier::retry_queue::RetryQueue;
+use crate::service::{orphaned_rows, write_back};
 
 /// A sender looks for work at least this often, also when nobody wakes it.
 const IDLE: Duration = Duration::from_secs(5);
@@ -22,11 +22,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// they have to send.
 pub fn start() -> io::Result<()> {
     let start = Instant::now();
-    let mut waiting = None;
+    let mut retry_queue = None;
     process::spawn(c"PRESENCE SENDER", move || {
         if let (Some(server), Some(wake)) = (server(), WAKE.get()) {
-            let waiting = waiting.get_or_insert_with(|| Waiting::new(server));
-            step(server, wake, waiting, start);
+            let retry_queue = retry_queue.get_or_insert_with(|| RetryQueue::new(server));
+            step(server, wake, retry_queue, start);
         }
     })
 }
@@ -34,16 +34,16 @@ pub fn start() -> io::Result<()> {
 fn step(
     server: &'static KamailioServer,
     wake: &Wake,
-    waiting: &mut Waiting<'static, Kamailio>,
+    retry_queue: &mut RetryQueue<'static, Kamailio>,
     start: Instant,
 ) {
     let prompt = write_back::is_prompt(server) || server.store.is_new();
     let idle = if prompt { IDLE_PROMPT } else { IDLE };
-    let next = waiting.next().map_or(idle, |next| next.saturating_sub(start.elapsed()));
+    let next = retry_queue.next().map_or(idle, |next| next.saturating_sub(start.elapsed()));
     wake.wait(next.min(idle));
     let mut host = Worker::default();
     if server.store.begin_to_look() {
-        boundary::enter("sender_start", (), || left_over::at_start(server, &mut host));
+        boundary::enter("sender_start", (), || orphaned_rows::at_start(server, &mut host));
     }
     // One lane of each shard in turn: a lane with a hundred thousand watchers
     // comes back to its queue and must not keep the others waiting.
@@ -65,11 +65,11 @@ fn step(
             serve(&mut |host| {
                 let lane = server.store.take_over(shard);
                 let is_some = lane.is_some();
-                lane.into_iter().for_each(|lane| waiting.serve(host, lane, start.elapsed()));
+                lane.into_iter().for_each(|lane| retry_queue.serve(host, lane, start.elapsed()));
                 is_some
             });
         }
-        serve(&mut |host| waiting.serve_next(host, start.elapsed()));
+        serve(&mut |host| retry_queue.serve_next(host, start.elapsed()));
     }
     if failed {
         std::thread::sleep(PAUSE);

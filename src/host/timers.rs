@@ -6,7 +6,7 @@ use std::ptr;
 use crate::config::{Config, SubscriptionMode, TimerMode};
 use crate::host::worker::Worker;
 use crate::host::{boundary, state, sys};
-use crate::service::{expiry, left_over};
+use crate::service::{expiry, orphaned_rows};
 
 /// Registers the timers that the configuration asks for; to be called in
 /// mod_init.
@@ -62,6 +62,6 @@ pub fn everything() {
     update();
     let Some(server) = state::server() else { return };
     if server.config.subs_db_mode != SubscriptionMode::Memory {
-        left_over::report_kept(server, &mut Worker::default());
+        orphaned_rows::report_unusable_rows(server, &mut Worker::default());
     }
 }

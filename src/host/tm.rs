@@ -7,8 +7,8 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use crate::error::Fault;
-use crate::host::kept::Kept;
-use crate::host::log::{self, Shown, log_debug};
+use crate::host::log::{self, Printable, log_debug};
+use crate::host::notified_subscription::NotifiedSubscription;
 use crate::host::tm::dialog::Dialog;
 use crate::host::{boundary, reply_event, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
@@ -103,7 +103,7 @@ pub struct TmTransport;
 impl Transport for TmTransport {
     fn notify(&mut self, notify: &Notify<'_>) -> NotifyOutcome {
         let subscription = notify.subscription;
-        let call_id = Shown(subscription.text(Text::CallId));
+        let call_id = Printable(subscription.text(Text::CallId));
         let Some(send) = TRANSACTIONS.get().and_then(|api| api.0.t_request_within) else {
             return NotifyOutcome::Failed;
         };
@@ -126,7 +126,8 @@ impl Transport for TmTransport {
         let mut body = text::lend(notify.body);
         // The script sees the subscription when the answer comes. Without
         // memory for a copy it sees none; the token always arrives.
-        let kept = reply_event::keeps_subscriptions().then(|| Kept::new(notify)).flatten();
+        let kept =
+            reply_event::keeps_subscriptions().then(|| NotifiedSubscription::new(notify)).flatten();
         let mut request = sys::uac_req_t {
             method: &raw mut method,
             headers: &raw mut headers,
@@ -142,7 +143,8 @@ impl Transport for TmTransport {
             request.cb = Some(on_completed_kept);
             request.cbp = kept.as_ptr();
         }
-        let shown = variables::show(variables::Shown::notified(subscription, notify.cseq));
+        let shown =
+            variables::show(variables::ShownSubscription::notified(subscription, notify.cseq));
         // SAFETY: all that the request points to lives on this stack until the
         // call returns; tm copies what it keeps.
         let mut result = unsafe { send(&raw mut request) };
@@ -231,7 +233,7 @@ unsafe extern "C" fn on_completed_kept(
         // freed here.
         unsafe {
             complete(transaction, params, |parameter| {
-                let kept = Kept::take_back(parameter).map(|kept| kept.read());
+                let kept = NotifiedSubscription::take_back(parameter).map(|kept| kept.read());
                 kept.map_or((0, None), |(token, subscription)| (token, Some(subscription)))
             });
         }

@@ -10,7 +10,7 @@ use std::ffi::c_int;
 use std::ptr;
 use std::rc::Rc;
 
-use crate::host::log::{Shown as Logged, log_error};
+use crate::host::log::{Printable, log_error};
 use crate::host::memory::PkgBlock;
 use crate::host::{packages, state, sys, text};
 use crate::presence::subscription::{Snapshot, Text};
@@ -18,7 +18,7 @@ use crate::presence::uri::presentity_uri;
 
 /// A subscription that the script may look at.
 #[derive(Debug)]
-pub struct Shown {
+pub struct ShownSubscription {
     subscription: Snapshot,
     /// Its URI, made when the script asks for it.
     presentity: OnceCell<Vec<u8>>,
@@ -27,21 +27,21 @@ pub struct Shown {
     version: u32,
 }
 
-impl Shown {
+impl ShownSubscription {
     /// Shows it as of a NOTIFY with this CSeq; `None` when `pres_subs_mode` is off.
-    pub fn notified(subscription: &Snapshot, cseq: u32) -> Option<Shown> {
+    pub fn notified(subscription: &Snapshot, cseq: u32) -> Option<ShownSubscription> {
         // The stock module counts the number before the one that tm sends.
-        Shown::new(subscription, cseq.saturating_sub(1), subscription.version)
+        ShownSubscription::new(subscription, cseq.saturating_sub(1), subscription.version)
     }
 
     /// As accepted by handle_subscribe, before its NOTIFY. The stock module
     /// has counted up what it has loaded, but begins with 0.
-    pub fn accepted(subscription: &Snapshot, initial: bool) -> Option<Shown> {
+    pub fn accepted(subscription: &Snapshot, initial: bool) -> Option<ShownSubscription> {
         let local_cseq = if initial { 0 } else { subscription.local_cseq };
-        Shown::new(subscription, local_cseq, subscription.version.wrapping_add(1))
+        ShownSubscription::new(subscription, local_cseq, subscription.version.wrapping_add(1))
     }
 
-    fn new(subscription: &Snapshot, local_cseq: u32, version: u32) -> Option<Shown> {
+    fn new(subscription: &Snapshot, local_cseq: u32, version: u32) -> Option<ShownSubscription> {
         if !state::config()?.pres_subs_mode {
             return None;
         }
@@ -49,7 +49,7 @@ impl Shown {
         let event = unsafe {
             packages::event(subscription.package).as_ref().map(|event| text::bytes(event.name))
         };
-        Some(Shown {
+        Some(ShownSubscription {
             presentity: OnceCell::new(),
             event: event.unwrap_or_default(),
             local_cseq,
@@ -59,7 +59,7 @@ impl Shown {
     }
 }
 
-impl Shown {
+impl ShownSubscription {
     fn presentity(&self) -> &[u8] {
         let text = |field| self.subscription.text(field);
         self.presentity
@@ -70,14 +70,14 @@ impl Shown {
 thread_local! {
     /// What `$subs` shows. A value that the script holds points into it, so
     /// whoever replaces it keeps the former one until it returns.
-    static CURRENT: RefCell<Option<Rc<Shown>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Rc<ShownSubscription>>> = const { RefCell::new(None) };
     /// The message that `$notify_reply` looks at.
     static REPLY: Cell<*mut sys::sip_msg> = const { Cell::new(ptr::null_mut()) };
 }
 
 /// Makes `$subs` show this, or nothing. Gives what it showed before; the
 /// caller drops that when nobody can hold a value of it any more.
-pub fn set_subscription(shown: Option<Shown>) -> Option<Rc<Shown>> {
+pub fn set_subscription(shown: Option<ShownSubscription>) -> Option<Rc<ShownSubscription>> {
     CURRENT.replace(shown.map(Rc::new))
 }
 
@@ -88,7 +88,7 @@ pub fn shows_subscription() -> bool {
 
 /// Ends with what `$subs` showed before.
 #[must_use]
-pub struct Showing(Option<Rc<Shown>>);
+pub struct Showing(Option<Rc<ShownSubscription>>);
 
 impl Drop for Showing {
     fn drop(&mut self) {
@@ -97,7 +97,7 @@ impl Drop for Showing {
 }
 
 /// Makes `$subs` show this while the result lives.
-pub fn show(shown: Option<Shown>) -> Showing {
+pub fn show(shown: Option<ShownSubscription>) -> Showing {
     Showing(set_subscription(shown))
 }
 
@@ -172,7 +172,7 @@ pub unsafe fn subs_name(spec: *mut sys::_pv_spec, name: *const sys::_str) -> c_i
         return -1;
     };
     let Some(at) = ATTRIBUTES.iter().position(|(known, _)| *known == name) else {
-        log_error!("$subs({}): there is no such attribute", Logged(name));
+        log_error!("$subs({}): there is no such attribute", Printable(name));
         return -1;
     };
     spec.pvp.pvn.type_ = sys::PV_NAME_OTHER as c_int;
@@ -241,7 +241,7 @@ pub unsafe fn reply_name(spec: *mut sys::_pv_spec, name: *mut sys::_str) -> c_in
     let variable = block.as_ptr().cast::<sys::_pv_spec>();
     // SAFETY: the block is as large as a variable and all zero.
     if unsafe { sys::pv_parse_spec2(name, variable, 0) }.is_null() {
-        log_error!("$notify_reply({}): there is no such variable", Logged(inner));
+        log_error!("$notify_reply({}): there is no such variable", Printable(inner));
         return -1;
     }
     // It belongs to the script from here on, which is never freed.

@@ -108,7 +108,7 @@ impl ExpiresPolicy {
     /// The lifetime written in the 200 to a PUBLISH that was granted `granted`
     /// seconds: less by the offset, so that the client refreshes in time. A
     /// live publication is told half its lifetime rather than less than 1.
-    pub fn told(&self, granted: u32) -> u32 {
+    pub fn announced(&self, granted: u32) -> u32 {
         match granted.checked_sub(self.offset) {
             _ if granted == 0 => 0,
             Some(rest) if rest >= 1 => rest,
@@ -210,10 +210,12 @@ mod tests {
     #[test]
     fn the_offset_never_tells_a_live_publication_that_it_is_over() {
         let policy = policy(0, MinExpiresAction::Reject);
-        for (granted, told) in [(0, 0), (1, 1), (2, 1), (10, 5), (11, 1), (12, 2), (3600, 3590)] {
-            assert_eq!(policy.told(granted), told, "{granted}");
+        for (granted, announced) in
+            [(0, 0), (1, 1), (2, 1), (10, 5), (11, 1), (12, 2), (3600, 3590)]
+        {
+            assert_eq!(policy.announced(granted), announced, "{granted}");
         }
-        assert_eq!(ExpiresPolicy { offset: 0, ..policy }.told(5), 5);
+        assert_eq!(ExpiresPolicy { offset: 0, ..policy }.announced(5), 5);
     }
 
     /// What is granted must be over, with a minute to spare, before the times
@@ -258,9 +260,9 @@ mod tests {
                 let Ok(granted) = policy.subscription(requested, default) else { continue };
                 prop_assert!(granted <= max);
                 prop_assert!(granted == 0 || granted >= min.min(max));
-                let told = policy.told(granted);
-                prop_assert!(told <= granted);
-                prop_assert_eq!(told == 0, granted == 0);
+                let announced = policy.announced(granted);
+                prop_assert!(announced <= granted);
+                prop_assert_eq!(announced == 0, granted == 0);
             }
         }
     }

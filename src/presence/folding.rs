@@ -1,6 +1,6 @@
-//! How many documents tell of publications that have ended. A document for each
+//! How many documents report publications that have ended. A document for each
 //! end, each with all that lives, would be work and memory that is a product of
-//! two counts which clients choose (A14): so one document tells of as many ends
+//! two counts which clients choose (A14): so one document reports as many ends
 //! as make it at most twice as large as what lives alone.
 
 /// Documents need not be smaller than that, in bytes: a NOTIFY fits into a
@@ -14,14 +14,14 @@ const UNKNOWN_PARTS: usize = 8;
 /// An ended publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
-    /// The round in which it ended. What has the same one stays together, for
-    /// rounds tell what a watcher has seen.
-    pub round: u32,
+    /// The state version in which it ended. What has the same one stays together, for
+    /// state versions say what a watcher has seen.
+    pub state_version: u32,
     /// Bytes of its document.
     pub bytes: usize,
 }
 
-/// The number of the document that tells of each end. `living`: bytes of what
+/// The number of the document that reports each end. `living`: bytes of what
 /// lives, if that is known.
 pub fn documents(ends: impl Iterator<Item = End> + Clone, living: Option<usize>) -> Vec<u32> {
     let all = |ends: &mut dyn Iterator<Item = End>| ends.map(|end| end.bytes).sum::<usize>();
@@ -29,11 +29,11 @@ pub fn documents(ends: impl Iterator<Item = End> + Clone, living: Option<usize>)
     let (mut number, mut bytes, mut last) = (0u32, 0usize, None);
     ends.map(|end| {
         let is_full = bytes > 0 && bytes.saturating_add(end.bytes) > most;
-        if is_full && last != Some(end.round) {
+        if is_full && last != Some(end.state_version) {
             (number, bytes) = (number.saturating_add(1), 0);
         }
         bytes = bytes.saturating_add(end.bytes);
-        last = Some(end.round);
+        last = Some(end.state_version);
         number
     })
     .collect()
@@ -45,7 +45,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn fold(bytes: &[usize], living: Option<usize>) -> Vec<u32> {
-        let ends = bytes.iter().zip(0..).map(|(bytes, round)| End { round, bytes: *bytes });
+        let ends = bytes
+            .iter()
+            .zip(0..)
+            .map(|(bytes, state_version)| End { state_version, bytes: *bytes });
         documents(ends, living)
     }
 
@@ -62,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_round_is_not_divided() {
-        let end = |round| End { round, bytes: 10_000 };
+        let end = |state_version| End { state_version, bytes: 10_000 };
         assert_eq!(documents([end(1), end(2), end(2)].into_iter(), Some(0)), [0, 1, 1]);
         assert_eq!(documents([end(1), end(1), end(2)].into_iter(), Some(0)), [0, 0, 1]);
     }

@@ -4,7 +4,7 @@
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{ROOM_FOR_REASON, Snapshot, Text, with_text};
 use crate::presence::text::{TooLong, has_room};
-use crate::presence::transition::Standing;
+use crate::presence::transition::CurrentSubscription;
 
 /// What an in-dialog SUBSCRIBE brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl<'a> Renewal<'a> {
     /// if that is what it has. `whole` makes a packed block of all it has.
     pub fn text(
         &self,
-        known: &Standing<'_>,
+        known: &CurrentSubscription<'_>,
         whole: impl FnOnce() -> Vec<u8>,
     ) -> Result<Option<Vec<u8>>, TooLong> {
         let brought = [
@@ -96,7 +96,7 @@ mod tests {
     fn text_of(contact: &[u8]) -> Result<Option<Vec<u8>>, TooLong> {
         let known = known();
         let renewal = Renewal { contact, ..Renewal::again(&known, 0) };
-        renewal.text(&Standing::of(&known, Phase::Live, 0), || known.block().to_vec())
+        renewal.text(&CurrentSubscription::of(&known, Phase::Live, 0), || known.block().to_vec())
     }
 
     #[test]

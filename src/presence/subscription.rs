@@ -287,7 +287,7 @@ pub fn may_see(status: Status, reason: &[u8]) -> bool {
 
 /// A watcher is sent a NOTIFY when published state changes. Who is politely
 /// blocked would learn of changes from NOTIFYs without documents.
-pub fn is_told_of_changes(status: Status, reason: &[u8]) -> bool {
+pub fn is_notified_of_changes(status: Status, reason: &[u8]) -> bool {
     status == Status::Active && reason.is_empty()
 }
 
@@ -357,13 +357,17 @@ mod tests {
     fn only_an_active_watcher_sees_and_only_one_without_a_reason_is_told() {
         for status in [Status::Active, Status::Pending, Status::Terminated, Status::Waiting] {
             let is_active = status == Status::Active;
-            for (reason, sees, is_told) in [
+            for (reason, sees, is_notified) in [
                 (&b""[..], true, true),
                 (b"polite-block", false, false),
                 (b"confirmed", true, false),
             ] {
                 assert_eq!(may_see(status, reason), is_active && sees, "{status:?}");
-                assert_eq!(is_told_of_changes(status, reason), is_active && is_told, "{status:?}");
+                assert_eq!(
+                    is_notified_of_changes(status, reason),
+                    is_active && is_notified,
+                    "{status:?}"
+                );
             }
         }
         let turned_away = &TURNED_AWAY;

@@ -1,7 +1,7 @@
 //! The life of a subscription (RFC 6665 4.2, RFC 3857 4.7.1): what becomes of
-//! it with each event, what those who watch the watchers are told of that, and
+//! it with each event, what watcher information reports of that, and
 //! whether its own watcher is sent a NOTIFY. There is no other place that says
-//! so: the stores copy what they know into a `Standing`, ask, and write down what
+//! so: the stores copy what they know into a `CurrentSubscription`, ask, and write down what
 //! comes of it, be that a record or a row.
 
 use crate::presence::event_package::PackageId;
@@ -20,10 +20,10 @@ pub const REPLY_TIME: i64 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Accepted; no NOTIFY may leave before its 2xx has.
-    Held,
+    AwaitingResponse,
     /// In use.
     Live,
-    /// Ended: its last NOTIFY is due.
+    /// Ended: its last NOTIFY is pending.
     Ending(Ending),
     /// Its last NOTIFY is being sent: over, unless that cannot be sent now.
     Leaving,
@@ -34,7 +34,7 @@ pub enum Phase {
 impl Phase {
     /// It has not been ended: it counts where there are limits.
     pub fn lives(self) -> bool {
-        matches!(self, Phase::Held | Phase::Live)
+        matches!(self, Phase::AwaitingResponse | Phase::Live)
     }
 
     /// Nothing is to be sent any more.
@@ -45,7 +45,7 @@ impl Phase {
 
 /// What is known of a subscription, wherever it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing<'a> {
+pub struct CurrentSubscription<'a> {
     /// The package it subscribes to.
     pub package: PackageId,
     /// Its `id` parameter.
@@ -139,9 +139,9 @@ pub struct Transition<'a> {
     pub text: Option<Vec<u8>>,
     /// Unix time at which it is to be looked at again, if that is another one.
     pub again: Option<i64>,
-    /// What those who watch the watchers are told. Each end is told once.
+    /// What watcher information reports. Each end is reported once.
     pub winfo: Option<WatcherNews>,
-    /// What its own watcher is told.
+    /// What its own watcher is notified of.
     pub notify: Notify,
 }
 
@@ -165,7 +165,7 @@ impl<'a> Transition<'a> {
         !matches!(self.next, Next::Unchanged | Next::Refused(_))
     }
 
-    /// A subscription that has lived ends by this: that is told once.
+    /// A subscription that has lived ends by this: that is reported once.
     pub fn ends(&self) -> bool {
         self.is_over() && self.winfo.is_some()
     }
@@ -188,10 +188,10 @@ impl<'a> Transition<'a> {
     }
 }
 
-impl<'a> Standing<'a> {
+impl<'a> CurrentSubscription<'a> {
     /// Of a copy, in this phase.
-    pub fn of(copy: &'a Snapshot, phase: Phase, expires_at: i64) -> Standing<'a> {
-        Standing {
+    pub fn of(copy: &'a Snapshot, phase: Phase, expires_at: i64) -> CurrentSubscription<'a> {
+        CurrentSubscription {
             package: copy.package,
             event_id: copy.text(Text::EventId),
             contact: copy.text(Text::Contact),
@@ -226,8 +226,8 @@ impl<'a> Standing<'a> {
     /// It has ended, and cannot go on.
     fn is_ended(&self) -> bool {
         match self.phase {
-            Phase::Held | Phase::Live => false,
-            // It ran out, but its watcher has not been told: it may go on, unless
+            Phase::AwaitingResponse | Phase::Live => false,
+            // It ran out, but its watcher has not been notified: it may go on, unless
             // it was the rules that ended it.
             Phase::Ending(Ending::Expired) => self.status == Status::Terminated,
             Phase::Ending(_) | Phase::Leaving | Phase::Gone => true,
@@ -251,10 +251,10 @@ impl<'a> Standing<'a> {
         let (phase, winfo) = if renewal.expires == 0 {
             let ended = WatcherNews::ended(self.status, Ending::Unsubscribed);
             (Phase::Ending(Ending::Unsubscribed), Some(WatcherNews { full: true, ..ended }))
-        } else if self.phase == Phase::Held {
-            (Phase::Held, None)
+        } else if self.phase == Phase::AwaitingResponse {
+            (Phase::AwaitingResponse, None)
         } else {
-            // Its end has been told.
+            // Its end has been reported.
             let is_back = !self.phase.lives();
             (Phase::Live, is_back.then(|| WatcherNews::began(self.status)))
         };
@@ -289,11 +289,11 @@ impl<'a> Standing<'a> {
         let phase = ending.map_or(self.phase, Phase::Ending);
         let notify = match ending {
             // No NOTIFY leaves before the 2xx.
-            _ if self.phase == Phase::Held => Notify::AfterResponse,
+            _ if self.phase == Phase::AwaitingResponse => Notify::AfterResponse,
             Some(ending) => Notify::Last(ending),
             None => Notify::Now,
         };
-        // Should the 2xx never leave, the end is told without.
+        // Should the 2xx never leave, the end is reported without.
         let again = ending.map(|_| now + REPLY_TIME);
         Transition { next: Next::Decided(decision, phase), text, again, winfo, notify }
     }
@@ -304,11 +304,13 @@ impl<'a> Standing<'a> {
             Phase::Leaving | Phase::Gone => Transition::NOTHING,
             // Its last NOTIFY has not left.
             Phase::Ending(why) => Transition { notify: Notify::Last(why), ..Transition::NOTHING },
-            Phase::Held | Phase::Live if self.expires_at >= now - offset => Transition::NOTHING,
-            Phase::Held if now <= patience => {
+            Phase::AwaitingResponse | Phase::Live if self.expires_at >= now - offset => {
+                Transition::NOTHING
+            }
+            Phase::AwaitingResponse if now <= patience => {
                 Transition { again: Some(patience), ..Transition::NOTHING }
             }
-            Phase::Held | Phase::Live => Transition {
+            Phase::AwaitingResponse | Phase::Live => Transition {
                 winfo: Some(WatcherNews::ended(self.status, Ending::Expired)),
                 notify: Notify::Last(Ending::Expired),
                 ..Transition::silently(Next::Expired)
@@ -320,7 +322,7 @@ impl<'a> Standing<'a> {
         if self.phase.is_over() {
             return Transition::NOTHING;
         }
-        // An end that awaits its NOTIFY has been told.
+        // An end that awaits its NOTIFY has been notified.
         let winfo = self.phase.lives().then(|| WatcherNews::ended(self.status, Ending::Expired));
         Transition { winfo, ..Transition::silently(Next::Removed) }
     }

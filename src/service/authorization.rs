@@ -74,7 +74,7 @@ impl Place {
     }
 
     /// The columns that say what was decided; and how we spell the domains, if
-    /// there is no other row of the watcher. See [`Row::by_hand`].
+    /// there is no other row of the watcher. See [`StoredDecision::by_hand`].
     pub(super) fn columns(&self, state: &Authorization, is_only: bool) -> Vec<Assignment> {
         let mut set = columns(state);
         let host = self.name.host.to_ascii_lowercase();
@@ -92,7 +92,7 @@ impl Place {
 
 /// What the table says about a watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct StoredDecision {
     /// Its state.
     pub(super) state: Authorization,
     /// Somebody has decided, not the rules: whoever approves a pending watcher
@@ -102,7 +102,7 @@ pub(super) struct Row {
 
 /// A row with its key.
 #[derive(Debug)]
-pub(super) struct OldRow {
+pub(super) struct WatchersRow {
     pub(super) place: Place,
     pub(super) state: Authorization,
     pub(super) inserted: i64,
@@ -178,9 +178,9 @@ fn find(
     table: &str,
     subscription: &Snapshot,
     event: &[u8],
-) -> Result<Option<(Place, Row, bool)>, Fault> {
+) -> Result<Option<(Place, StoredDecision, bool)>, Fault> {
     let ours = place(subscription, event);
-    let mut found: Vec<(Place, Row)> = Vec::new();
+    let mut found: Vec<(Place, StoredDecision)> = Vec::new();
     let user = subscription.text(Text::PresentityUser);
     let host = subscription.text(Text::PresentityHost).to_ascii_lowercase();
     let mut resources = uri::spellings(user, &host);
@@ -222,14 +222,17 @@ fn find(
 }
 
 /// The row that counts, and whether there is only one.
-fn best(mut found: Vec<(Place, Row)>, ours: &Place) -> Option<(Place, Row, bool)> {
+fn best(
+    mut found: Vec<(Place, StoredDecision)>,
+    ours: &Place,
+) -> Option<(Place, StoredDecision, bool)> {
     let is_only = found.len() == 1;
     found.sort_by_key(|(place, row)| (row.by_hand, place == ours));
     found.pop().map(|(place, row)| (place, row, is_only))
 }
 
 /// A row, if it is that of a place but for the spelling of its domain.
-fn row_at(place: &Place, columns: &[Value]) -> Option<(Place, Row)> {
+fn row_at(place: &Place, columns: &[Value]) -> Option<(Place, StoredDecision)> {
     let [domain, status, reason] = columns else { return None };
     let host = domain.as_bytes().to_vec();
     uri::eq_ignore_case(&host, &place.name.host).then(|| {
@@ -252,7 +255,7 @@ fn place(subscription: &Snapshot, event: &[u8]) -> Place {
     }
 }
 
-/// The columns that say what was decided; see [`Row::by_hand`].
+/// The columns that say what was decided; see [`StoredDecision::by_hand`].
 fn columns(state: &Authorization) -> Vec<Assignment> {
     let reason = match (state.status, state.reason.as_slice()) {
         (Status::Pending, b"") => Value::Null,
@@ -261,13 +264,13 @@ fn columns(state: &Authorization) -> Vec<Assignment> {
     vec![("status", Value::Int(state.status as i64)), ("reason", reason)]
 }
 
-fn read(status: &Value, reason: &Value) -> Row {
+fn read(status: &Value, reason: &Value) -> StoredDecision {
     let state = Authorization {
         status: Status::from_number(status.as_int().unwrap_or(2)),
         reason: reason.as_bytes().to_vec(),
     };
     let by_hand = state.status != Status::Pending && *reason == Value::Null;
-    Row { state, by_hand }
+    StoredDecision { state, by_hand }
 }
 
 /// The name of the table.
@@ -281,7 +284,7 @@ pub(super) fn rows<M: Memory>(
     host: &mut dyn Host,
     key: &PresentityKey,
     event: &[u8],
-) -> Result<Vec<(Place, Row)>, Fault> {
+) -> Result<Vec<(Place, StoredDecision)>, Fault> {
     let mut found = Vec::new();
     let table = table(server)?;
     let Some(database) = server.database(host)? else { return Ok(found) };
@@ -309,7 +312,7 @@ pub(super) fn old_rows<M: Memory>(
     host: &mut dyn Host,
     from: i64,
     before: i64,
-) -> Result<Vec<OldRow>, Fault> {
+) -> Result<Vec<WatchersRow>, Fault> {
     let mut found = Vec::new();
     let table = table(server)?;
     let Some(database) = server.database(host)? else { return Ok(found) };
@@ -331,9 +334,9 @@ pub(super) fn old_rows<M: Memory>(
         let inserted = inserted.as_int().unwrap_or_default();
         // Those of one second stay together: the next portion begins after it.
         let full = found.len() >= PORTION
-            && found.last().is_some_and(|last: &OldRow| last.inserted != inserted);
+            && found.last().is_some_and(|last: &WatchersRow| last.inserted != inserted);
         if !full {
-            found.push(OldRow {
+            found.push(WatchersRow {
                 place: Place {
                     resource: resource.as_bytes().to_vec(),
                     event: event.as_bytes().to_vec(),

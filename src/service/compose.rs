@@ -12,10 +12,10 @@ use crate::presence::subscription::Text;
 use crate::presence::{dialog_info, uri};
 use crate::service::Server;
 use crate::service::publications;
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::watcher_info::WatcherList;
 use crate::shm::Memory;
-use crate::store::lanes::{Document, Farewell, Send, State};
+use crate::store::lanes::{Document, FinalPublication, PlannedNotify, State};
 use crate::store::watcher_changes::WatcherChanges;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -23,17 +23,17 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::Range;
 
-static UNREADABLE: Seldom = Seldom::new();
+static UNREADABLE: RateLimitedLog = RateLimitedLog::new();
 
 /// A presentity's state, composed.
 #[derive(Debug, Default)]
 pub struct Composition<'s> {
-    /// Round of the state.
-    pub round: u32,
+    /// State version.
+    pub state_version: u32,
     newest: Vec<u8>,
     /// What the documents about ended publications are made of.
     state: Option<Cow<'s, State>>,
-    /// The one of these that was made last, and what it tells of. There is but
+    /// The one of these that was made last, and what it reports. There is but
     /// one at a time: together they may be much larger than the state.
     ended: RefCell<(Range<usize>, Vec<u8>)>,
     /// For watcher information.
@@ -51,11 +51,11 @@ impl Composition<'_> {
     }
 
     /// What has ended and is shown a last time.
-    pub fn farewells(&self) -> &[Farewell] {
-        self.state.as_ref().map_or(&[], |state| &state.farewells)
+    pub fn finals(&self) -> &[FinalPublication] {
+        self.state.as_ref().map_or(&[], |state| &state.finals)
     }
 
-    /// The document about these farewells.
+    /// The document about these final publications.
     fn about(
         &self,
         host: &mut dyn Host,
@@ -63,7 +63,7 @@ impl Composition<'_> {
         range: Range<usize>,
     ) -> Cow<'_, [u8]> {
         let Some(state) = &self.state else { return Cow::Borrowed(&self.newest) };
-        let ends = state.farewells.get(range.clone()).unwrap_or_default();
+        let ends = state.finals.get(range.clone()).unwrap_or_default();
         match ends {
             [] => return Cow::Borrowed(&self.newest),
             [only] if !package.aggregates => {
@@ -82,22 +82,22 @@ impl Composition<'_> {
     }
 }
 
-/// Says which document tells of which farewells. `living`: bytes of what lives,
+/// Says which document reports which final publications. `living`: bytes of what lives,
 /// if that is known.
-pub fn fold(package: &EventPackage, farewells: &mut [Farewell], living: Option<usize>) {
+pub fn fold(package: &EventPackage, finals: &mut [FinalPublication], living: Option<usize>) {
     let numbers: Vec<u32> = match package.aggregates {
         true => {
-            let ends = farewells.iter().map(|farewell| End {
-                round: farewell.round,
-                bytes: farewell.publication.body.len(),
+            let ends = finals.iter().map(|final_publication| End {
+                state_version: final_publication.state_version,
+                bytes: final_publication.publication.body.len(),
             });
             folding::documents(ends, living)
         }
         // They are documents of their own.
-        false => (0..).take(farewells.len()).collect(),
+        false => (0..).take(finals.len()).collect(),
     };
-    for (farewell, number) in farewells.iter_mut().zip(numbers) {
-        farewell.document = number;
+    for (final_publication, number) in finals.iter_mut().zip(numbers) {
+        final_publication.document = number;
     }
 }
 
@@ -111,7 +111,7 @@ pub fn compose<M: Memory>(
     let changes = std::mem::take(&mut state.watchers);
     let watchers = read(server, host, package, &mut state, changes)?;
     let living = state.publications.iter().map(|living| living.body.len()).sum();
-    fold(package, &mut state.farewells, Some(living));
+    fold(package, &mut state.finals, Some(living));
     documents(server, host, package, Cow::Owned(state), watchers)
 }
 
@@ -142,7 +142,7 @@ pub fn documents<'s, M: Memory>(
 ) -> Result<Composition<'s>, Fault> {
     let uri = uri::presentity_uri(&state.key.user, &state.key.host);
     let mut composition =
-        Composition { round: state.round, uri, watchers, ..Composition::default() };
+        Composition { state_version: state.state_version, uri, watchers, ..Composition::default() };
     if package.kind == Kind::WatcherInfo {
         return Ok(composition);
     }
@@ -153,7 +153,7 @@ pub fn documents<'s, M: Memory>(
         composition.rules = host.rules(state.key.package, &state.key.user, &state.key.host)?;
     }
     if let Cow::Owned(state) = &mut state
-        && (state.farewells.is_empty() || !package.aggregates)
+        && (state.finals.is_empty() || !package.aggregates)
     {
         // No other document is made of them.
         state.publications = Vec::new();
@@ -167,16 +167,16 @@ pub fn for_watcher<'a>(
     host: &mut dyn Host,
     package: &EventPackage,
     composition: &'a Composition<'_>,
-    send: &Send,
+    notify: &PlannedNotify,
 ) -> Result<Cow<'a, [u8]>, Fault> {
-    let subscription = &send.subscription;
-    let common = match send.document {
+    let subscription = &notify.subscription;
+    let common = match notify.document {
         Document::None => return Ok(Cow::default()),
         Document::Newest | Document::Changed => Cow::Borrowed(composition.newest.as_slice()),
-        Document::Farewells(from, to) => composition.about(host, package, from..to),
+        Document::Finals(from, to) => composition.about(host, package, from..to),
     };
     if let Some(watchers) = &composition.watchers {
-        return Ok(watchers.document(package, &composition.uri, send).into());
+        return Ok(watchers.document(package, &composition.uri, notify).into());
     }
     // The owner of a shared line's state is not told of itself.
     if package.is_shared_line()
@@ -201,12 +201,12 @@ pub fn for_watcher<'a>(
     Ok(body.map_or(common, Cow::Owned))
 }
 
-/// A document that tells of ended publications, and of all that live.
+/// A document that reports ended publications, and of all that live.
 fn with_ends(
     host: &mut dyn Host,
     package: &EventPackage,
     state: &State,
-    ends: &[Farewell],
+    ends: &[FinalPublication],
 ) -> Vec<u8> {
     if let [only] = ends {
         return document(host, package, state, Some(only));
@@ -224,15 +224,15 @@ fn with_ends(
 /// Of several ends of one dialog the last one, each where it was.
 fn latest<'a>(
     package: &EventPackage,
-    ends: &'a [Farewell],
-) -> impl Iterator<Item = &'a Farewell> + use<'a> {
-    let dialog_of = |end: &Farewell| {
+    ends: &'a [FinalPublication],
+) -> impl Iterator<Item = &'a FinalPublication> + use<'a> {
+    let dialog_of = |end: &FinalPublication| {
         let info = dialog_info::summary(&end.publication.body).filter(|info| info.dialogs == 1);
         info.and_then(|info| info.first_id).filter(|_| package.is_dialog())
     };
-    let mut told = HashSet::new();
+    let mut seen = HashSet::new();
     let mut kept: Vec<_> =
-        ends.iter().rev().filter(|end| dialog_of(end).is_none_or(|id| told.insert(id))).collect();
+        ends.iter().rev().filter(|end| dialog_of(end).is_none_or(|id| seen.insert(id))).collect();
     kept.reverse();
     kept.into_iter()
 }
@@ -243,7 +243,7 @@ fn closed<'a>(
     host: &mut dyn Host,
     package: &EventPackage,
     state: &State,
-    end: &'a Farewell,
+    end: &'a FinalPublication,
 ) -> Option<Cow<'a, [u8]>> {
     let body = &end.publication.body;
     if !end.closing {
@@ -260,23 +260,23 @@ fn document(
     host: &mut dyn Host,
     package: &EventPackage,
     state: &State,
-    farewell: Option<&Farewell>,
+    final_publication: Option<&FinalPublication>,
 ) -> Vec<u8> {
     if !package.aggregates {
-        let ended = farewell.filter(|f| !f.closing).map(|f| &f.publication);
+        let ended = final_publication.filter(|f| !f.closing).map(|f| &f.publication);
         let shown = ended.or(state.publications.last());
         return shown.map(|p| p.body.clone()).unwrap_or_default();
     }
     // What ends comes first, as the oldest: where it says the same thing as a
     // living publication, that one counts.
-    let over = farewell
+    let over = final_publication
         .filter(|f| f.closing && package.is_dialog())
         .and_then(|f| dialog_info::ended(&f.publication.body));
-    let ending = over.as_deref().or(farewell.map(|f| f.publication.body.as_slice()));
+    let ending = over.as_deref().or(final_publication.map(|f| f.publication.body.as_slice()));
     let mut bodies: Vec<&[u8]> = Vec::with_capacity(state.publications.len() + 1);
     bodies.extend(ending);
     bodies.extend(state.publications.iter().map(|p| p.body.as_slice()));
-    let closing = farewell.filter(|f| f.closing).map(|_| 0);
+    let closing = final_publication.filter(|f| f.closing).map(|_| 0);
     aggregate(host, package, state, &bodies, closing)
 }
 
@@ -395,11 +395,11 @@ pub fn current<M: Memory>(
         return Ok(dialog_info::empty_document(&uri, 1));
     }
     let ending = state.publications.iter().position(|p| Some(p.entity_tag.as_slice()) == without);
-    let farewell = ending.filter(|_| package.aggregates).map(|at| Farewell {
-        round: state.round,
+    let final_publication = ending.filter(|_| package.aggregates).map(|at| FinalPublication {
+        state_version: state.state_version,
         closing: true,
         publication: state.publications.remove(at),
         document: 0,
     });
-    Ok(document(host, package, &state, farewell.as_ref()))
+    Ok(document(host, package, &state, final_publication.as_ref()))
 }

@@ -7,23 +7,23 @@ use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::event_package::Kind;
 use crate::presence::subscription::Ending;
+use crate::service::notifier_slots::{UNQUEUED, all_slots, key_of};
 use crate::service::paging::Pages;
 use crate::service::subscription_rows as rows;
-use crate::service::turns::{UNQUEUED, all_turns, key_of};
 use crate::service::watcher_info::row_ended;
-use crate::service::{Server, left_over};
+use crate::service::{Server, orphaned_rows};
 use crate::shm::Memory;
-use crate::store::records::Claim;
+use crate::store::records::RowClaim;
 use crate::store::rows::presentity_uri;
 
 /// Expired rows read in one go. The server sorts all of them for each page.
 const EXPIRED_PAGE: usize = 1000;
-/// Seconds in which whoever has ended a subscription tells its watcher. Then it
+/// Seconds in which whoever has ended a subscription notifies its watcher. Then it
 /// is taken to be gone, and another server does.
-const TELLING: i64 = 10;
+const NOTIFYING: i64 = 10;
 
 /// Subscriptions that may wait for their last NOTIFY when more are read.
-const MOST_WAITING: usize = 10_000;
+const MAX_PENDING: usize = 10_000;
 /// How often, 5 ms apart, a look is taken whether there are fewer.
 const PATIENCE: u32 = 400;
 /// Rows read in one go of those who watch watchers.
@@ -35,28 +35,30 @@ const PAGE: usize = 1000;
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let offset = i64::from(server.config.expires_offset);
     let wait = if server.config.notifier_processes > 0 { server.config.waitn_time } else { 0 };
-    let telling = TELLING + i64::from(wait);
+    let notifying = NOTIFYING + i64::from(wait);
     let mut pages = Pages::new(EXPIRED_PAGE, true);
-    let (mut kept, mut reported) = (0, None);
+    let (mut unusable, mut reported) = (0, None);
     loop {
         let now = host.now();
         let conditions = vec![("expires", Compare::Less, Value::Int(now - offset))];
         let page = next_of(server, host, &conditions, &mut pages)?;
         let Some((page, unreadable)) = page else {
-            left_over::are_kept(host, rows::table(server)?, kept);
+            orphaned_rows::warn_of_unusable(host, rows::table(server)?, unusable);
             break;
         };
-        kept += unreadable;
-        let old = |row: &rows::Row| row.expires_at < now - offset - left_over::TOLD;
+        unusable += unreadable;
+        let old = |row: &rows::ActiveWatcherRow| {
+            row.expires_at < now - offset - orphaned_rows::NOTIFY_WITHIN
+        };
         let (old, recent): (Vec<_>, Vec<_>) = page.into_iter().partition(old);
         for row in recent {
-            if row.has_ended() && row.expires_at >= now - offset - telling {
+            if row.has_ended() && row.expires_at >= now - offset - notifying {
                 continue;
             }
             let key = key_of(server, &row);
             let ending = row.ending(now, offset);
-            let claim = if row.has_ended() { Claim::Rescue } else { Claim::Asked };
-            match server.store.queue_row(&key, &row.due(ending, claim)) {
+            let claim = if row.has_ended() { RowClaim::Rescue } else { RowClaim::Asked };
+            match server.store.queue_row(&key, &row.into_pending(ending, claim)) {
                 Ok(lane) => lane.into_iter().for_each(|lane| server.store.hand_over(lane)),
                 Err(fault) => UNQUEUED.log(
                     host,
@@ -73,7 +75,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
         }
     }
     if server.config.notifier_processes > 0 {
-        rows::adopt_turns(server, host, i64::try_from(all_turns(server)).unwrap_or(i64::MAX))?;
+        rows::adopt_slots(server, host, i64::try_from(all_slots(server)).unwrap_or(i64::MAX))?;
     }
     Ok(())
 }
@@ -81,7 +83,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
 /// The senders have kept up with what was queued: waits for them, not for long.
 fn has_room<M: Memory>(server: &Server<M>) -> bool {
     for _ in 0..PATIENCE {
-        if server.store.waiting() < MOST_WAITING {
+        if server.store.waiting() < MAX_PENDING {
             return true;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -94,7 +96,7 @@ fn has_room<M: Memory>(server: &Server<M>) -> bool {
 fn end_old<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    old: Vec<rows::Row>,
+    old: Vec<rows::ActiveWatcherRow>,
     reported: &mut Option<HashSet<Vec<u8>>>,
 ) -> Result<(), Fault> {
     let table = rows::table(server)?;
@@ -107,12 +109,12 @@ fn end_old<M: Memory>(
         let is_reported = known.contains(&presentity_uri(&row.subscription).to_ascii_lowercase());
         *reported = Some(known);
         let cseq = row.subscription.remote_cseq;
-        let conditions = left_over::as_read(row.id, row.expires_at, cseq);
+        let conditions = orphaned_rows::as_read(row.id, row.expires_at, cseq);
         if !is_reported {
             silent.push(conditions);
             continue;
         }
-        let deleted = match left_over::delete(host, table, &conditions) {
+        let deleted = match orphaned_rows::delete(host, table, &conditions) {
             // What cannot be deleted is no reason to keep the others waiting.
             Err(Fault::Refused) => false,
             deleted => deleted?,
@@ -122,7 +124,7 @@ fn end_old<M: Memory>(
             row_ended(server, &key_of(server, &row), &row.subscription, why);
         }
     }
-    left_over::delete_all(host, table, &silent)
+    orphaned_rows::delete_all(host, table, &silent)
 }
 
 /// The next of `pages`, and how many of its rows cannot be read here; `None` after
@@ -132,14 +134,14 @@ fn next_of<M: Memory>(
     host: &mut dyn Host,
     conditions: &[Condition],
     pages: &mut Pages,
-) -> Result<Option<(Vec<rows::Row>, usize)>, Fault> {
+) -> Result<Option<(Vec<rows::ActiveWatcherRow>, usize)>, Fault> {
     let (table, now) = (rows::table(server)?, host.now());
     let database = host.database().ok_or(Fault::Database)?;
     let page = pages.next(database, table, conditions, &rows::columns())?;
     Ok(page.map(|page| {
         let all = page.len();
         let read = |(id, row): &(i64, Vec<Value>)| rows::read(&server.registry, *id, row, now);
-        let readable: Vec<rows::Row> = page.iter().filter_map(read).collect();
+        let readable: Vec<rows::ActiveWatcherRow> = page.iter().filter_map(read).collect();
         let unreadable = all - readable.len();
         (readable, unreadable)
     }))

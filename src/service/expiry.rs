@@ -1,16 +1,16 @@
 //! What the timers do: end what has run out, purge, flush.
 
 use crate::ports::{Host, Level};
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, watchers};
 use crate::shm::Memory;
 
 /// Watchers could not be told of a change that was stored.
-pub(super) static UNTOLD: Seldom = Seldom::new();
+pub(super) static UNNOTIFIED: RateLimitedLog = RateLimitedLog::new();
 
 // What a database that is away makes the timers say at each run.
-static UNDELETED: Seldom = Seldom::new();
-static UNPURGED: Seldom = Seldom::new();
+static UNDELETED: RateLimitedLog = RateLimitedLog::new();
+static UNPURGED: RateLimitedLog = RateLimitedLog::new();
 
 /// Watchers without a subscription are forgotten after this many seconds (B17).
 const WATCHERS_KEPT: i64 = 24 * 3600;

@@ -9,7 +9,7 @@ use crate::presence::publication::Step;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::presence::uri::{identity, presentity_uri};
 use crate::service::Server;
-use crate::service::publishing::Publishing;
+use crate::service::publication_request::PublicationRequest;
 use crate::service::subscription_rows as rows;
 use crate::shm::Memory;
 use crate::store::tally::Room;
@@ -52,7 +52,7 @@ pub fn too_many<M: Memory>(server: &Server<M>, limit: Limit, it: &Snapshot) -> R
 /// the operator publishes for ever is not a client's.
 pub fn check_document<M: Memory>(
     server: &Server<M>,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
 ) -> Result<(), Rejection> {
     let limits = &server.config.limits;
     let is_small = limits.takes_document(publishing.body.len());
@@ -68,7 +68,7 @@ pub fn check_document<M: Memory>(
 pub fn check_publish_gap<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
 ) -> Result<(), Rejection> {
     let (limits, key) = (&server.config.limits, &publishing.key);
     let Some(tag) = publishing.if_match.filter(|_| limits.publish_gap > 0) else { return Ok(()) };
@@ -86,7 +86,7 @@ pub fn check_publish_gap<M: Memory>(
 pub fn published<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
     tag: &[u8],
 ) {
     if server.config.limits.publish_gap > 0 {
@@ -211,7 +211,7 @@ pub fn row_counted<M: Memory>(
 pub fn check_publication_rows<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
     count: impl FnOnce(&mut dyn Host, u32) -> Result<u32, Fault>,
 ) -> Result<(), Rejection> {
     let (limits, tally, now) = (&server.config.limits, server.store.tally(), host.now());

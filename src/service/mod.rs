@@ -8,26 +8,26 @@ pub mod compose;
 mod durable;
 mod expired_rows;
 pub mod expiry;
-pub mod left_over;
 pub mod limits;
 pub mod listing;
 pub mod notifier;
+pub mod notifier_slots;
 pub mod notify_reply;
+pub mod orphaned_rows;
 mod paging;
 pub mod policy;
+pub mod publication_request;
 pub mod publications;
 pub mod publish;
-pub mod publishing;
+mod rate_limited_log;
 pub mod refresh;
 mod reopened;
 pub mod restore;
-mod seldom;
 pub mod sibling_publication;
 pub mod sphere;
 pub mod subscribe;
 mod subscription_rows;
 pub mod subscriptions;
-pub mod turns;
 pub mod watcher_info;
 pub mod watchers;
 pub mod write_back;
@@ -39,7 +39,7 @@ use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::expires::ExpiresPolicy;
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::retransmissions::{Answer, RequestKey, Seen};
@@ -133,14 +133,14 @@ fn check_widths(widths: &Widths, row: &[Assignment]) -> Result<(), Rejection> {
 /// was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Served {
+pub enum RequestOutcome {
     /// Success.
-    Yes,
+    Accepted,
     /// Refused; the reply has said why.
-    No,
+    Refused,
 }
 
-static FAULTS: Seldom = Seldom::new();
+static FAULTS: RateLimitedLog = RateLimitedLog::new();
 
 /// Answers a request that is refused, and says so in the log once.
 pub fn refuse(
@@ -149,7 +149,7 @@ pub fn refuse(
     method: &str,
     call_id: &[u8],
     rejection: Rejection,
-) -> Served {
+) -> RequestOutcome {
     let level = match rejection.code {
         _ if rejection.is_fault => Level::Error,
         // `limits::report` writes one line for many.
@@ -171,7 +171,7 @@ pub fn refuse(
             false => host.log(level, line),
         }
     }
-    Served::No
+    RequestOutcome::Refused
 }
 
 /// Looks, 2 ms apart, at a request that another process is handling before it
@@ -180,41 +180,41 @@ const PATIENCE: u32 = 25;
 
 /// A request that may be a retransmission (A9). Inside a transaction the host
 /// absorbs those itself.
-struct Attempt {
+struct TrackedRequest {
     key: Option<RequestKey>,
 }
 
 /// How to go on with a request.
-enum FirstSight {
+enum Arrival {
     /// It is new.
-    Handle(Attempt),
+    New(TrackedRequest),
     /// Another process is at it and will answer.
-    Leave,
+    InProgress,
     /// It was answered: the same answer again.
-    Repeat(Answer),
+    Answered(Answer),
 }
 
-impl Attempt {
+impl TrackedRequest {
     fn begin<M: Memory>(
         server: &Server<M>,
         incoming: &mut dyn Incoming,
         method: &[u8],
         id: RequestId<'_>,
         now: i64,
-    ) -> FirstSight {
+    ) -> Arrival {
         if incoming.in_transaction() {
-            return FirstSight::Handle(Attempt { key: None });
+            return Arrival::New(TrackedRequest { key: None });
         }
         let table = server.store.retransmissions();
         let key = table.key(method, id);
         for _ in 0..PATIENCE {
             match table.claim(key, now) {
-                Seen::New => return FirstSight::Handle(Attempt { key: Some(key) }),
+                Seen::New => return Arrival::New(TrackedRequest { key: Some(key) }),
                 Seen::InProgress => std::thread::sleep(std::time::Duration::from_millis(2)),
-                Seen::Answered(answer) => return FirstSight::Repeat(answer),
+                Seen::Answered(answer) => return Arrival::Answered(answer),
             }
         }
-        FirstSight::Leave
+        Arrival::InProgress
     }
 
     fn answered<M: Memory>(&self, server: &Server<M>, answer: &Answer) {

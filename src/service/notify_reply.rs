@@ -2,12 +2,12 @@
 
 use crate::ports::{Host, Level};
 use crate::presence::subscription::{Snapshot, Text, ends_subscription};
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::Token;
 
-static GONE: Seldom = Seldom::new();
+static GONE: RateLimitedLog = RateLimitedLog::new();
 
 /// Ends the subscription if the answer says that its watcher is gone. `code`
 /// is 408 for a timeout. `subscription` is that of the NOTIFY; where

@@ -27,7 +27,7 @@ pub fn shard(config: &Config) -> ShardPolicy {
     ShardPolicy {
         user_case: config.sip_uri_match,
         watchers_are_rows: subscription_rows(config) == SubscriptionRows::Only,
-        kept_bodies: match are_indexed(config) {
+        document_cache_bytes: match are_indexed(config) {
             true => config.publ_cache_bodies as usize * 1024 / shards,
             false => 0,
         },

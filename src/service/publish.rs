@@ -13,14 +13,14 @@ use crate::presence::publication::{Facts, RUID_PREFIX, Refused, Step, step};
 use crate::presence::request::PublishRequest;
 use crate::presence::text;
 use crate::service::notifier::{self, Budget};
+use crate::service::publication_request::PublicationRequest;
 use crate::service::publications::Applied;
-use crate::service::publishing::Publishing;
 use crate::service::reopened;
 use crate::service::sphere::Watched;
-use crate::service::{Attempt, FirstSight, Served, Server, limits, refuse};
+use crate::service::{Arrival, RequestOutcome, Server, TrackedRequest, limits, refuse};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::publications::Change;
+use crate::store::publications::PublicationChange;
 use crate::store::retransmissions::Answer;
 
 /// Unix time at which priorities made of the time begin, as in stock.
@@ -41,18 +41,19 @@ pub fn handle<M: Memory>(
     host: &mut dyn Host,
     incoming: &mut dyn Incoming,
     request: &PublishRequest<'_>,
-) -> Served {
-    let attempt = match Attempt::begin(server, incoming, b"PUBLISH", request.id, host.now()) {
-        FirstSight::Handle(attempt) => attempt,
-        FirstSight::Leave => return Served::Yes,
-        FirstSight::Repeat(answer) => return reply_ok(server, incoming, request, &answer),
+) -> RequestOutcome {
+    let attempt = match TrackedRequest::begin(server, incoming, b"PUBLISH", request.id, host.now())
+    {
+        Arrival::New(attempt) => attempt,
+        Arrival::InProgress => return RequestOutcome::Accepted,
+        Arrival::Answered(answer) => return reply_ok(server, incoming, request, &answer),
     };
     match accept(server, host, incoming, request) {
         Ok(Some(accepted)) => {
             let lane = accepted.lane.map(|lane| notifier::Owned::new(server, lane));
             attempt.answered(server, &accepted.answer);
             let served = reply_ok(server, incoming, request, &accepted.answer);
-            if served == Served::No {
+            if served == RequestOutcome::Refused {
                 attempt.refused(server);
                 if let Some(key) = accepted.created {
                     withdraw(server, host, key, &accepted.answer.entity_tag);
@@ -69,7 +70,7 @@ pub fn handle<M: Memory>(
         // The package has answered itself.
         Ok(None) => {
             attempt.refused(server);
-            Served::No
+            RequestOutcome::Refused
         }
         Err(rejection) => {
             attempt.refused(server);
@@ -107,7 +108,7 @@ fn accept<M: Memory>(
     if has_body && !content_type::acceptable(request.content_type, &package.content_type) {
         return Err(unsupported_media(package));
     }
-    let publishing = Publishing {
+    let publishing = PublicationRequest {
         package_id,
         package,
         key: server.store.key(request.presentity.user, request.presentity.host, package_id),
@@ -139,7 +140,7 @@ fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: PresentityK
     let Some(package) = server.registry.get(key.package) else { return };
     // It is not shown closed.
     let silent = EventPackage { aggregates: false, ..package.clone() };
-    let removal = Publishing {
+    let removal = PublicationRequest {
         package_id: key.package,
         package: &silent,
         key,
@@ -176,11 +177,11 @@ fn unsupported_media(package: &EventPackage) -> Rejection {
     Rejection { headers, ..Rejection::new(415, "Unsupported media type") }
 }
 
-/// Makes or changes a publication for a sibling and tells the watchers.
+/// Makes or changes a publication for a sibling and notifies the watchers.
 pub fn publish_for_sibling<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
 ) -> Result<(), Refused> {
     let checked = limits::check_document(server, publishing).map_err(Refused::from);
     let accepted =
@@ -202,7 +203,7 @@ pub fn publish_for_sibling<M: Memory>(
 fn publish<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
 ) -> Result<Accepted<M>, Refused> {
     let now = host.now();
     let has_body = !publishing.body.is_empty() && publishing.step != Step::Remove;
@@ -221,7 +222,7 @@ fn publish<M: Memory>(
     };
     let facts = dialogs.as_ref().map(Facts::of);
     let dialog_id = dialogs.and_then(|info| info.first_id).unwrap_or_default();
-    let change = Change {
+    let change = PublicationChange {
         step: publishing.step,
         if_match: publishing.if_match,
         entity_tag: &tag,
@@ -235,13 +236,13 @@ fn publish<M: Memory>(
         priority: priority(server, host, now),
         judged_by: None,
     };
-    let told = server.config.expires_policy().told(publishing.expires);
+    let announced = server.config.expires_policy().announced(publishing.expires);
     let applied = match server.publications().publish(server, host, publishing, &change)? {
         Applied::Reopens(stored) => reopened::apply(server, host, publishing, &change, stored)?,
         applied => applied,
     };
     let old_tag = || publishing.if_match.unwrap_or_default().to_vec();
-    let answer = |entity_tag| Answer { code: 200, expires: told, entity_tag };
+    let answer = |entity_tag| Answer { code: 200, expires: announced, entity_tag };
     Ok(match (applied, publishing.step) {
         (Applied::Unchanged | Applied::Reopens(_), _) => {
             Accepted { answer: answer(old_tag()), lane: None, sphere: None, created: None }
@@ -262,7 +263,7 @@ fn priority<M: Memory>(server: &Server<M>, host: &mut dyn Host, now: i64) -> i32
     i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
 
-fn next_tag(host: &mut dyn Host, publishing: &Publishing<'_>) -> Vec<u8> {
+fn next_tag(host: &mut dyn Host, publishing: &PublicationRequest<'_>) -> Vec<u8> {
     match (publishing.if_match, publishing.own_tag) {
         (_, Some(own)) => own.to_vec(),
         (Some(tag), None) if publishing.package.keeps_entity_tag => tag.to_vec(),
@@ -286,7 +287,7 @@ fn reply_ok<M: Memory>(
     incoming: &mut dyn Incoming,
     request: &PublishRequest<'_>,
     answer: &Answer,
-) -> Served {
+) -> RequestOutcome {
     let mut headers = Vec::with_capacity(128);
     headers.extend_from_slice(b"Expires: ");
     text::push_decimal(&mut headers, answer.expires);
@@ -300,7 +301,7 @@ fn reply_ok<M: Memory>(
     }
     let reply = Reply { code: answer.code, reason: "OK", headers };
     match incoming.reply(&reply) {
-        Ok(()) => Served::Yes,
-        Err(_) => Served::No,
+        Ok(()) => RequestOutcome::Accepted,
+        Err(_) => RequestOutcome::Refused,
     }
 }

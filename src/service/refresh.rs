@@ -1,4 +1,4 @@
-//! What script, operator and siblings ask for: watchers are to be told again,
+//! What script, operator and siblings ask for: watchers are to be notified again,
 //! rules to be applied again, hard state has changed (manual 4.5, 4.6).
 
 use crate::presence::presentity::PresentityKey;
@@ -11,8 +11,8 @@ use crate::presence::pidf;
 use crate::presence::publication::{Refused, Step};
 use crate::presence::request::UriParts;
 use crate::service::notifier::{self, Budget};
+use crate::service::publication_request::PublicationRequest;
 use crate::service::publish::publish_for_sibling;
-use crate::service::publishing::Publishing;
 use crate::service::{Server, watchers};
 use crate::shm::Memory;
 
@@ -106,13 +106,13 @@ pub fn refresh<M: Memory>(
                 return Err(Refusal::Document);
             }
             server.publications().follow(server, host, &key, package)?;
-            // Whoever watches is told by the change itself.
+            // Whoever watches is notified by the change itself.
             if store(server, host, &key, package, name, document.as_deref())? {
                 return Ok(());
             }
         }
     }
-    if let Some(lane) = server.store.tell_again(&key)? {
+    if let Some(lane) = server.store.notify_all_again(&key)? {
         notifier::run(server, host, lane, Budget::WORKER);
     }
     server.wake_senders(host);
@@ -136,7 +136,7 @@ fn store<M: Memory>(
             (Some(_), true) => Step::Modify,
             (Some(_), false) => Step::Create,
         };
-        let publishing = Publishing {
+        let publishing = PublicationRequest {
             package_id: key.package,
             package,
             key: key.clone(),

@@ -6,10 +6,10 @@ use crate::ports::Host;
 use crate::presence::dialog_info;
 use crate::presence::publication::Refused;
 use crate::service::Server;
+use crate::service::publication_request::{PublicationRequest, facts_of};
 use crate::service::publications::Applied;
-use crate::service::publishing::{Publishing, facts_of};
 use crate::shm::Memory;
-use crate::store::publications::Change;
+use crate::store::publications::PublicationChange;
 
 /// Looks at the stored document. Only a sibling that keeps its entity-tag can
 /// change it between two of them.
@@ -19,15 +19,15 @@ const ATTEMPTS: usize = 4;
 pub(super) fn apply<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
+    publishing: &PublicationRequest<'_>,
+    change: &PublicationChange<'_>,
     mut stored: Vec<u8>,
 ) -> Result<Applied<M>, Refused> {
     for _ in 0..ATTEMPTS {
         let kept = dialog_info::without_reopened(&stored, publishing.body);
         let body = kept.as_deref().unwrap_or(publishing.body);
-        let publishing = Publishing { body, ..publishing.clone() };
-        let change = Change {
+        let publishing = PublicationRequest { body, ..publishing.clone() };
+        let change = PublicationChange {
             body: change.body.map(|_| body),
             facts: Some(facts_of(body)),
             judged_by: Some(&stored),

@@ -10,11 +10,11 @@ use crate::presence::event_package::PackageId;
 use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
-use crate::service::left_over::{TOLD, restored_cseq};
+use crate::service::orphaned_rows::{NOTIFY_WITHIN, restored_cseq};
 use crate::service::publications::respell;
 use crate::service::{Server, paging};
 use crate::shm::Memory;
-use crate::store::publications::Change;
+use crate::store::publications::PublicationChange;
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, SUBSCRIPTION_COLUMNS, read_publication, read_subscription,
 };
@@ -105,7 +105,7 @@ pub fn publications<M: Memory>(
     let Server { registry, store, config, .. } = server;
     // What ended long ago is not used again; it is ended by who looks for
     // left-overs (B45). A publisher that is late finds its publication.
-    let since = host.now() - TOLD;
+    let since = host.now() - NOTIFY_WITHIN;
     let (hard_state, recent) = (
         [("expires", Compare::Less, Value::Int(1))],
         [("expires", Compare::Greater, Value::Int(since))],
@@ -119,7 +119,7 @@ pub fn publications<M: Memory>(
             let package = registry.get(package_id)?;
             let key = store.key(&row.user, &row.host, package_id);
             let (facts, dialog_id) = facts(Some(package), &row);
-            let change = Change {
+            let change = PublicationChange {
                 step: Step::Create,
                 if_match: None,
                 entity_tag: &row.publication.entity_tag,

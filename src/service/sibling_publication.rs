@@ -7,13 +7,13 @@ use crate::presence::event_package::{Kind, PackageId};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Refused, Step};
 use crate::service::Server;
+use crate::service::publication_request::PublicationRequest;
 use crate::service::publish::publish_for_sibling;
-use crate::service::publishing::Publishing;
 use crate::shm::Memory;
 
 /// What a sibling wants to be published.
 #[derive(Debug, Clone, Copy)]
-pub struct Given<'a> {
+pub struct SiblingPublication<'a> {
     /// The event package.
     pub package: PackageId,
     /// User of the presentity.
@@ -35,7 +35,7 @@ pub struct Given<'a> {
     pub is_new: bool,
 }
 
-fn key<M: Memory>(server: &Server<M>, given: &Given<'_>) -> PresentityKey {
+fn key<M: Memory>(server: &Server<M>, given: &SiblingPublication<'_>) -> PresentityKey {
     server.store.key(given.user, given.domain, given.package)
 }
 
@@ -43,7 +43,7 @@ fn key<M: Memory>(server: &Server<M>, given: &Given<'_>) -> PresentityKey {
 pub fn has_tag<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    given: &Given<'_>,
+    given: &SiblingPublication<'_>,
 ) -> Result<bool, Fault> {
     server.publications().has_tag(server, host, &key(server, given), given.entity_tag)
 }
@@ -53,7 +53,7 @@ pub fn has_tag<M: Memory>(
 pub fn publish<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    given: &Given<'_>,
+    given: &SiblingPublication<'_>,
 ) -> Result<(), Refused> {
     match publish_once(server, host, given) {
         // Another process has created it since we looked: it is there now.
@@ -65,7 +65,7 @@ pub fn publish<M: Memory>(
 fn publish_once<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    given: &Given<'_>,
+    given: &SiblingPublication<'_>,
 ) -> Result<(), Refused> {
     let package = server.registry.get(given.package).ok_or(Fault::Package)?;
     if package.kind == Kind::WatcherInfo {
@@ -82,7 +82,7 @@ fn publish_once<M: Memory>(
         (false, false) => Step::Modify,
     };
     let policy = server.publication_lifetimes(host.now());
-    let publishing = Publishing {
+    let publishing = PublicationRequest {
         package_id: given.package,
         package,
         key: key(server, given),

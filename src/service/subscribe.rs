@@ -14,15 +14,15 @@ use crate::presence::winfo::WatcherNews;
 use crate::presence::{text, uri};
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
-use crate::service::subscriptions::{self, Stored};
-use crate::service::{Attempt, FirstSight, Served, Server, limits, refuse};
+use crate::service::subscriptions::{self, AcceptedSubscription};
+use crate::service::{Arrival, RequestOutcome, Server, TrackedRequest, limits, refuse};
 use crate::shm::Memory;
 use crate::store::retransmissions::Answer;
 
 /// What is to be done once the 2xx has left.
 enum Afterwards {
     /// Notify the stored subscription.
-    Release(Stored),
+    Release(AcceptedSubscription),
     /// Send one NOTIFY to a watcher of whom nothing is stored.
     Once { key: PresentityKey, subscription: Box<Snapshot>, ending: Ending },
 }
@@ -40,26 +40,27 @@ pub fn handle<M: Memory>(
     host: &mut dyn Host,
     incoming: &mut dyn Incoming,
     request: &SubscribeRequest<'_>,
-) -> Served {
-    let attempt = match Attempt::begin(server, incoming, b"SUBSCRIBE", request.id, host.now()) {
-        FirstSight::Handle(attempt) => attempt,
-        FirstSight::Leave => return Served::Yes,
-        FirstSight::Repeat(answer) => {
-            return reply_ok(incoming, answer.code, answer.expires, request);
-        }
-    };
+) -> RequestOutcome {
+    let attempt =
+        match TrackedRequest::begin(server, incoming, b"SUBSCRIBE", request.id, host.now()) {
+            Arrival::New(attempt) => attempt,
+            Arrival::InProgress => return RequestOutcome::Accepted,
+            Arrival::Answered(answer) => {
+                return reply_ok(incoming, answer.code, answer.expires, request);
+            }
+        };
     match accept(server, host, incoming, request) {
         // The package has answered itself.
         Ok(None) => {
             attempt.refused(server);
-            Served::No
+            RequestOutcome::Refused
         }
         Ok(Some(accepted)) => {
             let code = success_code(server, accepted.package);
             let answer = Answer { code, expires: accepted.expires, entity_tag: Vec::new() };
             attempt.answered(server, &answer);
             let served = reply_ok(incoming, code, accepted.expires, request);
-            if served == Served::No {
+            if served == RequestOutcome::Refused {
                 attempt.refused(server);
                 unanswered(server, host, accepted);
             } else {
@@ -274,7 +275,7 @@ fn afterwards<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Acce
             let Some(package) = server.registry.get(accepted.package) else { return };
             let call_id = subscription.text(Text::CallId).to_vec();
             if let Err(fault) =
-                notifier::send_once(server, host, &key, package, *subscription, ending)
+                notifier::send_stateless(server, host, &key, package, *subscription, ending)
             {
                 host.log(
                     crate::ports::Level::Error,
@@ -297,7 +298,7 @@ fn reply_ok(
     code: u16,
     expires: u32,
     request: &SubscribeRequest<'_>,
-) -> Served {
+) -> RequestOutcome {
     let mut headers = Vec::with_capacity(128);
     headers.extend_from_slice(b"Expires: ");
     text::push_decimal(&mut headers, expires);
@@ -305,7 +306,7 @@ fn reply_ok(
     headers.extend_from_slice(&contact_uri(&request.local_contact, request.socket));
     headers.extend_from_slice(b">\r\n");
     match incoming.reply(&Reply { code, reason: "OK", headers }) {
-        Ok(()) => Served::Yes,
-        Err(_) => Served::No,
+        Ok(()) => RequestOutcome::Accepted,
+        Err(_) => RequestOutcome::Refused,
     }
 }

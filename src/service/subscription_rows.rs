@@ -6,7 +6,7 @@ mod claim;
 mod presentity;
 mod update;
 
-pub use claim::{Claimed, adopt_turns, can_change, claim, delete_ended, flag_watchers};
+pub use claim::{ClaimConditions, adopt_slots, can_change, claim, delete_ended, flag_watchers};
 
 pub use presentity::{
     has_subscribers, of_call, of_presentity, of_uri, of_watcher, page_of_any, watchers,
@@ -18,14 +18,14 @@ use crate::ports::{Compare, Condition, Extent, Host, Value, Wanted};
 use crate::presence::event_package::{Event as EventHeader, PackageId};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Status, Text};
-use crate::presence::transition::{Event, Phase, Standing};
+use crate::presence::transition::{CurrentSubscription, Event, Phase};
 use crate::presence::uri;
 use crate::service::Server;
 use crate::service::durable::single;
 use crate::service::paging::{Place, count as count_rows, page as page_of};
 use crate::shm::Memory;
-use crate::store::records::Claim;
-use crate::store::row_lanes::DueRow;
+use crate::store::records::RowClaim;
+use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::{NOT_FLAGGED, SUBSCRIPTION_COLUMNS, dialog_conditions, read_subscription};
 
 /// Rows read to see whether there is one.
@@ -37,7 +37,7 @@ pub(super) const ENDED: &[u8] = b"timeout";
 
 /// A row, read. CSeq and version are the last ones used.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct ActiveWatcherRow {
     /// Its `id`.
     pub id: i64,
     /// The subscription.
@@ -50,11 +50,17 @@ pub struct Row {
     pub null_reason: bool,
 }
 
-impl Row {
+impl ActiveWatcherRow {
     /// The row of a subscription as a NOTIFY has shown it.
-    pub fn of_notify(subscription: Snapshot, now: i64) -> Row {
+    pub fn of_notify(subscription: Snapshot, now: i64) -> ActiveWatcherRow {
         let expires_at = now + i64::from(subscription.expires);
-        Row { id: 0, subscription, expires_at, updated: NOT_FLAGGED, null_reason: false }
+        ActiveWatcherRow {
+            id: 0,
+            subscription,
+            expires_at,
+            updated: NOT_FLAGGED,
+            null_reason: false,
+        }
     }
 
     /// Where the subscription is in its life: its reason says whether it has
@@ -69,8 +75,8 @@ impl Row {
     }
 
     /// What is known of the subscription.
-    pub fn standing(&self) -> Standing<'_> {
-        Standing::of(&self.subscription, self.phase(), self.expires_at)
+    pub fn current(&self) -> CurrentSubscription<'_> {
+        CurrentSubscription::of(&self.subscription, self.phase(), self.expires_at)
     }
 
     /// It has been ended; only its last NOTIFY is missing.
@@ -80,24 +86,24 @@ impl Row {
 
     /// Why its last NOTIFY is sent, if it is its turn.
     pub fn ending(&self, now: i64, offset: i64) -> Option<Ending> {
-        let clock = self.standing().handle(&Event::Clock { now, offset }, Vec::new);
+        let clock = self.current().handle(&Event::Clock { now, offset }, Vec::new);
         clock.ok().and_then(|clock| clock.last())
     }
 
     /// As something that awaits a NOTIFY.
-    pub fn due(self, ending: Option<Ending>, claim: Claim) -> DueRow {
-        DueRow {
+    pub fn into_pending(self, ending: Option<Ending>, claim: RowClaim) -> PendingNotify {
+        PendingNotify {
             subscription: self.subscription,
             expires_at: self.expires_at,
             ending,
             claim,
-            told: None,
+            notified: None,
             null_reason: self.null_reason,
         }
     }
 }
 
-/// Columns that make a `Row`, but for its `id`: those of a subscription, then
+/// Columns that make a `ActiveWatcherRow`, but for its `id`: those of a subscription, then
 /// the flag.
 pub(super) fn columns() -> Vec<&'static str> {
     let mut all = SUBSCRIPTION_COLUMNS.to_vec();
@@ -120,7 +126,7 @@ pub(super) fn read(
     id: i64,
     columns: &[Value],
     now: i64,
-) -> Option<Row> {
+) -> Option<ActiveWatcherRow> {
     let (updated, columns) = columns.split_last()?;
     let reason = SUBSCRIPTION_COLUMNS.iter().position(|column| *column == "reason")?;
     let null_reason = *columns.get(reason)? == Value::Null;
@@ -130,14 +136,14 @@ pub(super) fn read(
     // The number in the row counts the dialog's, and tm's counts once more.
     subscription.local_cseq = subscription.local_cseq.saturating_add(1);
     let updated = updated.as_int().unwrap_or(NOT_FLAGGED);
-    Some(Row { id, subscription, expires_at: row.expires_at, updated, null_reason })
+    Some(ActiveWatcherRow { id, subscription, expires_at: row.expires_at, updated, null_reason })
 }
 
 fn rows<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     conditions: &[Condition],
-) -> Result<Vec<Row>, Fault> {
+) -> Result<Vec<ActiveWatcherRow>, Fault> {
     let (table, now, mut wanted) = (table(server)?, host.now(), columns());
     wanted.push("id");
     let database = host.database().ok_or(Fault::Database)?;
@@ -157,7 +163,7 @@ fn rows<M: Memory>(
 /// A page of rows and where the next one begins.
 pub struct Page {
     /// Those that can be read.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ActiveWatcherRow>,
     /// `id` of the last row of the page, readable or not; `None` if no other
     /// page follows.
     pub last: Option<i64>,
@@ -218,6 +224,6 @@ pub fn find<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     dialog: DialogId<'_>,
-) -> Result<Option<Row>, Fault> {
+) -> Result<Option<ActiveWatcherRow>, Fault> {
     Ok(rows(server, host, &dialog_conditions(dialog))?.into_iter().next())
 }

@@ -14,42 +14,42 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{Authorization, DialogId, Snapshot, Status, Text};
 use crate::presence::transition::{Event, Refusal};
-use crate::service::seldom::Seldom;
-use crate::service::subscription_rows::Row;
+use crate::service::rate_limited_log::RateLimitedLog;
+use crate::service::subscription_rows::ActiveWatcherRow;
 use crate::service::{Server, limits};
 use crate::shm::Memory;
 use crate::store::listing::Listed;
 use crate::store::rows::dialog_of;
 use crate::store::{LaneRef, Token};
-use in_rows::StoredRow;
+use in_rows::AcceptedRow;
 use storage::Insertion;
 
-static UNDELETED: Seldom = Seldom::new();
+static UNDELETED: RateLimitedLog = RateLimitedLog::new();
 
 /// A subscription that a SUBSCRIBE has made or changed; its NOTIFY waits for
 /// the 2xx.
 #[derive(Debug)]
-pub enum Stored {
+pub enum AcceptedSubscription {
     /// A record in memory.
     Record(Token),
     /// A row of the database.
-    Row(Box<StoredRow>),
+    Row(Box<AcceptedRow>),
 }
 
-impl Stored {
+impl AcceptedSubscription {
     /// A row that the request has made. (What is new of a record, the record knows.)
     fn is_new(&self) -> bool {
-        matches!(self, Stored::Row(row) if row.is_new())
+        matches!(self, AcceptedSubscription::Row(row) if row.is_new())
     }
 }
 
 /// One of the subscriptions to a presentity.
 #[derive(Debug)]
-pub enum Watching {
+pub enum WatcherRef {
     /// A record in memory.
     Record(Token),
     /// A row of the database.
-    Row(Box<Row>),
+    Row(Box<ActiveWatcherRow>),
 }
 
 /// Stores a new subscription.
@@ -58,7 +58,7 @@ pub fn insert<M: Memory>(
     host: &mut dyn Host,
     key: &PresentityKey,
     subscription: &Snapshot,
-) -> Result<Stored, Rejection> {
+) -> Result<AcceptedSubscription, Rejection> {
     let storage = server.subscriptions();
     let stored = match storage.insert(server, host, key, subscription)? {
         Insertion::New(stored) => stored,
@@ -83,7 +83,7 @@ pub fn fetch<M: Memory>(
     host: &mut dyn Host,
     key: &PresentityKey,
     subscription: &Snapshot,
-) -> Result<Option<Stored>, Rejection> {
+) -> Result<Option<AcceptedSubscription>, Rejection> {
     let (dialog, storage) = (dialog_of(subscription), server.subscriptions());
     let is_blocked = subscription.status == Status::Terminated;
     // NOTIFYs of two subscriptions in one dialog would use its CSeqs twice.
@@ -101,7 +101,7 @@ pub fn fetch<M: Memory>(
     Ok(ended)
 }
 
-/// What a SUBSCRIBE is told that is refused for the state of its dialog.
+/// What a SUBSCRIBE is notified that is refused for the state of its dialog.
 pub fn rejection(refusal: Refusal) -> Rejection {
     match refusal {
         Refusal::Unknown => Rejection::new(481, "Subscription does not exist"),
@@ -116,7 +116,7 @@ fn renew_again<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     subscription: &Snapshot,
-) -> Result<Option<Stored>, Rejection> {
+) -> Result<Option<AcceptedSubscription>, Rejection> {
     let renewal = Renewal::again(subscription, host.now());
     match renew(server, host, dialog_of(subscription), &renewal)? {
         Ok(stored) => Ok(Some(stored)),
@@ -131,23 +131,27 @@ pub fn renew<M: Memory>(
     host: &mut dyn Host,
     dialog: DialogId<'_>,
     renewal: &Renewal<'_>,
-) -> Result<Result<Stored, Refusal>, Rejection> {
+) -> Result<Result<AcceptedSubscription, Refusal>, Rejection> {
     server.subscriptions().renew(server, host, dialog, renewal)
 }
 
 /// The 2xx could not be sent: a new subscription is not stored. False if it is an older
 /// one, which stays as the request has changed it: its watcher may still be there, and
 /// an end is an end.
-pub fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, stored: &Stored) -> bool {
+pub fn withdraw<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    stored: &AcceptedSubscription,
+) -> bool {
     let deleted = match stored {
-        Stored::Record(token) => {
+        AcceptedSubscription::Record(token) => {
             if !server.store.withdraw(*token, true) {
                 return false;
             }
             // Else the row goes with the next flush, if there is one.
             server.subscriptions().write(server, host, *token).is_ok()
         }
-        Stored::Row(row) => match row.withdraw(server, host) {
+        AcceptedSubscription::Row(row) => match row.withdraw(server, host) {
             None => return false,
             Some(deleted) => deleted.is_ok(),
         },
@@ -166,11 +170,11 @@ pub fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, stored: &Sto
 pub fn shown<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    stored: &Stored,
+    stored: &AcceptedSubscription,
 ) -> Option<Snapshot> {
     match stored {
-        Stored::Record(token) => server.store.subscription(*token, host.now()),
-        Stored::Row(row) => Some(row.shown().clone()),
+        AcceptedSubscription::Record(token) => server.store.subscription(*token, host.now()),
+        AcceptedSubscription::Row(row) => Some(row.shown().clone()),
     }
 }
 
@@ -179,11 +183,11 @@ pub fn shown<M: Memory>(
 pub fn release<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    stored: Stored,
+    stored: AcceptedSubscription,
 ) -> Option<LaneRef<M>> {
     match stored {
-        Stored::Record(token) => server.store.release_subscription(token),
-        Stored::Row(row) => row.release(server, host),
+        AcceptedSubscription::Record(token) => server.store.release_subscription(token),
+        AcceptedSubscription::Row(row) => row.release(server, host),
     }
 }
 
@@ -201,7 +205,7 @@ pub fn each_watcher<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
-    mut each: impl FnMut(Watching, Snapshot),
+    mut each: impl FnMut(WatcherRef, Snapshot),
 ) -> Result<(), Fault> {
     server.subscriptions().each_watcher(server, host, key, &mut each)
 }
@@ -230,15 +234,15 @@ pub fn decide<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
-    watching: &Watching,
+    watching: &WatcherRef,
     decision: &Authorization,
 ) -> Result<bool, Fault> {
     match watching {
-        Watching::Record(token) => {
+        WatcherRef::Record(token) => {
             let event = Event::Decision(decision, host.now());
             Ok(server.store.update(*token, &event)?.is_change())
         }
-        Watching::Row(row) => in_rows::decide(server, host, key, row, decision),
+        WatcherRef::Row(row) => in_rows::decide(server, host, key, row, decision),
     }
 }
 

@@ -9,22 +9,22 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
 use crate::service::authorization::Name;
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
-use crate::store::lanes::{Document, Send};
+use crate::store::lanes::{Document, PlannedNotify};
 use crate::store::rows::dialog_of;
 use crate::store::shard::later;
 use crate::store::watcher_changes::{ChangedWatcher, WatcherChanges, id_key};
 use std::collections::{HashMap, HashSet};
 
-static UNREADABLE: Seldom = Seldom::new();
+static UNREADABLE: RateLimitedLog = RateLimitedLog::new();
 
 /// One watcher in a document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Entry {
-    /// Round of its change; `None` for one that is just there.
-    round: Option<u32>,
+    /// State version of its change; `None` for one that is just there.
+    state_version: Option<u32>,
     id: String,
     uri: Vec<u8>,
     status: Status,
@@ -64,14 +64,22 @@ impl WatcherList {
     }
 
     /// The document for one watcher of the watchers.
-    pub fn document(&self, package: &EventPackage, resource: &[u8], send: &Send) -> Vec<u8> {
-        let full = send.document != Document::Changed;
+    pub fn document(
+        &self,
+        package: &EventPackage,
+        resource: &[u8],
+        notify: &PlannedNotify,
+    ) -> Vec<u8> {
+        let full = notify.document != Document::Changed;
         let name = &package.event.name;
         let base = &name[..name.len().saturating_sub(".winfo".len())];
         let changed = self.changed.iter().filter(|entry| {
             // A full list lacks nobody but those who are gone.
             let gone = matches!(entry.status, Status::Terminated | Status::Waiting);
-            (gone || !full) && entry.round.is_some_and(|round| later(round, send.told))
+            (gone || !full)
+                && entry
+                    .state_version
+                    .is_some_and(|state_version| later(state_version, notify.notified))
         });
         let listed = self.all.iter().flatten().filter(|_| full);
         let mut named = HashSet::new();
@@ -90,7 +98,7 @@ impl WatcherList {
             .collect();
         winfo::WatcherInfo {
             // The first NOTIFY of a dialog has version 1 in memory, 0 on the wire.
-            version: send.subscription.version.saturating_sub(1),
+            version: notify.subscription.version.saturating_sub(1),
             full,
             resource,
             package: base,
@@ -111,8 +119,8 @@ pub fn row_ended<M: Memory>(
     server.store.watcher_row_changed(key, watcher, news);
 }
 
-/// Another server may have told of a later state of the watchers: what is told
-/// now is what their rows say. Who is gone by now is told of by who has ended it.
+/// Another server may have notified of a later state of the watchers: what is notified
+/// now is what their rows say. Who is gone by now is notified of by who has ended it.
 fn follow_rows(changed: &mut Vec<Entry>, living: &HashMap<String, Status>) {
     changed.retain_mut(|entry| {
         if !lives(entry.status) {
@@ -163,7 +171,7 @@ fn latest(changes: Vec<ChangedWatcher>) -> Vec<Entry> {
     for change in changes.into_iter().rev() {
         if named.insert(change.id.clone()) {
             kept.push(Entry {
-                round: Some(change.round),
+                state_version: Some(change.state_version),
                 id: change.id,
                 uri: uri::presentity_uri(&change.user, &change.host),
                 status: change.status,
@@ -187,7 +195,7 @@ fn all<M: Memory>(
         let dialog = dialog_of(&watcher);
         subscribed.insert(Name::of(&watcher).identity(server));
         entries.push(Entry {
-            round: None,
+            state_version: None,
             id: winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key),
             uri: uri::presentity_uri(
                 watcher.text(Text::WatcherUser),
@@ -203,7 +211,7 @@ fn all<M: Memory>(
         if subscribed.insert(name.identity(server)) {
             let uri = uri::presentity_uri(&name.user, &name.host);
             entries.push(Entry {
-                round: None,
+                state_version: None,
                 id: winfo::watcher_id(&uri, &resource, b"", id_key),
                 uri,
                 status: Status::Waiting,

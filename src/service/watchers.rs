@@ -12,16 +12,16 @@ use crate::presence::request::UriParts;
 use crate::presence::subscription::{Authorization, Snapshot, Status, Text};
 use crate::presence::{text, uri};
 use crate::service::Server;
-use crate::service::authorization::{self, Name, Place, Row};
+use crate::service::authorization::{self, Name, Place, StoredDecision};
 use crate::service::durable::each_or_all;
 use crate::service::notifier::{self, Budget};
-use crate::service::seldom::Seldom;
-use crate::service::subscriptions::{self, Watching};
+use crate::service::rate_limited_log::RateLimitedLog;
+use crate::service::subscriptions::{self, WatcherRef};
 use crate::shm::Memory;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-static UNJUDGED: Seldom = Seldom::new();
+static UNJUDGED: RateLimitedLog = RateLimitedLog::new();
 
 /// Rows changed in one transaction.
 const BATCH: usize = 200;
@@ -45,7 +45,7 @@ pub fn update_watchers<M: Memory>(
     let mut rows = authorization::rows(server, host, &key, &package.name)?;
     // Of several spellings of one watcher the one that was decided by hand counts.
     rows.sort_by_key(|(_, row)| row.by_hand);
-    let mut living: Vec<(Watching, Name, Authorization)> = Vec::new();
+    let mut living: Vec<(WatcherRef, Name, Authorization)> = Vec::new();
     subscriptions::each_watcher(server, host, &key, |watching, copy| {
         living.push((watching, Name::of(&copy), state_of(&copy)));
     })?;
@@ -75,7 +75,7 @@ pub fn update_watchers<M: Memory>(
     for (_, name, state) in &living {
         // Those whom the table does not have are judged by what they are.
         if let Entry::Vacant(unknown) = decisions.entry(name.identity(server)) {
-            let row = Row { state: state.clone(), by_hand: false };
+            let row = StoredDecision { state: state.clone(), by_hand: false };
             match judge(host, &key, name, &row, rules) {
                 Ok(decision) => drop(unknown.insert(decision)),
                 Err(fault) => unjudged = Some(fault),
@@ -90,11 +90,11 @@ pub fn update_watchers<M: Memory>(
         }
     }
     store(server, host, &changed)?;
-    let mut told = 0;
+    let mut notified = 0;
     for (watching, name, _) in living {
         let Some(decision) = decisions.get(&name.identity(server)) else { continue };
         match subscriptions::decide(server, host, &key, &watching, decision) {
-            Ok(true) => told += 1,
+            Ok(true) => notified += 1,
             Ok(false) => {}
             Err(fault) => {
                 host.log(Level::Error, format_args!("a watcher keeps its old state: {fault}"))
@@ -105,7 +105,7 @@ pub fn update_watchers<M: Memory>(
         notifier::run(server, host, lane, Budget::WORKER);
     }
     server.wake_senders(host);
-    Ok(told)
+    Ok(notified)
 }
 
 /// What the rules make of a watcher. One approved by hand stays approved unless
@@ -114,7 +114,7 @@ fn judge(
     host: &mut dyn Host,
     key: &PresentityKey,
     name: &Name,
-    row: &Row,
+    row: &StoredDecision,
     rules: Option<&[u8]>,
 ) -> Result<Authorization, Fault> {
     let assumed = if row.by_hand { Status::Pending } else { row.state.status };

@@ -8,7 +8,7 @@ use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Host, Level, Value};
 use crate::presence::subscription::Text;
 use crate::service::durable::{durable, single};
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::Token;
@@ -16,9 +16,9 @@ use crate::store::records::Lag;
 use crate::store::rows::{dialog_conditions, dialog_of, subscription_changes, subscription_row};
 use crate::store::write_back::{Dirty, RowChange};
 
-static UNFIT: Seldom = Seldom::new();
-static REFUSED: Seldom = Seldom::new();
-static UNWRITTEN: Seldom = Seldom::new();
+static UNFIT: RateLimitedLog = RateLimitedLog::new();
+static REFUSED: RateLimitedLog = RateLimitedLog::new();
+static UNWRITTEN: RateLimitedLog = RateLimitedLog::new();
 
 /// Rows in one transaction.
 const BATCH: usize = 200;
@@ -48,20 +48,20 @@ pub fn flush<M: Memory>(server: &Server<M>, host: &mut dyn Host, last: bool) -> 
         .map(|shard| server.store.count_dirty(shard, Lag::Refused))
         .collect();
     for lag in [Lag::Urgent, Lag::Changed, Lag::Refused] {
-        let mut walk = Walk::new(server, lag, 0);
-        walk.has_written = has_written;
-        walk.known = if lag == Lag::Refused { &known } else { &[] };
+        let mut sweep = Sweep::new(server, lag, 0);
+        sweep.has_written = has_written;
+        sweep.known = if lag == Lag::Refused { &known } else { &[] };
         let (since, longest) = (Instant::now(), if last { LAST_REFUSED } else { REFUSED_TIME });
         // What fails is put back and waits for the next flush; so does what
         // changes meanwhile.
-        while !walk.is_over() && (lag != Lag::Refused || since.elapsed() < longest) {
-            let written = in_turn(server, last, || walk.write(server, host, last));
+        while !sweep.is_over() && (lag != Lag::Refused || since.elapsed() < longest) {
+            let written = exclusively(server, last, || sweep.write(server, host, last));
             failed |= written.is_none_or(|written| written.failed > 0);
             if written.is_none_or(|written| written.is_away) {
                 break;
             }
         }
-        has_written |= walk.has_written;
+        has_written |= sweep.has_written;
     }
     let lags = [Lag::Urgent, Lag::Changed, Lag::Refused];
     let unwritten = lags.into_iter().map(|lag| lagging(server, lag)).sum();
@@ -107,32 +107,32 @@ pub fn prompt<M: Memory>(server: &Server<M>, host: &mut dyn Host, now: i64) -> b
         return false;
     }
     let Some(_writing) = server.store.begin_writing() else { return false };
-    let mut walk = Walk::new(server, Lag::Urgent, server.store.first_to_write());
+    let mut sweep = Sweep::new(server, Lag::Urgent, server.store.first_to_write());
     for _ in 0..PORTION {
-        if walk.is_over() {
+        if sweep.is_over() {
             break;
         }
-        let written = walk.write(server, host, false);
+        let written = sweep.write(server, host, false);
         if written.failed > 0 {
             let bad = written.failed;
             let line = format_args!("{bad} subscriptions could not be written and are tried again");
             UNWRITTEN.log(host, Level::Error, line);
         }
         if written.is_away {
-            server.store.write_again(now + PAUSE, walk.shard);
+            server.store.write_again(now + PAUSE, sweep.shard);
             return false;
         }
     }
-    let more = !walk.is_over();
-    server.store.write_again(if more { now } else { now + PROMPT }, walk.shard);
+    let more = !sweep.is_over();
+    server.store.write_again(if more { now } else { now + PROMPT }, sweep.shard);
     more
 }
 
 /// Writes all new and ended subscriptions. Fails if nothing can be written.
 pub fn write_urgent<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
-    let mut walk = Walk::new(server, Lag::Urgent, 0);
-    while !walk.is_over() {
-        let written = in_turn(server, false, || walk.write(server, host, false));
+    let mut sweep = Sweep::new(server, Lag::Urgent, 0);
+    while !sweep.is_over() {
+        let written = exclusively(server, false, || sweep.write(server, host, false));
         if written.is_none_or(|written| written.is_away) {
             return Err(Fault::Database);
         }
@@ -143,7 +143,11 @@ pub fn write_urgent<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Resul
 /// Does one step of writing when no other process does. At the very end all
 /// others are gone, and one may have died in it. `None` if it does not come to
 /// that.
-fn in_turn<M: Memory, T>(server: &Server<M>, last: bool, step: impl FnOnce() -> T) -> Option<T> {
+fn exclusively<M: Memory, T>(
+    server: &Server<M>,
+    last: bool,
+    step: impl FnOnce() -> T,
+) -> Option<T> {
     if last {
         return Some(step());
     }
@@ -165,9 +169,9 @@ struct Written {
     is_away: bool,
 }
 
-/// A walk over the shards for rows that lag behind in one way. Of each shard it
+/// A sweep over the shards for rows that lag behind in one way. Of each shard it
 /// takes no more than lag when it comes there.
-struct Walk<'a> {
+struct Sweep<'a> {
     lag: Lag,
     shard: usize,
     /// Shards that were not looked at yet, this one included.
@@ -181,10 +185,10 @@ struct Walk<'a> {
     has_written: bool,
 }
 
-impl<'a> Walk<'a> {
-    fn new<M: Memory>(server: &Server<M>, lag: Lag, first: usize) -> Walk<'a> {
+impl<'a> Sweep<'a> {
+    fn new<M: Memory>(server: &Server<M>, lag: Lag, first: usize) -> Sweep<'a> {
         let shards = server.store.shards();
-        Walk {
+        Sweep {
             lag,
             shard: first % shards.max(1),
             shards,
@@ -236,7 +240,7 @@ impl<'a> Walk<'a> {
 }
 
 /// A row that lags behind, with what its table has to be told.
-struct Row<'a> {
+struct DirtyRow<'a> {
     dirty: &'a Dirty,
     /// What an old row is found by. Another process may have written a later
     /// request of this dialog.
@@ -245,9 +249,9 @@ struct Row<'a> {
     set: Vec<Assignment>,
 }
 
-impl<'a> Row<'a> {
+impl<'a> DirtyRow<'a> {
     /// `None` where its package is unknown.
-    fn of<M: Memory>(server: &Server<M>, dirty: &'a Dirty) -> Option<Row<'a>> {
+    fn of<M: Memory>(server: &Server<M>, dirty: &'a Dirty) -> Option<DirtyRow<'a>> {
         let subscription = &dirty.subscription;
         let mut set = match dirty.change {
             RowChange::Delete => Vec::new(),
@@ -257,12 +261,12 @@ impl<'a> Row<'a> {
                 subscription_row(subscription, &event.name, dirty.expires_at, 0)
             }
         };
-        server.widths.subscriptions.spare(&mut set);
+        server.widths.subscriptions.drop_unfit_optional(&mut set);
         let mut not_later = dialog_conditions(dialog_of(subscription));
         if let Ok(cseq) = i32::try_from(subscription.remote_cseq) {
             not_later.push(("remote_cseq", Compare::Less, Value::Int(i64::from(cseq) + 1)));
         }
-        Some(Row { dirty, not_later, set })
+        Some(DirtyRow { dirty, not_later, set })
     }
 
     fn key(&self) -> Vec<Condition> {
@@ -275,7 +279,7 @@ fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
 }
 
 /// A row that its table cannot take stays unwritten; the log says so (B20).
-fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Row<'_>) -> bool {
+fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &DirtyRow<'_>) -> bool {
     let Some((column, why)) = server.widths.subscriptions.unfit(&row.set) else { return true };
     let dirty = row.dirty;
     let call_id = dirty.subscription.text(Text::CallId).escape_ascii();
@@ -295,7 +299,7 @@ fn fits<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &Row<'_>) -> bo
 fn forget_row<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    row: &Row<'_>,
+    row: &DirtyRow<'_>,
 ) -> Result<(), Fault> {
     if row.dirty.change != RowChange::Update {
         return Ok(());
@@ -313,7 +317,7 @@ pub fn write_through<M: Memory>(
     token: Token,
 ) -> Result<(), Rejection> {
     let Some(dirty) = server.store.take_row(token, host.now()) else { return Ok(()) };
-    let Some(row) = Row::of(server, &dirty) else {
+    let Some(row) = DirtyRow::of(server, &dirty) else {
         server.store.row_failed(&dirty);
         return Err(Fault::Database.into());
     };
@@ -381,7 +385,7 @@ impl Batch {
         &mut self,
         server: &Server<M>,
         host: &mut dyn Host,
-        rows: &[Row<'_>],
+        rows: &[DirtyRow<'_>],
         fault: Fault,
     ) {
         self.written.is_away |= fault == Fault::Database;
@@ -412,8 +416,8 @@ impl Batch {
         server: &Server<M>,
         host: &mut dyn Host,
         dirty: &'a Dirty,
-    ) -> Option<Row<'a>> {
-        let Some(row) = Row::of(server, dirty) else {
+    ) -> Option<DirtyRow<'a>> {
+        let Some(row) = DirtyRow::of(server, dirty) else {
             server.store.row_failed(dirty);
             self.written.failed += 1;
             return None;
@@ -421,7 +425,7 @@ impl Batch {
         fits(server, host, &row).then_some(row)
     }
 
-    fn written<M: Memory>(&mut self, server: &Server<M>, row: &Row<'_>) {
+    fn written<M: Memory>(&mut self, server: &Server<M>, row: &DirtyRow<'_>) {
         self.has_written = true;
         // At the end nothing is freed any more: a process may have died with
         // the allocator's lock in hand.
@@ -432,7 +436,7 @@ impl Batch {
 
     /// The row is at fault if the database takes others. It is tried again some
     /// times, after the others: what stands against it may pass.
-    fn refuse<M: Memory>(&mut self, server: &Server<M>, host: &mut dyn Host, row: &Row<'_>) {
+    fn refuse<M: Memory>(&mut self, server: &Server<M>, host: &mut dyn Host, row: &DirtyRow<'_>) {
         let dirty = row.dirty;
         let for_good = self.has_written
             && dirty.refusals >= REFUSALS
@@ -461,7 +465,7 @@ const TOGETHER: u32 = 2;
 fn write_together<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    rows: &[Row<'_>],
+    rows: &[DirtyRow<'_>],
 ) -> Result<(), Fault> {
     let table = table(server)?;
     let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
@@ -489,7 +493,7 @@ fn write_together<M: Memory>(
 fn write_alone<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    row: &Row<'_>,
+    row: &DirtyRow<'_>,
 ) -> Result<(), Fault> {
     let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
@@ -503,7 +507,7 @@ fn write_alone<M: Memory>(
     })
 }
 
-fn write_row(database: &mut dyn Database, table: &str, row: &Row<'_>) -> Result<(), Fault> {
+fn write_row(database: &mut dyn Database, table: &str, row: &DirtyRow<'_>) -> Result<(), Fault> {
     match row.dirty.change {
         RowChange::Delete => database.delete(table, &row.not_later),
         RowChange::Update => database.update(table, &row.not_later, &row.set),

@@ -37,7 +37,7 @@
 //!   their shard. The locks are not robust: closures run under one must not
 //!   panic, block or call out.
 //! * **`unsafe` stays in** `arena`, `place`, `pages`, `heap`, `allocator`,
-//!   `blob` and `seize`. The slab, the lists, the wheel, the index and the words are safe
+//!   `blob` and `force_unlock`. The slab, the lists, the wheel, the index and the words are safe
 //!   code: used wrongly they answer wrongly, and no more.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -45,20 +45,20 @@
 mod allocator;
 mod arena;
 mod blob;
+mod force_unlock;
 mod hash;
 mod heap;
 mod heap_arena;
 mod id;
 mod index;
+mod interner;
 mod list;
 mod pages;
 mod place;
 mod queue;
-mod seize;
 mod short;
 mod slab;
 mod wheel;
-mod words;
 
 #[cfg(test)]
 mod testing;
@@ -68,19 +68,19 @@ mod tests;
 pub use allocator::HeapAllocator;
 pub use arena::{Arena, Memory, OutOfMemory};
 pub use blob::Blob;
+pub use force_unlock::force_unlock;
 pub use hash::KeyedHash;
 pub use heap::{Heap, HeapUsage};
 pub use heap_arena::HeapArena;
 pub use id::{Id, Key};
 pub use index::HashIndex;
+pub use interner::{Interned, Interner};
 pub use list::{Counter, Linked, Links, List, Nodes, Uncounted};
 pub use pages::{PAGE_SIZE, PagePool, PoolUsage};
 pub use place::{place, place_slice};
-pub use queue::{Behind, Queue, Queueable};
-pub use seize::seize;
+pub use queue::{Queue, QueueLink, Queueable};
 pub use short::ShortBlob;
 pub use slab::{Generation, Slab, Unkeyed};
 #[cfg(test)]
 pub use testing::TestMemory;
 pub use wheel::{InWheel, Timed, Timer, Wheel};
-pub use words::{Word, Words};

@@ -10,28 +10,28 @@ use super::list::Nodes;
 /// [`Linked`](super::Linked) for kinds.
 pub trait Queueable<L>: Sized {
     /// The link of this kind.
-    fn behind(&self) -> &Behind<Self>;
+    fn queue_link(&self) -> &QueueLink<Self>;
     /// The link of this kind, to be changed.
-    fn behind_mut(&mut self) -> &mut Behind<Self>;
+    fn queue_link_mut(&mut self) -> &mut QueueLink<Self>;
 }
 
 /// Who waits behind an element; four bytes.
-pub struct Behind<T>(Option<Id<T>>);
+pub struct QueueLink<T>(Option<Id<T>>);
 
-impl<T> Behind<T> {
+impl<T> QueueLink<T> {
     /// Nobody.
     pub const fn new() -> Self {
         Self(None)
     }
 }
 
-impl<T> Default for Behind<T> {
+impl<T> Default for QueueLink<T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T> fmt::Debug for Behind<T> {
+impl<T> fmt::Debug for QueueLink<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Behind").field(&self.0).finish()
     }
@@ -61,11 +61,11 @@ impl<T: Queueable<L>, L> Queue<T, L> {
     /// Adds an element at the end. Says `false` if there is no such element.
     pub fn push_back(&mut self, nodes: &mut impl Nodes<T>, id: Id<T>) -> bool {
         let Some(element) = nodes.node_mut(id) else { return false };
-        *element.behind_mut() = Behind::new();
+        *element.queue_link_mut() = QueueLink::new();
         self.ends = match self.ends {
             Some((first, last)) => {
                 if let Some(last) = nodes.node_mut(last) {
-                    *last.behind_mut() = Behind(Some(id));
+                    *last.queue_link_mut() = QueueLink(Some(id));
                 }
                 Some((first, id))
             }
@@ -77,7 +77,7 @@ impl<T: Queueable<L>, L> Queue<T, L> {
     /// Takes the first element out.
     pub fn pop_front(&mut self, nodes: &impl Nodes<T>) -> Option<Id<T>> {
         let (first, last) = self.ends?;
-        let next = nodes.node(first).and_then(|element| element.behind().0);
+        let next = nodes.node(first).and_then(|element| element.queue_link().0);
         self.ends = next.filter(|_| first != last).map(|next| (next, last));
         Some(first)
     }
@@ -106,14 +106,14 @@ mod tests {
     use crate::shm::testing::{Rig, TestMemory};
 
     #[derive(Default)]
-    struct Node(Behind<Node>);
+    struct Node(QueueLink<Node>);
     struct Waiting;
 
     impl Queueable<Waiting> for Node {
-        fn behind(&self) -> &Behind<Self> {
+        fn queue_link(&self) -> &QueueLink<Self> {
             &self.0
         }
-        fn behind_mut(&mut self) -> &mut Behind<Self> {
+        fn queue_link_mut(&mut self) -> &mut QueueLink<Self> {
             &mut self.0
         }
     }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn is_small_and_stands_what_is_gone() {
-        assert_eq!(size_of::<Behind<Node>>(), 4);
+        assert_eq!(size_of::<QueueLink<Node>>(), 4);
         let rig = Rig::new(0);
         let mut nodes = Slab::<Node, TestMemory>::new(rig.heap);
         let ids: Vec<_> = (0..2).map(|_| nodes.insert(Node::default()).ok().unwrap()).collect();

@@ -4,7 +4,7 @@ use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
-use crate::store::lanes::{Send, close_pass, forget_told};
+use crate::store::lanes::{PlannedNotify, close_fan_out, forget_seen};
 use crate::store::records::Presentity;
 use crate::store::shard::Shard;
 use crate::store::{LaneRef, Store, Token};
@@ -35,63 +35,67 @@ impl<M: Memory> Store<M> {
         }
     }
 
-    /// These NOTIFYs could not be sent. Their watchers have not been told, and are
-    /// not due again before `due_again` says so.
-    pub fn not_sent<'a>(&self, lane: LaneRef<M>, sends: impl Iterator<Item = &'a Send>) {
+    /// These NOTIFYs could not be sent. Their watchers have not been notified, and are
+    /// not pending again before `notify_again` says so.
+    pub fn not_sent<'a>(
+        &self,
+        lane: LaneRef<M>,
+        notifies: impl Iterator<Item = &'a PlannedNotify>,
+    ) {
         let _ = self.with(usize::from(lane.shard), |records| {
-            for send in sends {
-                let id = send.token.and_then(|token| Self::resolve(records, token));
+            for notify in notifies {
+                let id = notify.token.and_then(|token| Self::resolve(records, token));
                 let Some(record) = id.and_then(|id| records.subscriptions.get_mut(id)) else {
                     continue;
                 };
                 record.in_flight = false;
-                record.was_told_only(send.told);
-                if let (Phase::Leaving, Some(why)) = (record.phase, send.ending) {
+                record.unmark_notified(notify.notified);
+                if let (Phase::Leaving, Some(why)) = (record.phase, notify.ending) {
                     record.phase = Phase::Ending(why);
                 }
             }
         });
     }
 
-    /// The NOTIFYs that `not_sent` was told of are to be sent again, each by its
+    /// The NOTIFYs that `not_sent` was given are to be sent again, each by its
     /// token and CSeq, unless a later one has been taken since.
-    pub fn due_again(&self, unsent: &[(Token, u32)]) {
+    pub fn notify_again(&self, unsent: &[(Token, u32)]) {
         for (token, cseq) in unsent {
             let _ = self.with(token.shard(), |records| {
                 let id = Self::resolve(records, *token)?;
                 let record = records.subscriptions.get(id)?;
                 if record.local_cseq == *cseq {
-                    records.mark_due(id);
+                    records.mark_notify_pending(id);
                 }
                 Some(())
             });
         }
     }
 
-    /// A run has NOTIFYs in hand that could not leave: what they tell of is not
-    /// forgotten before `untold_again`. (Without memory for that it may be.)
-    pub fn keep_untold(&self, lane: LaneRef<M>) {
+    /// A run has NOTIFYs in hand that could not leave: what they report is not
+    /// forgotten before `release_unsent`. (Without memory for that it may be.)
+    pub fn keep_unsent(&self, lane: LaneRef<M>) {
         let _ = self.with(usize::from(lane.shard), |records| {
-            let aside = records.make_aside(lane.presentity)?;
-            (aside.unsent, aside.owes_ends) = (aside.unsent.saturating_add(1), true);
+            let extra = records.make_extra(lane.presentity)?;
+            (extra.unsent, extra.keeps_finals) = (extra.unsent.saturating_add(1), true);
             Ok::<_, Fault>(())
         });
     }
 
-    /// They are due again, or given up.
-    pub fn untold_again(&self, lane: LaneRef<M>) {
+    /// They are pending again, or given up.
+    pub fn release_unsent(&self, lane: LaneRef<M>) {
         let _ = self.with(usize::from(lane.shard), |records| {
-            let Some(aside) = records.aside_mut(lane.presentity) else { return };
-            aside.unsent = aside.unsent.saturating_sub(1);
+            let Some(extra) = records.extra_mut(lane.presentity) else { return };
+            extra.unsent = extra.unsent.saturating_sub(1);
             let owner = records.presentities.get(lane.presentity);
             if owner.is_some_and(|owner| owner.lane.owners() == 0) {
-                forget_told(records, lane.presentity);
+                forget_seen(records, lane.presentity);
                 self.drop_if_idle(records, lane.presentity);
             }
         });
     }
 
-    /// Nothing more is tried for these NOTIFYs, which `not_sent` was told of. Who
+    /// Nothing more is tried for these NOTIFYs, which `not_sent` was given. Who
     /// has ended goes without.
     pub fn given_up(&self, lane: LaneRef<M>, unsent: &[(Token, u32)]) {
         let mut ended = Vec::new();
@@ -101,7 +105,7 @@ impl<M: Memory> Store<M> {
                 let record = id.and_then(|id| records.subscriptions.get_mut(id));
                 if let Some(record) = record
                     && matches!(record.phase, Phase::Ending(_))
-                    && (record.local_cseq, record.is_due) == (*cseq, false)
+                    && (record.local_cseq, record.has_pending_notify) == (*cseq, false)
                 {
                     record.phase = Phase::Leaving;
                     ended.push(*token);
@@ -134,12 +138,12 @@ impl<M: Memory> Store<M> {
     /// has found something to do.
     pub fn finish(&self, lane: LaneRef<M>, served: bool) -> bool {
         self.with(usize::from(lane.shard), |records| {
-            close_pass(records, lane.presentity);
+            close_fan_out(records, lane.presentity);
             let has_work = records.has_work(lane.presentity);
             let owner = records.presentities.get(lane.presentity);
             // Others have some in hand.
             if owner.is_some_and(|owner| owner.lane.owners() <= 1) {
-                forget_told(records, lane.presentity);
+                forget_seen(records, lane.presentity);
             }
             let Some(record) = records.presentities.get_mut(lane.presentity) else { return false };
             // What is left is in the hands of others, who will look again.
@@ -164,7 +168,7 @@ impl<M: Memory> Store<M> {
         });
     }
 
-    /// The owner has a long walk before it: another sender process may share
+    /// The owner has a long fan-out before it: another sender process may share
     /// it, up to `most` of them.
     pub fn share(&self, lane: LaneRef<M>, most: u8) {
         let _ = self.with(usize::from(lane.shard), |records| {

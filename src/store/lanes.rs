@@ -2,7 +2,7 @@
 //!
 //! One process at a time owns a presentity's lane. It copies the state
 //! (`lanes/state.rs`), composes documents without any lock, takes subscriptions that
-//! have not been told of that state, with the CSeq of their next NOTIFY
+//! have not been notified of that state, with the CSeq of their next NOTIFY
 //! (`lanes/pick.rs`), sends, and asks whether there is more (`finish`). Work that
 //! arrives meanwhile is only marked, so a document is never older than one
 //! sent before in the same dialog, and CSeqs leave in rising order.
@@ -13,11 +13,11 @@ mod state;
 
 use crate::presence::subscription::{Ending, Snapshot};
 use crate::store::Token;
-use crate::store::records::Claim;
+use crate::store::records::RowClaim;
 
-pub(super) use fan_out::{close_pass, forget_told, is_spared};
+pub(super) use fan_out::{close_fan_out, forget_seen, is_excluded};
 pub(super) use state::copy_publication;
-pub use state::{Farewell, State};
+pub use state::{FinalPublication, State};
 
 /// CSeqs that a row reserves ahead of use (A7): after a crash the next NOTIFY
 /// is higher than any sent. Renewed when half is used.
@@ -30,27 +30,27 @@ pub enum Document {
     None,
     /// The state itself.
     Newest,
-    /// The state with the farewells from this one to before that one.
-    Farewells(usize, usize),
+    /// The state with the final publications from this one to before that one.
+    Finals(usize, usize),
     /// Of the watchers reported on those that have changed.
     Changed,
 }
 
 /// One NOTIFY to be sent.
 #[derive(Debug)]
-pub struct Send {
+pub struct PlannedNotify {
     /// The subscription, with this NOTIFY's CSeq and version.
     pub subscription: Snapshot,
     /// Names the subscription; `None` for one of which nothing is stored.
     pub token: Option<Token>,
     /// What it carries.
     pub document: Document,
-    /// Round of the state that this watcher was told before.
-    pub told: u32,
+    /// State version that this watcher was notified before.
+    pub notified: u32,
     /// It is the last one.
     pub ending: Option<Ending>,
     /// What has to be done about its row before it leaves.
-    pub claim: Claim,
+    pub claim: RowClaim,
     /// Unix time of the subscription's end.
     pub expires_at: i64,
     /// Its row's `reason` is NULL.
@@ -61,7 +61,7 @@ pub struct Send {
 #[derive(Debug)]
 pub struct Taken {
     /// The NOTIFYs, in the order in which they have to leave.
-    pub sends: Vec<Send>,
+    pub notifies: Vec<PlannedNotify>,
     /// There are watchers that were not looked at yet.
     pub more: bool,
     /// What was composed is the newest state.
@@ -74,10 +74,10 @@ pub struct Taken {
 /// What the owner of a lane has composed.
 #[derive(Debug, Clone, Copy)]
 pub struct Composed<'a> {
-    /// Round of the state.
-    pub round: u32,
-    /// The farewells that go with it.
-    pub farewells: &'a [Farewell],
+    /// State version.
+    pub state_version: u32,
+    /// The final publications that go with it.
+    pub finals: &'a [FinalPublication],
     /// The newest document is empty, and such are not sent to those who have
     /// just subscribed (`send_fast_notify=0`).
     pub skip_first: bool,
@@ -88,7 +88,7 @@ pub struct Composed<'a> {
 /// What there is of watcher information.
 #[derive(Debug, Clone, Copy)]
 pub struct ComposedWatchers {
-    /// Who was last told before this round gets all watchers, the others those
+    /// Who was last notified before this state version gets all watchers, the others those
     /// that have changed.
     pub full_since: u32,
     /// The list of all watchers was made.
@@ -97,12 +97,12 @@ pub struct ComposedWatchers {
 
 /// Puts NOTIFYs with one document side by side, so that it need be made but
 /// once. Those of a dialog stay in their order.
-pub fn by_document(sends: &mut [Send]) {
-    let place = |send: &Send| match send.document {
-        Document::Farewells(from, to) => (to, from),
+pub fn by_document(notifies: &mut [PlannedNotify]) {
+    let place = |notify: &PlannedNotify| match notify.document {
+        Document::Finals(from, to) => (to, from),
         Document::None | Document::Newest | Document::Changed => (usize::MAX, 0),
     };
-    if !sends.is_sorted_by_key(place) {
-        sends.sort_by_key(place);
+    if !notifies.is_sorted_by_key(place) {
+        notifies.sort_by_key(place);
     }
 }

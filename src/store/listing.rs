@@ -30,7 +30,7 @@ impl<M: Memory> Store<M> {
             let owner = records.find(key, hash).and_then(|id| records.presentities.get(id));
             owner.is_some_and(|owner| {
                 owner.watchers.iter(&records.subscriptions).any(|(_, record)| {
-                    matches!(record.phase, Phase::Held | Phase::Live)
+                    matches!(record.phase, Phase::AwaitingResponse | Phase::Live)
                         && record.expires_at.get() > now
                 })
             })
@@ -97,7 +97,7 @@ impl<M: Memory> Store<M> {
         self.with(shard, |records| {
             let mut all = Vec::new();
             for (_, owner) in records.presentities.iter() {
-                let watched = owner.watched(&records.words);
+                let watched = owner.watched(&records.hosts);
                 if !uri::same_user(watched.owner.user, user, UserCase::Insensitive)
                     || !uri::eq_ignore_case(watched.owner.host, host)
                 {
@@ -107,7 +107,9 @@ impl<M: Memory> Store<M> {
                     owner
                         .watchers
                         .iter(&records.subscriptions)
-                        .filter(|(_, record)| matches!(record.phase, Phase::Held | Phase::Live))
+                        .filter(|(_, record)| {
+                            matches!(record.phase, Phase::AwaitingResponse | Phase::Live)
+                        })
                         .map(|(_, record)| Listed {
                             subscription: snapshot(record, watched, now),
                             expires_at: record.expires_at.get(),

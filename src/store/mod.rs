@@ -7,8 +7,8 @@ mod counting;
 pub mod dialogs;
 pub mod lane_owners;
 pub mod lanes;
-pub mod left_over;
 pub mod listing;
+pub mod orphaned_rows;
 pub mod outage;
 pub mod publication_block;
 pub mod publications;
@@ -266,8 +266,8 @@ impl<M: Memory> Store<M> {
         key: &PresentityKey,
         hash: u64,
     ) -> Result<Id<Presentity<M>>, Fault> {
-        let has_aside = self.policy.rows_only() || self.policy.reports_watchers(key.package);
-        records.find_or_create(key, hash, has_aside)
+        let has_extra = self.policy.rows_only() || self.policy.reports_watchers(key.package);
+        records.find_or_create(key, hash, has_extra)
     }
 
     fn drop_if_idle(&self, shard: &mut Shard<M>, id: Id<Presentity<M>>) {

@@ -26,13 +26,13 @@ pub struct Outage {
 /// What a process may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Pass {
+pub enum Access {
     /// Use the database.
-    Open,
+    Use,
     /// Look whether it is back; nobody else does.
-    Look,
+    Probe,
     /// Go without.
-    Closed,
+    Avoid,
 }
 
 impl Outage {
@@ -44,10 +44,10 @@ impl Outage {
     /// To be asked before a statement; `now` is the machine's time in
     /// milliseconds, which never goes back. Who has looked in vain often enough
     /// (`yields`) lets another one look first: it may be the only one without.
-    pub fn pass(&self, yields: bool, now: impl FnOnce() -> u64) -> Pass {
+    pub fn access(&self, yields: bool, now: impl FnOnce() -> u64) -> Access {
         let next = self.next.load(Ordering::Acquire);
         if next == 0 {
-            return Pass::Open;
+            return Access::Use;
         }
         let now = now();
         let looks = now >= next + if yields { PRECEDENCE } else { 0 }
@@ -55,7 +55,7 @@ impl Outage {
                 .next
                 .compare_exchange(next, now + LOOK, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok();
-        if looks { Pass::Look } else { Pass::Closed }
+        if looks { Access::Probe } else { Access::Avoid }
     }
 
     /// Who has looked has not found it: the next look is after the pause.
@@ -98,23 +98,23 @@ mod tests {
     #[test]
     fn one_looks_each_second() {
         let outage = Outage::new();
-        assert_eq!((outage.pass(false, || 5), outage.count()), (Pass::Open, 0));
+        assert_eq!((outage.access(false, || 5), outage.count()), (Access::Use, 0));
         assert!(outage.begins(5000) && !outage.begins(5001));
         assert_eq!(outage.count(), 1);
-        assert_eq!(outage.pass(false, || 5999), Pass::Closed);
-        assert_eq!(outage.pass(false, || 6000), Pass::Look);
-        assert_eq!(outage.pass(false, || 6000), Pass::Closed);
+        assert_eq!(outage.access(false, || 5999), Access::Avoid);
+        assert_eq!(outage.access(false, || 6000), Access::Probe);
+        assert_eq!(outage.access(false, || 6000), Access::Avoid);
         outage.goes_on(6100);
-        assert_eq!(outage.pass(false, || 7000), Pass::Closed);
-        assert_eq!(outage.pass(false, || 7100), Pass::Look);
+        assert_eq!(outage.access(false, || 7000), Access::Avoid);
+        assert_eq!(outage.access(false, || 7100), Access::Probe);
         outage.goes_on(7100);
-        assert_eq!(outage.pass(true, || 8349), Pass::Closed);
-        assert_eq!(outage.pass(true, || 8350), Pass::Look);
+        assert_eq!(outage.access(true, || 8349), Access::Avoid);
+        assert_eq!(outage.access(true, || 8350), Access::Probe);
         assert!(outage.is_on() && outage.ends() && !outage.ends() && !outage.is_on());
-        assert_eq!(outage.pass(false, || 7100), Pass::Open);
+        assert_eq!(outage.access(false, || 7100), Access::Use);
         // Somebody else has found it meanwhile.
         outage.goes_on(7100);
-        assert_eq!(outage.pass(false, || 7100), Pass::Open);
+        assert_eq!(outage.access(false, || 7100), Access::Use);
         assert!(outage.begins(7000));
         assert_eq!(outage.count(), 2);
     }
@@ -124,10 +124,10 @@ mod tests {
     fn nobody_else_looks_while_one_is_waiting() {
         let outage = Outage::new();
         assert!(outage.begins(1));
-        assert_eq!(outage.pass(false, || 1001), Pass::Look);
-        assert!((1001..31_001).all(|now| outage.pass(false, || now) == Pass::Closed));
+        assert_eq!(outage.access(false, || 1001), Access::Probe);
+        assert!((1001..31_001).all(|now| outage.access(false, || now) == Access::Avoid));
         // That one will not come back.
-        assert_eq!(outage.pass(false, || 31_001), Pass::Look);
+        assert_eq!(outage.access(false, || 31_001), Access::Probe);
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
                 scope.spawn(|| {
                     firsts.fetch_add(usize::from(outage.begins(1)), Ordering::SeqCst);
                     for now in 0..20_000 {
-                        let looking = outage.pass(false, || now) == Pass::Look;
+                        let looking = outage.access(false, || now) == Access::Probe;
                         if looking {
                             outage.goes_on(now);
                         }

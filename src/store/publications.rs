@@ -28,7 +28,7 @@ use crate::store::{LaneRef, Store};
 
 /// What a PUBLISH makes of a publication.
 #[derive(Debug, Clone)]
-pub struct Change<'a> {
+pub struct PublicationChange<'a> {
     /// Create, refresh, modify or remove.
     pub step: Step,
     /// The entity-tag it refers to; `None` for a new one.
@@ -59,7 +59,7 @@ pub struct Change<'a> {
 
 /// A publication as the database knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct PublicationRowKey {
     /// Entity-tag of its row.
     pub entity_tag: Vec<u8>,
     /// Sender of its row.
@@ -75,7 +75,7 @@ pub enum Begun<M: Memory> {
     /// Nothing changes; the entity-tag stays (shared lines).
     Unchanged,
     /// It may open a dialog again that the stored document has as terminated.
-    Reopens(Stored, Option<Vec<u8>>),
+    Reopens(PublicationRowKey, Option<Vec<u8>>),
     /// Refused.
     Refused(Refused),
 }
@@ -94,11 +94,11 @@ pub struct Pending<M: Memory> {
     sender: Vec<u8>,
     replaced: Option<Id<Publication<M>>>,
     /// The publication as it was; for a new one as it will be.
-    pub stored: Stored,
+    pub stored: PublicationRowKey,
     /// The publication of the same dialog that the new one replaces.
-    pub replaced_row: Option<Stored>,
+    pub replaced_row: Option<PublicationRowKey>,
     /// What the request makes of it.
-    pub change: transition::Change,
+    pub change: transition::PublicationTransition,
 }
 
 impl<M: Memory> Store<M> {
@@ -117,22 +117,22 @@ impl<M: Memory> Store<M> {
         self.with(pending.shard, |records| {
             let (shard, presentity) = (pending.shard, pending.presentity);
             let sender = pending.sender.clone();
-            let (publication, told) = (pending.publication, pending.change.told);
+            let (publication, fan_out) = (pending.publication, pending.change.fan_out);
             if let Some(replaced) = pending.replaced {
                 keep_document(records, replaced, document);
-                records.end_publication(replaced, false, told, &sender);
+                records.end_publication(replaced, false, fan_out, &sender);
             }
             match pending.change.next {
                 Next::Gone => {
                     keep_document(records, publication, document);
-                    records.end_publication(publication, closing, told, &sender);
+                    records.end_publication(publication, closing, fan_out, &sender);
                 }
                 next => {
                     if next == Next::Newest && pending.step == Step::Modify {
                         records.keep_former(publication, document);
                     }
                     enter(records, pending);
-                    records.publications_changed(presentity, told, &sender);
+                    records.publications_changed(presentity, fan_out, &sender);
                     if next == Next::Newest {
                         touch(records, publication);
                     }
@@ -196,11 +196,11 @@ fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
     }
 }
 
-/// A publication has changed in its presentity's current round.
+/// A publication has changed in its presentity's current state version.
 fn touch<M: Memory>(records: &mut Shard<M>, publication: Id<Publication<M>>) {
     let Some(record) = records.publications.get_mut(publication) else { return };
     if let Some(owner) = records.presentities.get(record.presentity) {
-        record.round = owner.round;
+        record.state_version = owner.state_version;
     }
 }
 
@@ -216,7 +216,10 @@ fn keep_document<M: Memory>(
     }
 }
 
-fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Result<Stored, Fault> {
+fn stored<M: Memory>(
+    records: &Shard<M>,
+    id: Id<Publication<M>>,
+) -> Result<PublicationRowKey, Fault> {
     let record = records.publications.get(id).ok_or(Fault::Host)?;
     let key = records.key_of(record.presentity).ok_or(Fault::Host)?;
     let block = record.block();
@@ -224,5 +227,5 @@ fn stored<M: Memory>(records: &Shard<M>, id: Id<Publication<M>>) -> Result<Store
         b"" => key,
         user => PresentityKey { user: user.to_vec(), ..key },
     };
-    Ok(Stored { entity_tag: block.entity_tag(), sender: block.sender().to_vec(), key })
+    Ok(PublicationRowKey { entity_tag: block.entity_tag(), sender: block.sender().to_vec(), key })
 }

@@ -3,11 +3,11 @@
 
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::Facts;
-use crate::presence::subscription::{NotifyNumbers, Status, Text, is_told_of_changes};
+use crate::presence::subscription::{NotifyNumbers, Status, Text, is_notified_of_changes};
 use crate::presence::transition::Phase;
 use crate::shm::{
-    Behind, Blob, Id, Linked, Links, List, Memory, Queueable, ShortBlob, Slab, Timed, Timer,
-    Uncounted, Unkeyed, Word, Words,
+    Blob, Id, Interned, Interner, Linked, Links, List, Memory, QueueLink, Queueable, ShortBlob,
+    Slab, Timed, Timer, Uncounted, Unkeyed,
 };
 use crate::store::publication_block::Block;
 use crate::store::subscription_block::{self, Owner};
@@ -41,19 +41,19 @@ impl From<i64> for Seconds {
 pub struct Watching;
 /// List membership: subscriptions that await a NOTIFY of their own.
 #[derive(Debug)]
-pub struct Due;
+pub struct NotifyPending;
 /// List membership: waiting in the expiry wheel.
 #[derive(Debug)]
 pub struct Expiring;
 /// List membership: to be written to the database.
 #[derive(Debug)]
 pub struct Dirty;
-/// List membership: the publications of a presentity, or its farewells.
+/// List membership: the publications of a presentity, or its final publications.
 #[derive(Debug)]
 pub struct Published;
 /// List membership: documents that are kept beside their rows.
 #[derive(Debug)]
-pub struct Kept;
+pub struct Cached;
 /// Queue membership: presentities whose lane was handed over.
 #[derive(Debug)]
 pub struct Queued;
@@ -72,7 +72,7 @@ impl Lane {
         self == Lane::default()
     }
 
-    /// Processes that compose and send: mostly one, more for a walk over very
+    /// Processes that compose and send: mostly one, more for a fan-out over very
     /// many watchers, which they take in portions.
     pub fn owners(self) -> u8 {
         self.0 & !QUEUED
@@ -102,14 +102,14 @@ impl Lane {
 }
 
 /// How far the watchers of a presentity whose subscriptions are rows of the
-/// database have been told (`subs_db_mode=3`).
+/// database have been notified (`subs_db_mode=3`).
 #[derive(Debug, Clone, Copy, Default)]
-pub struct RowPass {
-    /// A walk over the rows is under way.
+pub struct RowFanOut {
+    /// A fan-out over the rows is under way.
     pub running: bool,
-    /// Every watcher has been told of this round when the walk ends.
-    pub round: u32,
-    /// `id` of the last row that the walk has seen.
+    /// Every watcher has been notified of this state version when the fan-out ends.
+    pub state_version: u32,
+    /// `id` of the last row that the fan-out has seen.
     pub cursor: i64,
     /// There is a change that must not be left to the notifier processes.
     pub urgent: bool,
@@ -120,80 +120,80 @@ pub struct Presentity<M: Memory> {
     /// User, as first spelled.
     pub user: ShortBlob<M>,
     /// Host, in lower case: one of the shard's words.
-    pub host: Id<Word<M>>,
+    pub host: Id<Interned<M>>,
     /// The event package.
     pub package: PackageId,
     /// Who sends its NOTIFYs.
     pub lane: Lane,
-    /// The walk over `watchers` that is under way, if `unvisited` > 0. Before
+    /// The fan-out over `watchers` that is under way, if `unvisited` > 0. Before
     /// the next one begins it has visited all.
-    pub pass: bool,
+    pub fan_out_mark: bool,
     /// Its subscriptions; those served longest ago come first.
     pub watchers: List<Subscription<M>, Watching>,
     /// Its subscriptions that await a NOTIFY of their own.
-    pub due: List<Subscription<M>, Due, Uncounted>,
+    pub pending_notifies: List<Subscription<M>, NotifyPending, Uncounted>,
     /// Its publications that have not ended, oldest first.
     pub publications: List<Publication<M>, Published, Uncounted>,
     /// Ended ones that some watchers have yet to see, in the order in which they
     /// ended.
-    pub farewells: List<Publication<M>, Published, Uncounted>,
+    pub finals: List<Publication<M>, Published, Uncounted>,
     /// What these take, in KiB.
-    pub farewell_kib: u16,
+    pub finals_kib: u16,
     /// Its publications are in the shard's index of publications.
     pub is_indexed: bool,
     /// Counts accepted changes of the state.
-    pub round: u32,
-    /// All watchers have been told of this round.
+    pub state_version: u32,
+    /// All watchers have been notified of this state version.
     pub completed: u32,
-    /// Watchers that the walk has not reached yet.
+    /// Watchers that the fan-out has not reached yet.
     pub unvisited: u32,
-    /// Round that every watcher has been told of when the walk ends.
-    pub pass_round: u32,
+    /// State version that every watcher has been notified of when the fan-out ends.
+    pub fan_out_version: u32,
     /// What few presentities have.
-    pub aside: Option<Id<Aside<M>>>,
+    pub extra: Option<Id<PresentityExtra<M>>>,
     /// Place in the hand-over queue.
-    pub queued: Behind<Presentity<M>>,
+    pub queued: QueueLink<Presentity<M>>,
 }
 
 /// What few presentities have.
-pub struct Aside<M: Memory> {
+pub struct PresentityExtra<M: Memory> {
     /// Changes of the watchers reported on that some have yet to see.
     pub changes: List<WatcherChange<M>, Changed>,
-    /// Who was last told before this round gets all watchers.
+    /// Who was last notified before this state version gets all watchers.
     pub full_since: u32,
-    /// There may be somebody who was last told before `full_since`.
-    pub owes_full: bool,
+    /// There may be somebody who was last notified before `full_since`.
+    pub needs_full_winfo: bool,
     /// Runs that have NOTIFYs in hand which did not leave.
     pub unsent: u16,
-    /// Some watchers may not have been told of what has ended before `completed`.
-    pub owes_ends: bool,
-    /// The walk over rows, where the watchers are rows.
-    pub rows: RowPass,
-    /// Since this round all changes came from `sender`.
+    /// Some watchers may not have been notified of what has ended before `completed`.
+    pub keeps_finals: bool,
+    /// The fan-out over rows, where the watchers are rows.
+    pub rows: RowFanOut,
+    /// Since this state version all changes came from `sender`.
     pub sender_since: u32,
     /// Publisher of the latest change (a watcher URI), or empty.
     pub sender: Blob<M>,
 }
 
-impl<M: Memory> Aside<M> {
+impl<M: Memory> PresentityExtra<M> {
     /// Nothing yet.
-    pub fn new() -> Aside<M> {
-        Aside {
+    pub fn new() -> PresentityExtra<M> {
+        PresentityExtra {
             changes: List::new(),
             full_since: 0,
-            owes_full: false,
+            needs_full_winfo: false,
             unsent: 0,
-            owes_ends: false,
-            rows: RowPass::default(),
+            keeps_finals: false,
+            rows: RowFanOut::default(),
             sender_since: 0,
             sender: Blob::default(),
         }
     }
 }
 
-impl<M: Memory> Default for Aside<M> {
+impl<M: Memory> Default for PresentityExtra<M> {
     fn default() -> Self {
-        Aside::new()
+        PresentityExtra::new()
     }
 }
 
@@ -211,31 +211,31 @@ pub type Publications<M> = Slab<Publication<M>, M, Unkeyed>;
 
 impl<M: Memory> Presentity<M> {
     /// A presentity without state or watchers.
-    pub fn new(user: ShortBlob<M>, host: Id<Word<M>>, package: PackageId) -> Presentity<M> {
+    pub fn new(user: ShortBlob<M>, host: Id<Interned<M>>, package: PackageId) -> Presentity<M> {
         Presentity {
             user,
             host,
             package,
             lane: Lane::default(),
-            pass: false,
+            fan_out_mark: false,
             watchers: List::new(),
-            due: List::new(),
+            pending_notifies: List::new(),
             publications: List::new(),
-            farewells: List::new(),
-            farewell_kib: 0,
+            finals: List::new(),
+            finals_kib: 0,
             is_indexed: false,
-            round: 0,
+            state_version: 0,
             completed: 0,
             unvisited: 0,
-            pass_round: 0,
-            aside: None,
-            queued: Behind::new(),
+            fan_out_version: 0,
+            extra: None,
+            queued: QueueLink::new(),
         }
     }
 
     /// What its subscriptions take from it.
-    pub fn watched<'a>(&'a self, words: &'a Words<M>) -> Watched<'a> {
-        let owner = Owner { user: &self.user, host: words.get(self.host) };
+    pub fn watched<'a>(&'a self, hosts: &'a Interner<M>) -> Watched<'a> {
+        let owner = Owner { user: &self.user, host: hosts.get(self.host) };
         Watched { package: self.package, owner }
     }
 
@@ -266,7 +266,7 @@ pub enum Lag {
 /// What a NOTIFY has to do about its subscription's row before it leaves
 /// (`subs_db_mode=3`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub enum RowClaim {
     /// Nothing: the record in memory counts.
     None,
     /// Take a CSeq in the row.
@@ -274,10 +274,10 @@ pub enum Claim {
     /// As `Asked`; whoever has ended the row may not have come to tell those who
     /// watch the watchers.
     Rescue,
-    /// Take a CSeq in the row; it tells of a change that others are told, too.
-    Walk,
-    /// Take a CSeq in the row while it is flagged for this turn.
-    Turn(i32),
+    /// Take a CSeq in the row; it tells of a change that others are notified, too.
+    FanOut,
+    /// Take a CSeq in the row while it is flagged for this slot.
+    NotifierSlot(i32),
 }
 
 /// One subscription (dialog usage, RFC 6665 4.2.1).
@@ -298,18 +298,18 @@ pub struct Subscription<M: Memory> {
     pub version: u32,
     /// Branch flags for the script.
     pub flags: u32,
-    /// Round of the state it was last told.
-    pub told: u32,
-    /// The walk that last visited it.
-    pub pass: bool,
+    /// State version it was last notified.
+    pub notified: u32,
+    /// The fan-out that last visited it.
+    pub fan_out_mark: bool,
     /// Its state.
     pub status: Status,
     /// Where it is in its life.
     pub phase: Phase,
     /// A NOTIFY of it is being sent: the next one has to wait.
     pub in_flight: bool,
-    /// It is in its presentity's `due` list.
-    pub is_due: bool,
+    /// It is in its presentity's `pending` list.
+    pub has_pending_notify: bool,
     /// Which list of its shard waits for its row to be written.
     pub lag: Lag,
     /// It has a row in the database.
@@ -319,13 +319,13 @@ pub struct Subscription<M: Memory> {
     /// How often in succession the database has refused its row.
     pub refusals: u8,
     /// What its next NOTIFY has to do about the row.
-    pub claim: Claim,
+    pub claim: RowClaim,
     /// Its row's `reason` is NULL (rows of the stock module).
     pub null_reason: bool,
     /// Place among the watchers.
     pub watching: Links<Subscription<M>>,
-    /// Place among those due.
-    pub due: Links<Subscription<M>>,
+    /// Place among those with a pending NOTIFY.
+    pub pending_notify: Links<Subscription<M>>,
     /// Place in the expiry wheel.
     pub expiring: Timer<Subscription<M>>,
     /// Place among those to be written.
@@ -352,7 +352,7 @@ impl<M: Memory> Subscription<M> {
     /// It may see published state as it changes.
     pub fn sees_changes(&self, now: i64) -> bool {
         self.phase == Phase::Live
-            && is_told_of_changes(self.status, self.text(Text::Reason))
+            && is_notified_of_changes(self.status, self.text(Text::Reason))
             && self.expires_at.get() > now
     }
 }
@@ -374,7 +374,7 @@ pub enum PublicationPhase {
 
 impl PublicationPhase {
     /// It has ended, and some watchers have yet to see that.
-    pub fn is_farewell(self) -> bool {
+    pub fn is_final_publication(self) -> bool {
         matches!(self, PublicationPhase::Closing | PublicationPhase::Superseded)
     }
 }
@@ -393,13 +393,13 @@ pub struct Publication<M: Memory> {
     pub received: Seconds,
     /// Order among publications (`priority` column).
     pub priority: i32,
-    /// Round of the latest change.
-    pub round: u32,
+    /// State version of the latest change.
+    pub state_version: u32,
     /// What is known of the document.
     pub facts: Facts,
     /// Where it is in its life.
     pub phase: PublicationPhase,
-    /// Place among the presentity's publications, or its farewells.
+    /// Place among the presentity's publications, or its final publications.
     pub published: Links<Publication<M>>,
     /// Place in the expiry wheel.
     pub expiring: Timer<Publication<M>>,
@@ -412,7 +412,7 @@ pub struct Document<M: Memory> {
     /// The bytes.
     pub body: Blob<M>,
     /// Place among those that may go when there is no room.
-    pub kept: Links<Document<M>>,
+    pub cached: Links<Document<M>>,
 }
 
 impl<M: Memory> Publication<M> {
@@ -425,7 +425,7 @@ impl<M: Memory> Publication<M> {
             expires_at: None,
             received: Seconds::ZERO,
             priority: 0,
-            round: 0,
+            state_version: 0,
             facts: Facts::default(),
             phase,
             published: Links::new(),
@@ -450,17 +450,17 @@ macro_rules! linked {
 }
 
 impl<M: Memory> Queueable<Queued> for Presentity<M> {
-    fn behind(&self) -> &Behind<Self> {
+    fn queue_link(&self) -> &QueueLink<Self> {
         &self.queued
     }
-    fn behind_mut(&mut self) -> &mut Behind<Self> {
+    fn queue_link_mut(&mut self) -> &mut QueueLink<Self> {
         &mut self.queued
     }
 }
 
-linked!(Subscription: Watching => watching, Due => due, Dirty => dirty);
+linked!(Subscription: Watching => watching, NotifyPending => pending_notify, Dirty => dirty);
 linked!(Publication: Published => published);
-linked!(Document: Kept => kept);
+linked!(Document: Cached => cached);
 
 /// `Timed` for a record type that expires.
 macro_rules! timed {

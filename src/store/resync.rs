@@ -7,7 +7,7 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::transition::{Event, Outcome, closes, transition};
 use crate::shm::Memory;
 use crate::store::publication_block::Parts;
-use crate::store::publications::{Change, otherwise_spelled, pack};
+use crate::store::publications::{PublicationChange, otherwise_spelled, pack};
 use crate::store::records::{PublicationPhase, Seconds};
 use crate::store::{LaneRef, Store};
 
@@ -47,7 +47,7 @@ impl<M: Memory> Store<M> {
     pub fn sync_publication(
         &self,
         key: &PresentityKey,
-        row: &Change<'_>,
+        row: &PublicationChange<'_>,
         known: bool,
     ) -> Result<bool, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
@@ -136,7 +136,7 @@ impl<M: Memory> Store<M> {
             let watchers = records.watchers_of(owner);
             let outcome = transition(&records.stored(record), Event::Removed, package, watchers);
             let Outcome::Change(change) = outcome else { return false };
-            records.end_publication(id, closes(Event::Removed, package), change.told, b"");
+            records.end_publication(id, closes(Event::Removed, package), change.fan_out, b"");
             self.queue_lane(records, owner);
             self.drop_if_idle(records, owner);
             true
@@ -144,21 +144,22 @@ impl<M: Memory> Store<M> {
         .unwrap_or(false)
     }
 
-    /// The state is to be told again to everybody who may see it. Gives the
+    /// The state is to be notified again to everybody who may see it. Gives the
     /// lane when the caller is the one to do so.
-    pub fn tell_again(&self, key: &PresentityKey) -> Result<Option<LaneRef<M>>, Fault> {
+    pub fn notify_all_again(&self, key: &PresentityKey) -> Result<Option<LaneRef<M>>, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
         self.with(shard, |records| {
             let Some(presentity) = self.watched(records, key, hash)? else { return Ok(None) };
             records.state_changed(presentity, b"");
             if self.policy.reports_watchers(key.package)
-                && let Some(round) = records.presentities.get(presentity).map(|owner| owner.round)
+                && let Some(state_version) =
+                    records.presentities.get(presentity).map(|owner| owner.state_version)
             {
                 // "Again" means all watchers, not those that have changed.
-                records.wants_full_since(presentity, round);
-                if let Some(aside) = records.aside_mut(presentity) {
-                    aside.rows.urgent = true;
+                records.wants_full_since(presentity, state_version);
+                if let Some(extra) = records.extra_mut(presentity) {
+                    extra.rows.urgent = true;
                 }
             }
             let lane = records.take_lane(presentity);

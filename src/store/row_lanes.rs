@@ -1,7 +1,7 @@
 //! Lanes of presentities whose subscriptions are rows of the database
 //! (`subs_db_mode=3`). A record is in memory only while its subscription awaits
-//! a NOTIFY; lanes, rounds and farewells are those of the other modes. The
-//! watchers of a change are read from the table in pages: a walk.
+//! a NOTIFY; lanes, state versions and final publications are those of the other modes. The
+//! watchers of a change are read from the table in pages: a fan-out.
 
 use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
@@ -9,8 +9,8 @@ use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::{Places, is_dialog};
-use crate::store::lanes::{forget_told, is_spared};
-use crate::store::records::{Claim, Presentity, Subscription};
+use crate::store::lanes::{forget_seen, is_excluded};
+use crate::store::records::{Presentity, RowClaim, Subscription};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{Shard, later};
 use crate::store::subscription_block::shrink;
@@ -18,7 +18,7 @@ use crate::store::{LaneRef, Store, Token};
 
 /// A subscription that awaits a NOTIFY.
 #[derive(Debug, Clone)]
-pub struct DueRow {
+pub struct PendingNotify {
     /// The subscription as its row says; `local_cseq` is the last one used.
     pub subscription: Snapshot,
     /// Unix time of its end.
@@ -26,17 +26,17 @@ pub struct DueRow {
     /// Its NOTIFY is the last one.
     pub ending: Option<Ending>,
     /// What the NOTIFY has to do about the row.
-    pub claim: Claim,
-    /// Round that its watcher was told of, where that is known.
-    pub told: Option<u32>,
+    pub claim: RowClaim,
+    /// State version that its watcher was notified of, where that is known.
+    pub notified: Option<u32>,
     /// The row's `reason` is NULL.
     pub null_reason: bool,
 }
 
-/// How to go on with telling the watchers of a change.
+/// How to go on with notifying the watchers of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WalkStep {
-    /// All have been told.
+pub enum FanOutStep {
+    /// All have been notified.
     Done,
     /// Read the rows whose `id` is greater.
     Page(i64),
@@ -51,21 +51,21 @@ impl<M: Memory> Store<M> {
     pub fn queue_row(
         &self,
         key: &PresentityKey,
-        due: &DueRow,
+        pending: &PendingNotify,
     ) -> Result<Option<LaneRef<M>>, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
-        let dialog = dialog_of(&due.subscription);
+        let dialog = dialog_of(&pending.subscription);
         let place = self.dialog_hash(dialog);
         self.with(shard, |records| {
             let presentity = self.find_or_create(records, key, hash)?;
             let known = self.known_row(records, shard, place, dialog);
             let queued = match known {
-                Some(id) => replace(records, id, due),
-                None => self.add_row(records, shard, presentity, place, due),
+                Some(id) => replace(records, id, pending),
+                None => self.add_row(records, shard, presentity, place, pending),
             };
             match queued {
-                Ok(id) => records.mark_due(id),
+                Ok(id) => records.mark_notify_pending(id),
                 Err(fault) => {
                     self.drop_if_idle(records, presentity);
                     return Err(fault);
@@ -75,26 +75,26 @@ impl<M: Memory> Store<M> {
         })?
     }
 
-    /// Of a page of the walk those who have to be told; gives how many rows
+    /// Of a page of the fan-out those who have to be notified; gives how many rows
     /// there was memory for.
-    pub fn queue_page(&self, lane: LaneRef<M>, page: &[DueRow]) -> usize {
+    pub fn queue_page(&self, lane: LaneRef<M>, page: &[PendingNotify]) -> usize {
         let shard = usize::from(lane.shard);
         self.with(shard, |records| {
-            for (n, due) in page.iter().enumerate() {
+            for (n, pending) in page.iter().enumerate() {
                 let Some(owner) = records.presentities.get(lane.presentity) else { return n };
-                let contact = due.subscription.text(Text::Contact);
-                if is_spared(records.aside(owner), contact, owner.completed) {
+                let contact = pending.subscription.text(Text::Contact);
+                if is_excluded(records.extra(owner), contact, owner.completed) {
                     continue;
                 }
-                let dialog = dialog_of(&due.subscription);
+                let dialog = dialog_of(&pending.subscription);
                 let place = self.dialog_hash(dialog);
                 let completed = owner.completed;
                 match self.known_row(records, shard, place, dialog) {
-                    // What waits may be newer than the page. It has to be told
-                    // what the walk tells.
-                    Some(id) => not_told(records, id, completed),
-                    None => match self.add_row(records, shard, lane.presentity, place, due) {
-                        Ok(id) => records.mark_due(id),
+                    // What waits may be newer than the page. It has to be notified
+                    // what the fan-out tells.
+                    Some(id) => mark_not_notified(records, id, completed),
+                    None => match self.add_row(records, shard, lane.presentity, place, pending) {
+                        Ok(id) => records.mark_notify_pending(id),
                         Err(_) => return n,
                     },
                 }
@@ -126,24 +126,24 @@ impl<M: Memory> Store<M> {
         shard: usize,
         presentity: Id<Presentity<M>>,
         place: u64,
-        due: &DueRow,
+        pending: &PendingNotify,
     ) -> Result<Id<Subscription<M>>, Fault> {
-        let id = super::subscriptions::new_record(records, presentity, &due.subscription)?;
-        let (round, completed) = records
+        let id = super::subscriptions::new_record(records, presentity, &pending.subscription)?;
+        let (state_version, completed) = records
             .presentities
             .get(presentity)
-            .map(|p| (p.round, p.completed))
+            .map(|p| (p.state_version, p.completed))
             .unwrap_or_default();
         if let Some(record) = records.subscriptions.get_mut(id) {
-            record.expires_at = due.expires_at.into();
-            record.claim = due.claim;
-            record.null_reason = due.null_reason;
-            record.phase = due.ending.map_or(Phase::Live, Phase::Ending);
-            // Who asks is shown the newest state; who is told of a change has
-            // been told of everything before the walk.
-            record.told = due.told.unwrap_or(match due.claim {
-                Claim::Walk | Claim::Turn(_) => completed,
-                Claim::None | Claim::Asked | Claim::Rescue => round,
+            record.expires_at = pending.expires_at.into();
+            record.claim = pending.claim;
+            record.null_reason = pending.null_reason;
+            record.phase = pending.ending.map_or(Phase::Live, Phase::Ending);
+            // Who asks is shown the newest state; who is notified of a change has
+            // been notified of everything before the fan-out.
+            record.notified = pending.notified.unwrap_or(match pending.claim {
+                RowClaim::FanOut | RowClaim::NotifierSlot(_) => completed,
+                RowClaim::None | RowClaim::Asked | RowClaim::Rescue => state_version,
             });
         }
         let token = self.token(shard, records, id).ok_or(Fault::Host)?;
@@ -169,51 +169,56 @@ impl<M: Memory> Store<M> {
         Some((places, token))
     }
 
-    /// How to go on with the walk over the watchers of the lane's presentity.
+    /// How to go on with the fan-out over the watchers of the lane's presentity.
     /// `buffers`: there are notifier processes.
-    pub fn walk(&self, lane: LaneRef<M>, buffers: bool) -> WalkStep {
+    pub fn fan_out_step(&self, lane: LaneRef<M>, buffers: bool) -> FanOutStep {
         if !self.policy.rows_only() {
             // Memory has all of them.
-            return WalkStep::Done;
+            return FanOutStep::Done;
         }
         self.with(usize::from(lane.shard), |records| {
             let Some(owner) = records.presentities.get(lane.presentity) else {
-                return WalkStep::Done;
+                return FanOutStep::Done;
             };
-            let (round, completed) = (owner.round, owner.completed);
-            let Some(aside) = records.aside_mut(lane.presentity) else { return WalkStep::Done };
-            if aside.rows.running {
-                return WalkStep::Page(aside.rows.cursor);
+            let (state_version, completed) = (owner.state_version, owner.completed);
+            let Some(extra) = records.extra_mut(lane.presentity) else { return FanOutStep::Done };
+            if extra.rows.running {
+                return FanOutStep::Page(extra.rows.cursor);
             }
-            if completed == round {
-                return WalkStep::Done;
+            if completed == state_version {
+                return FanOutStep::Done;
             }
-            aside.rows.round = round;
-            if buffers && !aside.rows.urgent {
-                let spared = is_spared(Some(aside), &aside.sender, completed);
-                return WalkStep::Leave(if spared { aside.sender.to_vec() } else { Vec::new() });
+            extra.rows.state_version = state_version;
+            if buffers && !extra.rows.urgent {
+                let excluded = is_excluded(Some(extra), &extra.sender, completed);
+                return FanOutStep::Leave(if excluded {
+                    extra.sender.to_vec()
+                } else {
+                    Vec::new()
+                });
             }
-            aside.rows.urgent = false;
-            aside.rows.running = true;
-            aside.rows.cursor = 0;
-            WalkStep::Page(0)
+            extra.rows.urgent = false;
+            extra.rows.running = true;
+            extra.rows.cursor = 0;
+            FanOutStep::Page(0)
         })
-        .unwrap_or(WalkStep::Done)
+        .unwrap_or(FanOutStep::Done)
     }
 
-    /// The walk has seen the rows up to this `id`, or all (`None`).
-    pub fn walked(&self, lane: LaneRef<M>, last: Option<i64>) {
+    /// The fan-out has seen the rows up to this `id`, or all (`None`).
+    pub fn fan_out_read(&self, lane: LaneRef<M>, last: Option<i64>) {
         let _ = self.with(usize::from(lane.shard), |records| {
-            let Some(aside) = records.aside_mut(lane.presentity) else { return };
+            let Some(extra) = records.extra_mut(lane.presentity) else { return };
             match last {
-                Some(id) => aside.rows.cursor = id,
+                Some(id) => extra.rows.cursor = id,
                 None => {
-                    aside.rows.running = false;
-                    let round = aside.rows.round;
+                    extra.rows.running = false;
+                    let state_version = extra.rows.state_version;
                     let owner = records.presentities.get_mut(lane.presentity);
-                    if let Some(owner) = owner.filter(|owner| later(round, owner.completed)) {
-                        owner.completed = round;
-                        forget_told(records, lane.presentity);
+                    if let Some(owner) = owner.filter(|owner| later(state_version, owner.completed))
+                    {
+                        owner.completed = state_version;
+                        forget_seen(records, lane.presentity);
                     }
                 }
             }
@@ -251,45 +256,49 @@ impl<M: Memory> Store<M> {
 fn replace<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Subscription<M>>,
-    due: &DueRow,
+    pending: &PendingNotify,
 ) -> Result<Id<Subscription<M>>, Fault> {
-    if let Some(told) = due.told {
-        not_told(records, id, told);
+    if let Some(notified) = pending.notified {
+        mark_not_notified(records, id, notified);
     }
     let waiting = records.subscriptions.get(id).map(|record| record.remote_cseq);
-    if waiting.is_some_and(|cseq| due.subscription.remote_cseq < cseq) {
+    if waiting.is_some_and(|cseq| pending.subscription.remote_cseq < cseq) {
         return Ok(id);
     }
     let Some(owner) = records.subscriptions.get(id).map(|record| record.presentity) else {
         return Ok(id);
     };
     let owner = records.watched(owner).owner;
-    let text = records.blob(&shrink(due.subscription.block(), owner))?;
+    let text = records.blob(&shrink(pending.subscription.block(), owner))?;
     if let Some(record) = records.subscriptions.get_mut(id) {
         record.text = text;
-        record.expires_at = due.expires_at.into();
-        record.remote_cseq = due.subscription.remote_cseq;
-        record.local_cseq = due.subscription.local_cseq;
-        record.version = due.subscription.version;
-        record.flags = due.subscription.flags;
-        record.status = due.subscription.status;
-        record.null_reason = due.null_reason;
-        match (due.ending, record.phase) {
+        record.expires_at = pending.expires_at.into();
+        record.remote_cseq = pending.subscription.remote_cseq;
+        record.local_cseq = pending.subscription.local_cseq;
+        record.version = pending.subscription.version;
+        record.flags = pending.subscription.flags;
+        record.status = pending.subscription.status;
+        record.null_reason = pending.null_reason;
+        match (pending.ending, record.phase) {
             (Some(why), _) => record.phase = Phase::Ending(why),
-            // It was refreshed before its end was told.
+            // It was refreshed before its end was reported.
             (None, Phase::Ending(Ending::Expired)) => record.phase = Phase::Live,
             (None, _) => {}
         }
-        if matches!(due.claim, Claim::Asked | Claim::Rescue) {
-            record.claim = due.claim;
+        if matches!(pending.claim, RowClaim::Asked | RowClaim::Rescue) {
+            record.claim = pending.claim;
         }
     }
     Ok(id)
 }
 
-/// A watcher has not been told of more than this round.
-fn not_told<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>, round: u32) {
+/// A watcher has not been notified of more than this state version.
+fn mark_not_notified<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Subscription<M>>,
+    state_version: u32,
+) {
     if let Some(record) = records.subscriptions.get_mut(id) {
-        record.was_told_only(round);
+        record.unmark_notified(state_version);
     }
 }

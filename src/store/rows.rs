@@ -131,7 +131,7 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
 }
 
 /// `updated` and `updated_winfo` of a row whose watcher has been told of
-/// everything; other values name the turn of a notifier process.
+/// everything; other values name the slot of a notifier process.
 pub const NOT_FLAGGED: i64 = -1;
 
 /// All columns of a subscription's row. `updated` goes into the columns that

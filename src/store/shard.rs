@@ -8,13 +8,13 @@ use crate::presence::subscription::Text;
 use crate::presence::transition::Phase;
 use crate::presence::uri::{UserCase, identity, same_user};
 use crate::shm::{
-    Blob, HashIndex, Heap, Id, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob, Slab,
-    Unkeyed, Wheel, Words,
+    Blob, HashIndex, Heap, Id, Interner, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob,
+    Slab, Unkeyed, Wheel,
 };
 use crate::store::publications::{Documents, PublicationIndex};
 use crate::store::records::{
-    Aside, Dirty, Expiring, Lag, Presentity, Publication, Publications, Queued, Subscription,
-    Watched,
+    Dirty, Expiring, Lag, Presentity, PresentityExtra, Publication, Publications, Queued,
+    Subscription, Watched,
 };
 use crate::store::subscription_block::{self, Owner};
 use crate::store::tally::Tally;
@@ -36,14 +36,14 @@ pub struct Shard<M: Memory> {
     /// Presentities with state or watchers.
     pub presentities: Slab<Presentity<M>, M, Unkeyed>,
     /// What few of them have.
-    pub asides: Slab<Aside<M>, M, Unkeyed>,
+    pub extras: Slab<PresentityExtra<M>, M, Unkeyed>,
     /// Their hosts.
-    pub words: Words<M>,
+    pub hosts: Interner<M>,
     /// Their subscriptions.
     pub subscriptions: Slab<Subscription<M>, M>,
     /// Their publications.
     pub publications: Publications<M>,
-    /// Changes of watchers that are yet to be told.
+    /// Changes of watchers that are yet to be notified.
     pub changes: Slab<WatcherChange<M>, M, Unkeyed>,
     /// Presentities by the hash of identity and package.
     by_identity: HashIndex<Id<Presentity<M>>, M>,
@@ -76,7 +76,7 @@ pub struct ShardPolicy {
     /// NOTIFY.
     pub watchers_are_rows: bool,
     /// Bytes of documents that are kept beside their rows.
-    pub kept_bodies: usize,
+    pub document_cache_bytes: usize,
 }
 
 impl<M: Memory> Shard<M> {
@@ -90,8 +90,8 @@ impl<M: Memory> Shard<M> {
         Ok(Shard {
             heap,
             presentities: Slab::new(heap),
-            asides: Slab::new(heap),
-            words: Words::new(heap, hash),
+            extras: Slab::new(heap),
+            hosts: Interner::new(heap, hash),
             subscriptions: Slab::new(heap),
             publications: Slab::new(heap),
             changes: Slab::new(heap),
@@ -102,7 +102,7 @@ impl<M: Memory> Shard<M> {
             urgent: List::new(),
             refused: List::new(),
             queued: Queue::new(),
-            documents: Documents::new(heap, policy.kept_bodies),
+            documents: Documents::new(heap, policy.document_cache_bytes),
             index: PublicationIndex::new(heap, hash),
             tally,
             policy,
@@ -124,13 +124,13 @@ impl<M: Memory> Shard<M> {
     pub fn is(&self, known: &Presentity<M>, key: &PresentityKey) -> bool {
         known.package == key.package
             && same_user(&known.user, &key.user, self.policy.user_case)
-            && self.words.get(known.host) == key.host
+            && self.hosts.get(known.host) == key.host
     }
 
     /// The key of a presentity.
     pub fn key_of(&self, id: Id<Presentity<M>>) -> Option<PresentityKey> {
         let record = self.presentities.get(id)?;
-        let Owner { user, host } = record.watched(&self.words).owner;
+        let Owner { user, host } = record.watched(&self.hosts).owner;
         Some(PresentityKey {
             identity: identity(user, host, self.policy.user_case),
             user: user.to_vec(),
@@ -141,7 +141,7 @@ impl<M: Memory> Shard<M> {
 
     /// What is watched; nothing if that is gone.
     pub fn watched(&self, id: Id<Presentity<M>>) -> Watched<'_> {
-        self.presentities.get(id).map(|owner| owner.watched(&self.words)).unwrap_or_default()
+        self.presentities.get(id).map(|owner| owner.watched(&self.hosts)).unwrap_or_default()
     }
 
     /// Any string of a subscription.
@@ -149,27 +149,27 @@ impl<M: Memory> Shard<M> {
         subscription_block::get(&record.text, field, self.watched(record.presentity).owner)
     }
 
-    /// The presentity of this key, made if it is not known. `has_aside`: it is one
+    /// The presentity of this key, made if it is not known. `has_extra`: it is one
     /// of the few.
     pub fn find_or_create(
         &mut self,
         key: &PresentityKey,
         hash: u64,
-        has_aside: bool,
+        has_extra: bool,
     ) -> Result<Id<Presentity<M>>, Fault> {
         if let Some(id) = self.find(key, hash) {
             return Ok(id);
         }
         let user = ShortBlob::new(self.heap, &key.user)?;
-        let record = Presentity::new(user, self.words.take(&key.host)?, key.package);
+        let record = Presentity::new(user, self.hosts.take(&key.host)?, key.package);
         let id = match self.presentities.insert(record) {
             Ok(id) => id,
             Err(record) => {
-                self.words.give_back(record.host);
+                self.hosts.give_back(record.host);
                 return Err(Fault::SharedMemory);
             }
         };
-        let made = if has_aside { self.make_aside(id).map(drop) } else { Ok(()) };
+        let made = if has_extra { self.make_extra(id).map(drop) } else { Ok(()) };
         if let Err(fault) = made.and_then(|()| Ok(self.by_identity.insert(hash, id)?)) {
             self.remove_presentity(id);
             return Err(fault);
@@ -184,12 +184,12 @@ impl<M: Memory> Shard<M> {
         let is_idle = record.lane.is_free()
             && record.watchers.is_empty()
             && record.publications.is_empty()
-            && record.farewells.is_empty()
-            && self.aside(record).is_none_or(|aside| aside.changes.is_empty() && aside.unsent == 0);
-        if !is_idle || (self.policy.watchers_are_rows && record.completed != record.round) {
+            && record.finals.is_empty()
+            && self.extra(record).is_none_or(|extra| extra.changes.is_empty() && extra.unsent == 0);
+        if !is_idle || (self.policy.watchers_are_rows && record.completed != record.state_version) {
             return;
         }
-        let Owner { user, host } = record.watched(&self.words).owner;
+        let Owner { user, host } = record.watched(&self.hosts).owner;
         let identity = identity(user, host, self.policy.user_case);
         let hash = hash(&identity, record.package);
         self.by_identity.remove(hash, |known| known == id);
@@ -198,35 +198,36 @@ impl<M: Memory> Shard<M> {
 
     fn remove_presentity(&mut self, id: Id<Presentity<M>>) {
         if let Some(record) = self.presentities.remove(id) {
-            self.words.give_back(record.host);
-            if let Some(aside) = record.aside {
-                self.asides.remove(aside);
+            self.hosts.give_back(record.host);
+            if let Some(extra) = record.extra {
+                self.extras.remove(extra);
             }
         }
     }
 
     /// What few presentities have, if this one has it.
-    pub fn aside(&self, record: &Presentity<M>) -> Option<&Aside<M>> {
-        self.asides.get(record.aside?)
+    pub fn extra(&self, record: &Presentity<M>) -> Option<&PresentityExtra<M>> {
+        self.extras.get(record.extra?)
     }
 
     /// The same, to be changed.
-    pub fn aside_mut(&mut self, id: Id<Presentity<M>>) -> Option<&mut Aside<M>> {
-        self.asides.get_mut(self.presentities.get(id)?.aside?)
+    pub fn extra_mut(&mut self, id: Id<Presentity<M>>) -> Option<&mut PresentityExtra<M>> {
+        self.extras.get_mut(self.presentities.get(id)?.extra?)
     }
 
     /// The same, made if it is not there.
-    pub fn make_aside(&mut self, id: Id<Presentity<M>>) -> Result<&mut Aside<M>, Fault> {
+    pub fn make_extra(&mut self, id: Id<Presentity<M>>) -> Result<&mut PresentityExtra<M>, Fault> {
         let record = self.presentities.get_mut(id).ok_or(Fault::Host)?;
-        let aside = match record.aside {
-            Some(aside) => aside,
+        let extra = match record.extra {
+            Some(extra) => extra,
             None => {
-                let aside = self.asides.insert(Aside::new()).map_err(|_| Fault::SharedMemory)?;
-                record.aside = Some(aside);
-                aside
+                let extra =
+                    self.extras.insert(PresentityExtra::new()).map_err(|_| Fault::SharedMemory)?;
+                record.extra = Some(extra);
+                extra
             }
         };
-        self.asides.get_mut(aside).ok_or(Fault::Host)
+        self.extras.get_mut(extra).ok_or(Fault::Host)
     }
 
     /// Takes a subscription off everything but the database. It stays as a
@@ -242,20 +243,21 @@ impl<M: Memory> Shard<M> {
             self.count_out(id);
         }
         let Some(record) = self.subscriptions.get(id) else { return };
-        let (presentity, is_due, pass) = (record.presentity, record.is_due, record.pass);
+        let (presentity, has_pending_notify, fan_out_mark) =
+            (record.presentity, record.has_pending_notify, record.fan_out_mark);
         let has_row = record.has_row || record.row_in_doubt;
         self.subscription_expiry.cancel(&mut self.subscriptions, id);
         if let Some(owner) = self.presentities.get_mut(presentity) {
             owner.watchers.unlink(&mut self.subscriptions, id);
-            if owner.unvisited > 0 && pass != owner.pass {
+            if owner.unvisited > 0 && fan_out_mark != owner.fan_out_mark {
                 owner.unvisited -= 1;
             }
-            if is_due {
-                owner.due.unlink(&mut self.subscriptions, id);
+            if has_pending_notify {
+                owner.pending_notifies.unlink(&mut self.subscriptions, id);
             }
         }
         if let Some(record) = self.subscriptions.get_mut(id) {
-            record.is_due = false;
+            record.has_pending_notify = false;
         }
         if has_row {
             self.mark_dirty(id);
@@ -305,34 +307,34 @@ impl<M: Memory> Shard<M> {
 
     /// Puts a subscription on its presentity's list of those to be notified
     /// one by one.
-    pub fn mark_due(&mut self, id: Id<Subscription<M>>) {
+    pub fn mark_notify_pending(&mut self, id: Id<Subscription<M>>) {
         let Some(record) = self.subscriptions.get_mut(id) else { return };
-        if record.is_due || matches!(record.phase, Phase::Leaving | Phase::Gone) {
+        if record.has_pending_notify || matches!(record.phase, Phase::Leaving | Phase::Gone) {
             return;
         }
-        record.is_due = true;
+        record.has_pending_notify = true;
         let presentity = record.presentity;
         if let Some(owner) = self.presentities.get_mut(presentity) {
-            owner.due.push_back(&mut self.subscriptions, id);
+            owner.pending_notifies.push_back(&mut self.subscriptions, id);
         }
     }
 
     /// Counts a change of the state. `sender` made it (empty: nobody to be
-    /// spared). Without watchers nobody has to be told.
+    /// excluded). Without watchers nobody has to be notified.
     pub fn state_changed(&mut self, id: Id<Presentity<M>>, sender: &[u8]) {
         let Some(record) = self.presentities.get_mut(id) else { return };
-        record.round = record.round.wrapping_add(1);
-        let (round, aside) = (record.round, record.aside);
-        let known = aside.and_then(|aside| self.asides.get(aside));
+        record.state_version = record.state_version.wrapping_add(1);
+        let (state_version, extra) = (record.state_version, record.extra);
+        let known = extra.and_then(|extra| self.extras.get(extra));
         if known.map_or(&b""[..], |known| &known.sender) != sender {
             // A sender that cannot be remembered is notified like everybody else.
             let blob = self.blob(sender).unwrap_or_default();
-            if let Ok(aside) = self.make_aside(id) {
-                (aside.sender, aside.sender_since) = (blob, round);
+            if let Ok(extra) = self.make_extra(id) {
+                (extra.sender, extra.sender_since) = (blob, state_version);
             }
         }
         if !self.may_be_watched(id) {
-            self.everybody_told(id);
+            self.mark_all_notified(id);
         }
     }
 
@@ -347,12 +349,12 @@ impl<M: Memory> Shard<M> {
         self.policy.watchers_are_rows
     }
 
-    /// Nobody is left who has not been told of the latest state.
-    pub fn everybody_told(&mut self, id: Id<Presentity<M>>) {
+    /// Nobody is left who has not been notified of the latest state.
+    pub fn mark_all_notified(&mut self, id: Id<Presentity<M>>) {
         let Some(record) = self.presentities.get_mut(id) else { return };
-        record.completed = record.round;
+        record.completed = record.state_version;
         record.unvisited = 0;
-        self.drop_farewells(id, None);
+        self.drop_finals(id, None);
         self.drop_changes(id, None);
     }
 
@@ -360,14 +362,15 @@ impl<M: Memory> Shard<M> {
     pub fn remove_publication(&mut self, id: Id<Publication<M>>) {
         self.leave_index(id);
         let Some(record) = self.publications.get(id) else { return };
-        let (presentity, is_farewell) = (record.presentity, record.phase.is_farewell());
+        let (presentity, is_final_publication) =
+            (record.presentity, record.phase.is_final_publication());
         let weight = self.weight(record);
         self.release_body(id);
         self.publication_expiry.cancel(&mut self.publications, id);
         if let Some(owner) = self.presentities.get_mut(presentity) {
-            if is_farewell {
-                owner.farewells.unlink(&mut self.publications, id);
-                owner.farewell_kib = owner.farewell_kib.saturating_sub(weight);
+            if is_final_publication {
+                owner.finals.unlink(&mut self.publications, id);
+                owner.finals_kib = owner.finals_kib.saturating_sub(weight);
             } else {
                 owner.publications.unlink(&mut self.publications, id);
                 owner.is_indexed &= !owner.publications.is_empty();
@@ -381,7 +384,8 @@ impl<M: Memory> Shard<M> {
     /// The presentity has something to send.
     pub fn has_work(&self, id: Id<Presentity<M>>) -> bool {
         self.presentities.get(id).is_some_and(|record| {
-            !record.due.is_empty() || (record.completed != record.round && self.may_be_watched(id))
+            !record.pending_notifies.is_empty()
+                || (record.completed != record.state_version && self.may_be_watched(id))
         })
     }
 
@@ -397,7 +401,7 @@ impl<M: Memory> Shard<M> {
     }
 }
 
-/// `round` comes after `other`, also when the counter has wrapped.
-pub fn later(round: u32, other: u32) -> bool {
-    round != other && round.wrapping_sub(other) < u32::MAX / 2
+/// `state_version` comes after `other`, also when the counter has wrapped.
+pub fn later(state_version: u32, other: u32) -> bool {
+    state_version != other && state_version.wrapping_sub(other) < u32::MAX / 2
 }

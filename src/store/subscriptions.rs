@@ -11,7 +11,7 @@ use crate::presence::uri::identity;
 use crate::presence::winfo::WatcherNews;
 use crate::shm::{Id, Links, Memory, Timer};
 use crate::store::dialogs::{is_dialog, watches};
-use crate::store::records::{Claim, Lag, Presentity, Seconds, Subscription, Watched};
+use crate::store::records::{Lag, Presentity, RowClaim, Seconds, Subscription, Watched};
 use crate::store::shard::Shard;
 use crate::store::subscription_block::{expand, shrink};
 use crate::store::{LaneRef, Store, SubscriptionRows, Token};
@@ -54,12 +54,12 @@ impl<M: Memory> Store<M> {
         now: i64,
     ) -> Result<Inserted, Fault> {
         let limits = &self.policy.limits;
-        let mut inserted = self.add(key, snapshot, now, (Phase::Held, limits))?;
+        let mut inserted = self.add(key, snapshot, now, (Phase::AwaitingResponse, limits))?;
         if matches!(inserted, Inserted::Full(_))
             && self.policy.replaces_same_call
             && self.replaces_one(key, snapshot)
         {
-            inserted = self.add(key, snapshot, now, (Phase::Held, &Limits::NONE))?;
+            inserted = self.add(key, snapshot, now, (Phase::AwaitingResponse, &Limits::NONE))?;
         }
         if let Inserted::New(token) = inserted
             && self.policy.replaces_same_call
@@ -157,7 +157,7 @@ impl<M: Memory> Store<M> {
                 && self.policy.reports_watchers(key.package)
                 && let Some(id) = added.as_ref().ok()
             {
-                owe_full(records, presentity, *id);
+                require_full_winfo(records, presentity, *id);
             }
             let added = added.and_then(|id| {
                 let token = self.token(shard, records, id).ok_or(Fault::Host)?;
@@ -186,7 +186,7 @@ impl<M: Memory> Store<M> {
                     // NOTIFY, and one that is over none at all; one that is
                     // written through is not the timer's.
                     if self.policy.rows == SubscriptionRows::Later
-                        && phase == Phase::Held
+                        && phase == Phase::AwaitingResponse
                         && let Some(id) = Self::resolve(records, token)
                     {
                         records.mark_dirty(id);
@@ -234,9 +234,9 @@ impl<M: Memory> Store<M> {
         self.with(token.shard(), |records| {
             let id = Self::resolve(records, token)?;
             let record = records.subscriptions.get_mut(id)?;
-            let begins = record.phase == Phase::Held;
+            let begins = record.phase == Phase::AwaitingResponse;
             match record.phase {
-                Phase::Held => record.phase = Phase::Live,
+                Phase::AwaitingResponse => record.phase = Phase::Live,
                 Phase::Live | Phase::Ending(_) => {}
                 Phase::Leaving | Phase::Gone => return None,
             }
@@ -246,7 +246,7 @@ impl<M: Memory> Store<M> {
                 records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
                 self.watcher_changed(records, id, WatcherNews::began(status));
             }
-            records.mark_due(id);
+            records.mark_notify_pending(id);
             records
                 .take_lane(presentity)
                 .then_some(LaneRef { shard: token.shard() as u16, presentity })
@@ -278,8 +278,10 @@ impl<M: Memory> Store<M> {
                 owner
                     .watchers
                     .iter(&records.subscriptions)
-                    .filter(|(_, record)| matches!(record.phase, Phase::Held | Phase::Live))
-                    .map(|(_, record)| snapshot(record, owner.watched(&records.words), now))
+                    .filter(|(_, record)| {
+                        matches!(record.phase, Phase::AwaitingResponse | Phase::Live)
+                    })
+                    .map(|(_, record)| snapshot(record, owner.watched(&records.hosts), now))
                     .collect()
             })
         })
@@ -321,10 +323,10 @@ pub(super) fn new_record<M: Memory>(
     presentity: Id<Presentity<M>>,
     snapshot: &Snapshot,
 ) -> Result<Id<Subscription<M>>, Fault> {
-    let (round, pass) = records
+    let (state_version, fan_out_mark) = records
         .presentities
         .get(presentity)
-        .map(|owner| (owner.round, owner.pass))
+        .map(|owner| (owner.state_version, owner.fan_out_mark))
         .unwrap_or_default();
     let record = Subscription {
         presentity,
@@ -335,20 +337,20 @@ pub(super) fn new_record<M: Memory>(
         reserved_cseq: snapshot.local_cseq,
         version: snapshot.version,
         flags: snapshot.flags,
-        told: round,
-        pass,
+        notified: state_version,
+        fan_out_mark,
         status: snapshot.status,
         phase: Phase::Live,
         in_flight: false,
-        is_due: false,
+        has_pending_notify: false,
         lag: Lag::None,
         has_row: false,
         row_in_doubt: false,
         refusals: 0,
-        claim: Claim::None,
+        claim: RowClaim::None,
         null_reason: false,
         watching: Links::new(),
-        due: Links::new(),
+        pending_notify: Links::new(),
         expiring: Timer::new(),
         dirty: Links::new(),
     };
@@ -359,9 +361,9 @@ pub(super) fn new_record<M: Memory>(
     Ok(id)
 }
 
-/// What somebody who watches watchers was told before the restart is not known:
+/// What somebody who watches watchers was notified before the restart is not known:
 /// the next document lists all of them, not only those that have changed.
-fn owe_full<M: Memory>(
+fn require_full_winfo<M: Memory>(
     records: &mut Shard<M>,
     presentity: Id<Presentity<M>>,
     id: Id<Subscription<M>>,
@@ -371,9 +373,9 @@ fn owe_full<M: Memory>(
     else {
         return;
     };
-    let round = owner.round;
-    record.told = round.wrapping_sub(1);
-    records.wants_full_since(presentity, round);
+    let state_version = owner.state_version;
+    record.notified = state_version.wrapping_sub(1);
+    records.wants_full_since(presentity, state_version);
 }
 
 /// A copy of a record. `expires` counts from `now`.

@@ -1,6 +1,6 @@
 //! What has become of the watchers of a presentity, kept with the presentity
 //! that those watch who watch the watchers (`presence.winfo`) until all of
-//! them have been told, as farewells are kept for publications.
+//! them have been notified, as final publications are kept for publications.
 
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
@@ -8,7 +8,7 @@ use crate::presence::text::{self, Packed, fields};
 use crate::presence::winfo::{WatcherEvent, WatcherNews, watcher_id};
 use crate::shm::{Blob, Id, Linked, Links, Memory};
 use crate::store::Store;
-use crate::store::records::{Claim, Presentity, Subscription};
+use crate::store::records::{Presentity, RowClaim, Subscription};
 use crate::store::rows::dialog_of;
 use crate::store::shard::{Shard, later};
 use crate::store::subscriptions::dialog_of_record;
@@ -35,8 +35,8 @@ pub struct Changed;
 /// One change, as it lies in shared memory.
 pub struct WatcherChange<M: Memory> {
     text: Blob<M>,
-    /// Round in which it came.
-    pub round: u32,
+    /// State version in which it came.
+    pub state_version: u32,
     status: Status,
     event: WatcherEvent,
     links: Links<WatcherChange<M>>,
@@ -54,8 +54,8 @@ impl<M: Memory> Linked<Changed> for WatcherChange<M> {
 /// A watcher as a document shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedWatcher {
-    /// Round in which it came to this.
-    pub round: u32,
+    /// State version in which it came to this.
+    pub state_version: u32,
     /// Its id.
     pub id: String,
     /// Its user.
@@ -71,9 +71,9 @@ pub struct ChangedWatcher {
 /// What is known of the watchers' changes at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WatcherChanges {
-    /// The changes that somebody has not been told of, by round.
+    /// The changes that somebody has not been notified of, by state version.
     pub list: Vec<ChangedWatcher>,
-    /// Who was last told before this round gets a full document.
+    /// Who was last notified before this state version gets a full document.
     pub full_since: u32,
     /// There is somebody who gets a full document.
     pub wants_full: bool,
@@ -85,7 +85,7 @@ pub fn id_key<M: Memory>(store: &Store<M>) -> [u8; 16] {
 }
 
 impl<M: Memory> Store<M> {
-    /// A watcher is in another state now: those who watch that are to be told.
+    /// A watcher is in another state now: those who watch that are to be notified.
     pub(super) fn watcher_changed(
         &self,
         records: &mut Shard<M>,
@@ -116,7 +116,7 @@ impl<M: Memory> Store<M> {
         });
     }
 
-    /// The presentity whose watchers are told of those of `key`. Where these are
+    /// The presentity whose watchers are notified of those of `key`. Where these are
     /// rows, whether there are any is seen later.
     fn reporting(&self, records: &mut Shard<M>, key: &PresentityKey) -> Option<Id<Presentity<M>>> {
         let package = self.policy.reported_by(key.package)?;
@@ -133,28 +133,28 @@ impl<M: Memory> Store<M> {
         news: WatcherNews,
     ) {
         let Some(owner) = records.presentities.get(peer) else { return };
-        let round = owner.round.wrapping_add(1);
-        let many = records.aside(owner).is_some_and(|aside| aside.changes.len() >= MOST);
+        let state_version = owner.state_version.wrapping_add(1);
+        let many = records.extra(owner).is_some_and(|extra| extra.changes.len() >= MOST);
         let added = records.blob(&packed).ok().filter(|_| !many).and_then(|text| {
             let WatcherNews { status, event, .. } = news;
-            let change = WatcherChange { text, round, status, event, links: Links::new() };
+            let change = WatcherChange { text, state_version, status, event, links: Links::new() };
             records.changes.insert(change).ok()
         });
         if many {
             records.drop_changes(peer, None);
         }
-        if let Some(aside) = records.presentities.get(peer).and_then(|owner| owner.aside)
-            && let Some(aside) = records.asides.get_mut(aside)
+        if let Some(extra) = records.presentities.get(peer).and_then(|owner| owner.extra)
+            && let Some(extra) = records.extras.get_mut(extra)
         {
             if let Some(id) = added {
-                aside.changes.push_back(&mut records.changes, id);
+                extra.changes.push_back(&mut records.changes, id);
             }
             // The notifier processes know of states, not of changes.
-            aside.rows.urgent = true;
+            extra.rows.urgent = true;
         }
         // A full document tells what could not be remembered.
         if news.full || added.is_none() {
-            records.wants_full_since(peer, round);
+            records.wants_full_since(peer, state_version);
         }
         records.state_changed(peer, b"");
         self.queue_lane(records, peer);
@@ -162,27 +162,27 @@ impl<M: Memory> Store<M> {
 }
 
 impl<M: Memory> Shard<M> {
-    /// Whoever was last told before this round gets a full document.
-    pub(super) fn wants_full_since(&mut self, id: Id<Presentity<M>>, round: u32) {
-        if let Some(aside) = self.aside_mut(id) {
-            (aside.full_since, aside.owes_full) = (round, true);
+    /// Whoever was last notified before this state version gets a full document.
+    pub(super) fn wants_full_since(&mut self, id: Id<Presentity<M>>, state_version: u32) {
+        if let Some(extra) = self.extra_mut(id) {
+            (extra.full_since, extra.needs_full_winfo) = (state_version, true);
         }
     }
 
-    /// Forgets changes of watchers that everybody was told of: those up to a
-    /// round, or all.
+    /// Forgets changes of watchers that everybody was notified of: those up to a
+    /// state version, or all.
     pub(super) fn drop_changes(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let told_since = |since| up_to.is_none_or(|round| !later(since, round));
-        let aside = self.presentities.get(id).and_then(|owner| owner.aside);
-        let Some(aside) = aside.and_then(|aside| self.asides.get_mut(aside)) else { return };
-        if told_since(aside.full_since) {
-            aside.owes_full = false;
+        let notified_since = |since| up_to.is_none_or(|state_version| !later(since, state_version));
+        let extra = self.presentities.get(id).and_then(|owner| owner.extra);
+        let Some(extra) = extra.and_then(|extra| self.extras.get_mut(extra)) else { return };
+        if notified_since(extra.full_since) {
+            extra.needs_full_winfo = false;
         }
-        while let Some(first) = aside.changes.front() {
-            if !self.changes.get(first).is_none_or(|change| told_since(change.round)) {
+        while let Some(first) = extra.changes.front() {
+            if !self.changes.get(first).is_none_or(|change| notified_since(change.state_version)) {
                 break;
             }
-            aside.changes.unlink(&mut self.changes, first);
+            extra.changes.unlink(&mut self.changes, first);
             self.changes.remove(first);
         }
     }
@@ -190,12 +190,12 @@ impl<M: Memory> Shard<M> {
 
 /// A copy of what is known of the watchers' changes.
 pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>) -> WatcherChanges {
-    let aside = records.aside(owner);
-    let changes = aside.into_iter().flat_map(|aside| aside.changes.iter(&records.changes));
+    let extra = records.extra(owner);
+    let changes = extra.into_iter().flat_map(|extra| extra.changes.iter(&records.changes));
     let list = changes.map(|(_, change)| {
         let text = Packed::<ChangeText>::new(&change.text);
         ChangedWatcher {
-            round: change.round,
+            state_version: change.state_version,
             id: String::from_utf8_lossy(text.get(ChangeText::Id)).into_owned(),
             user: text.get(ChangeText::User).to_vec(),
             host: text.get(ChangeText::Host).to_vec(),
@@ -205,9 +205,12 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
     });
     WatcherChanges {
         list: list.collect(),
-        full_since: aside.map_or(0, |aside| aside.full_since),
-        wants_full: aside.is_some_and(|aside| aside.owes_full)
-            || owner.due.iter(&records.subscriptions).any(|(_, due)| due.claim != Claim::Walk),
+        full_since: extra.map_or(0, |extra| extra.full_since),
+        wants_full: extra.is_some_and(|extra| extra.needs_full_winfo)
+            || owner
+                .pending_notifies
+                .iter(&records.subscriptions)
+                .any(|(_, pending)| pending.claim != RowClaim::FanOut),
     }
 }
 

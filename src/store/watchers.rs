@@ -36,7 +36,7 @@ impl<M: Memory> Store<M> {
                 let copy = |token: &Token| {
                     let record = records.subscriptions.get(Self::resolve(records, *token)?)?;
                     let watched = records.watched(record.presentity);
-                    matches!(record.phase, Phase::Held | Phase::Live)
+                    matches!(record.phase, Phase::AwaitingResponse | Phase::Live)
                         .then(|| (*token, snapshot(record, watched, now)))
                 };
                 portion.iter().filter_map(copy).collect::<Vec<_>>()

@@ -104,7 +104,7 @@ impl Widths {
 
     /// Drops what a row is only told for information and its column does not
     /// take: nobody must be refused for the sake of it.
-    pub fn spare(&self, row: &mut [Assignment]) {
+    pub fn drop_unfit_optional(&self, row: &mut [Assignment]) {
         for (column, value) in row.iter_mut().filter(|(column, _)| *column == "user_agent") {
             if self.refuses(column, value).is_some() {
                 *value = Value::text(b"");
@@ -171,7 +171,7 @@ mod tests {
     fn a_user_agent_is_not_worth_a_refusal() {
         let widths = Widths::new(vec![text("user_agent", 9, UTF8), text("callid", 9, UTF8)]);
         let mut row = [("user_agent", Value::text(b"x\xff")), ("callid", Value::text(b"y\xff"))];
-        widths.spare(&mut row);
+        widths.drop_unfit_optional(&mut row);
         assert_eq!(row[0].1, Value::text(b""));
         assert_eq!(widths.unfit(&row), Some(("callid", Unfit::Characters)));
     }

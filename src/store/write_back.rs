@@ -106,7 +106,7 @@ impl<M: Memory> Store<M> {
                     Phase::Gone => {}
                     Phase::Ending(_) | Phase::Leaving => record.has_row = false,
                     // Refreshed before its last NOTIFY: it needs a row again.
-                    Phase::Held | Phase::Live => {
+                    Phase::AwaitingResponse | Phase::Live => {
                         record.has_row = false;
                         records.mark_dirty(id);
                     }
@@ -152,7 +152,7 @@ impl<M: Memory> Store<M> {
         let places = self.with(token.shard(), |records| {
             let id = Self::resolve(records, token)?;
             let record = records.subscriptions.get_mut(id)?;
-            if record.phase != Phase::Held {
+            if record.phase != Phase::AwaitingResponse {
                 return None;
             }
             record.has_row &= is_written;
@@ -211,7 +211,7 @@ fn row_of<M: Memory>(
     };
     // Without its presentity only the row's key matters.
     let owner = records.presentities.get(record.presentity);
-    let watched = owner.map(|owner| owner.watched(&records.words));
+    let watched = owner.map(|owner| owner.watched(&records.hosts));
     let mut subscription = snapshot(record, watched.unwrap_or_default(), now);
     subscription.local_cseq = subscription.local_cseq.wrapping_add(reserve);
     subscription.version = subscription.version.wrapping_add(reserve);

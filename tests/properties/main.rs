@@ -15,7 +15,7 @@ use presence::presence::renewal::Renewal;
 use presence::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use presence::presence::transition::{Event, Next, Refusal};
 use presence::store::lanes::{Composed, Document, State};
-use presence::store::publications::{Begun, Change, Pending};
+use presence::store::publications::{Begun, Pending, PublicationChange};
 use presence::store::{LaneRef, Token};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ enum Op {
         publication: u8,
         expires: u8,
     },
-    Change {
+    PublicationChange {
         publication: u8,
         step: u8,
         abort: bool,
@@ -74,7 +74,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (publication(), expires())
             .prop_map(|(publication, expires)| Op::Create { publication, expires }),
         4 => (publication(), 0..3u8, proptest::bool::weighted(0.2), expires()).prop_map(
-            |(publication, step, abort, expires)| Op::Change { publication, step, abort, expires }
+            |(publication, step, abort, expires)| Op::PublicationChange { publication, step, abort, expires }
         ),
         2 => Just(Op::Expire),
         12 => Just(Op::Step),
@@ -96,10 +96,10 @@ struct Dialog {
     local_cseq: u32,
     contact: &'static [u8],
     expires_at: i64,
-    /// Changes of the state that it has been told of, or never will be.
-    told: u32,
-    /// A NOTIFY of its own is due.
-    due: bool,
+    /// Changes of the state that it has been notified of, or never will be.
+    notified: u32,
+    /// A NOTIFY of its own is pending.
+    pending: bool,
 }
 
 struct Model {
@@ -152,8 +152,8 @@ impl Model {
         old: Option<&'a [u8]>,
         tag: &'a [u8],
         expires: u8,
-    ) -> Change<'a> {
-        Change {
+    ) -> PublicationChange<'a> {
+        PublicationChange {
             step,
             if_match: old,
             entity_tag: tag,
@@ -169,7 +169,7 @@ impl Model {
         }
     }
 
-    fn begin(&self, change: &Change<'_>) -> Option<Pending<FakeMemory>> {
+    fn begin(&self, change: &PublicationChange<'_>) -> Option<Pending<FakeMemory>> {
         let server = &self.world.server;
         let package = server.registry.get(self.package).unwrap();
         match server.store.begin_publication(&self.key, package, change).unwrap() {
@@ -212,14 +212,14 @@ impl Model {
                     local_cseq: 1,
                     contact: b"old",
                     expires_at: now + i64::from(expires),
-                    told: self.changes,
-                    due: false,
+                    notified: self.changes,
+                    pending: false,
                 };
                 self.dialogs.insert(dialog, new);
             }
             Op::Release { dialog } => {
                 let Some(known) = self.dialogs.get_mut(&dialog) else { return };
-                (known.released, known.due) = (true, true);
+                (known.released, known.pending) = (true, true);
                 let lane = store.release_subscription(known.token);
                 self.take_lane(lane);
             }
@@ -284,7 +284,7 @@ impl Model {
                 let end = now + i64::from(expires);
                 self.publications.push((publication, tag.clone(), tag, end));
             }
-            Op::Change { publication, step, abort, expires } => {
+            Op::PublicationChange { publication, step, abort, expires } => {
                 let step = [Step::Refresh, Step::Modify, Step::Remove][usize::from(step)];
                 self.minted += 1;
                 let tag = self.minted.to_string().into_bytes();
@@ -325,7 +325,7 @@ impl Model {
                     // A 2xx that has not left by then never will.
                     known.released |= known.expires_at + 64 < now;
                     if known.expires_at < now && known.ending.is_none() && known.released {
-                        (known.ending, known.due) = (Some(Ending::Expired), true);
+                        (known.ending, known.pending) = (Some(Ending::Expired), true);
                     }
                 }
             }
@@ -348,17 +348,17 @@ impl Model {
             return true;
         };
         let composed = Composed {
-            round: state.round,
-            farewells: &state.farewells,
+            state_version: state.state_version,
+            finals: &state.finals,
             skip_first: false,
             watchers: None,
         };
         let taken = store.take(lane, composed, self.world.now(), 1);
-        for send in &taken.sends {
+        for send in &taken.notifies {
             self.sent(send, changes);
         }
         let store = &self.world.server.store;
-        store.delivered(lane, taken.sends.iter().filter_map(|send| send.token));
+        store.delivered(lane, taken.notifies.iter().filter_map(|send| send.token));
         if taken.more {
             self.composed = Some((state, changes));
         } else if !store.finish(lane, true) {
@@ -374,18 +374,18 @@ impl Model {
             steps += 1;
             assert!(steps < 1000, "the lane is never done");
         }
-        // Nothing may be left that somebody is to be told.
+        // Nothing may be left that somebody is to be notified.
         let (now, changes) = (self.world.now(), self.changes);
         for known in self.dialogs.values_mut().filter(|known| known.released) {
-            assert!(!known.due && known.ending.is_none(), "{known:?}");
-            assert!(known.told == changes || known.expires_at <= now, "{known:?}");
-            known.told = changes;
+            assert!(!known.pending && known.ending.is_none(), "{known:?}");
+            assert!(known.notified == changes || known.expires_at <= now, "{known:?}");
+            known.notified = changes;
         }
         self.dialogs.retain(|_, known| known.ending.is_none());
     }
 
     /// A NOTIFY with the state after so many changes.
-    fn sent(&mut self, send: &presence::store::lanes::Send, changes: u32) {
+    fn sent(&mut self, send: &presence::store::lanes::PlannedNotify, changes: u32) {
         let call = send.subscription.text(Text::CallId)[1];
         let known = self.dialogs.get_mut(&call).expect("nobody ends twice");
         assert!(known.released, "before its 2xx");
@@ -393,11 +393,11 @@ impl Model {
         known.local_cseq += 1;
         assert_eq!(send.subscription.local_cseq, known.local_cseq);
         assert_eq!(send.subscription.text(Text::Contact), known.contact);
-        assert!(known.due || known.told < changes, "for no reason");
-        assert!(known.told <= changes, "an older state than it had");
+        assert!(known.pending || known.notified < changes, "for no reason");
+        assert!(known.notified <= changes, "an older state than it had");
         let shows = send.ending != Some(Ending::Expired);
         assert_eq!(send.document, if shows { Document::Newest } else { Document::None });
-        (known.due, known.told) = (false, changes);
+        (known.pending, known.notified) = (false, changes);
         if send.ending.is_some() {
             self.dialogs.remove(&call);
         }

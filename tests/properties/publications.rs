@@ -3,7 +3,7 @@
 use super::fakes::{DIALOG, FakeMemory, Setup, World};
 use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::{Facts, Step};
-use presence::store::publications::{Begun, Change, Pending};
+use presence::store::publications::{Begun, Pending, PublicationChange};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ enum Op {
         dialog: u8,
         count: u8,
     },
-    Change {
+    PublicationChange {
         which: u8,
         step: u8,
         dialog: u8,
@@ -37,7 +37,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (dialog(), 1..8u8).prop_map(|(dialog, count)| Op::Create { dialog, count }),
         6 => (any::<u8>(), 0..3u8, dialog(), proptest::bool::weighted(0.2))
-            .prop_map(|(which, step, dialog, abort)| Op::Change { which, step, dialog, abort }),
+            .prop_map(|(which, step, dialog, abort)| Op::PublicationChange { which, step, dialog, abort }),
         2 => (any::<u8>(), dialog(), dialog())
             .prop_map(|(which, dialog, other)| Op::Cross { which, dialog, other }),
         2 => (0..50u8, dialog()).prop_map(|(received, dialog)| Op::Restore { received, dialog }),
@@ -76,7 +76,7 @@ impl Model {
     }
 
     fn begin(&self, step: Step, old: Option<&[u8]>, new: &Known) -> Option<Pending<FakeMemory>> {
-        let change = Change {
+        let change = PublicationChange {
             step,
             if_match: old,
             entity_tag: &new.tag,
@@ -124,7 +124,7 @@ impl Model {
             Op::Create { dialog, count } => {
                 (0..count).for_each(|n| self.create((dialog + n) % 9, None));
             }
-            Op::Change { which, step, dialog: id, abort } => {
+            Op::PublicationChange { which, step, dialog: id, abort } => {
                 let Some(at) = self.at(which) else { return };
                 let step = [Step::Refresh, Step::Modify, Step::Remove][usize::from(step)];
                 let old = self.all[at].clone();
@@ -161,7 +161,7 @@ impl Model {
             Op::Restore { received, dialog: id } => {
                 let received = self.world.now() - i64::from(received);
                 let new = Known { tag: self.tag(), dialog: dialog(id), received };
-                let change = Change {
+                let change = PublicationChange {
                     step: Step::Create,
                     if_match: None,
                     entity_tag: &new.tag,
@@ -212,7 +212,7 @@ proptest! {
             model.check();
         }
         while !model.all.is_empty() {
-            model.apply(&Op::Change { which: 0, step: 2, dialog: 0, abort: false });
+            model.apply(&Op::PublicationChange { which: 0, step: 2, dialog: 0, abort: false });
         }
         model.world.assert_empty();
     }

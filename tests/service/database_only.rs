@@ -5,7 +5,7 @@ use crate::fakes::{PRESENCE, Publish, Sent, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::ports::{Database, Value, Verdict};
 use presence::presence::subscription::Text;
-use presence::service::{notify_reply, turns};
+use presence::service::{notifier_slots, notify_reply};
 use presence::store::Token;
 use std::collections::{BTreeMap, HashMap};
 
@@ -81,7 +81,7 @@ fn a_refresh_wins_over_the_timer() {
     world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
     world.pass(11);
     // The timer has read the row, and its NOTIFY waits for the sender.
-    turns::expire(&world.server, &mut world.host).unwrap();
+    notifier_slots::expire(&world.server, &mut world.host).unwrap();
     let mut other = world.beside(setup());
     assert_eq!(other.subscribe(Subscribe::refresh("w")).code, 200);
     world.send();
@@ -136,7 +136,7 @@ fn the_answer_to_a_notify_ends_the_row() {
 }
 
 /// A database that is away for a while: requests that need it get 500, what
-/// was accepted is told afterwards.
+/// was accepted is notified afterwards.
 #[test]
 fn what_was_accepted_is_told_when_the_database_is_back() {
     let mut world = World::new(setup());
@@ -272,8 +272,8 @@ fn race(notifiers: u32) {
                 let mut other = other.fork();
                 other.host.yields = true;
                 std::thread::spawn(move || {
-                    for turn in (0..2).cycle().take(if notifiers > 0 { 20 } else { 0 }) {
-                        turns::serve(&other.server, &mut other.host, turn);
+                    for slot in (0..2).cycle().take(if notifiers > 0 { 20 } else { 0 }) {
+                        notifier_slots::serve(&other.server, &mut other.host, slot);
                         other.send();
                     }
                 })
@@ -284,8 +284,8 @@ fn race(notifiers: u32) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     for mut other in others {
         other.send();
-        for turn in 0..2 {
-            turns::serve(&other.server, &mut other.host, turn);
+        for slot in 0..2 {
+            notifier_slots::serve(&other.server, &mut other.host, slot);
         }
         other.send();
         other.assert_empty();
@@ -338,8 +338,8 @@ fn a_change_waits_for_its_turn_an_end_does_not() {
     // Any server's notifier sends it, once.
     let mut other = world.beside(setup);
     for server in [&mut other, &mut world] {
-        for turn in 0..4 {
-            turns::serve(&server.server, &mut server.host, turn);
+        for slot in 0..4 {
+            notifier_slots::serve(&server.server, &mut server.host, slot);
         }
     }
     assert_eq!(world.seen(), ["w 3 active b"]);
@@ -364,10 +364,10 @@ fn notifier_processes_send_what_subscribers_get() {
     world.create("presence", "a");
     world.watch("w", "presence");
     assert_eq!(world.seen(), [""; 0]);
-    turns::serve(&world.server, &mut world.host, 0);
+    notifier_slots::serve(&world.server, &mut world.host, 0);
     assert_eq!(world.seen(), ["w 2 active a"]);
     world.subscribe(Subscribe::end("w"));
-    turns::serve(&world.server, &mut world.host, 0);
+    notifier_slots::serve(&world.server, &mut world.host, 0);
     assert_eq!(world.seen(), ["w 3 terminated;reason=timeout a"]);
     assert_eq!(calls(&world), [""; 0]);
     world.send();
@@ -417,7 +417,7 @@ fn every_end_is_told_when_claims_fail_half_way() {
         }
         world.seen();
         world.pass(11);
-        turns::expire(&world.server, &mut world.host).unwrap();
+        notifier_slots::expire(&world.server, &mut world.host).unwrap();
         let database = world.host.database.clone().unwrap();
         let mut updates = 0;
         database.fail_if(move |statement| {
@@ -496,13 +496,16 @@ fn what_waits_is_not_replaced_by_an_older_row() {
     })
     .unwrap();
     world.subscribe(Subscribe { contact_host: "new", ..Subscribe::refresh("w") });
-    assert_ne!(world.server.store.walk(lane, false), presence::store::row_lanes::WalkStep::Done);
-    let old = presence::store::row_lanes::DueRow {
+    assert_ne!(
+        world.server.store.fan_out_step(lane, false),
+        presence::store::row_lanes::FanOutStep::Done
+    );
+    let old = presence::store::row_lanes::PendingNotify {
         subscription: found.remove(0),
         expires_at: world.now() + 100,
         ending: None,
-        claim: presence::store::records::Claim::Walk,
-        told: None,
+        claim: presence::store::records::RowClaim::FanOut,
+        notified: None,
         null_reason: false,
     };
     assert_eq!(world.server.store.queue_page(lane, &[old]), 1);
@@ -547,7 +550,7 @@ fn notifier_processes_send_whole_watcher_lists() {
     world.watch("w", "presence");
     world.send();
     world.watch("winfo", "presence.winfo");
-    turns::serve(&world.server, &mut world.host, 0);
+    notifier_slots::serve(&world.server, &mut world.host, 0);
     let sent = world.notifies();
     let winfo: Vec<_> = sent.iter().filter(|sent| sent.call_id == "winfo").collect();
     assert_eq!(winfo.len(), 1, "{sent:?}");
@@ -559,7 +562,7 @@ fn a_refresh_at_the_same_server_wins_over_the_timer() {
     let mut world = World::new(setup());
     world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
     world.pass(11);
-    turns::expire(&world.server, &mut world.host).unwrap();
+    notifier_slots::expire(&world.server, &mut world.host).unwrap();
     assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200);
     world.send();
     assert_eq!(world.seen(), ["w 2 active offline", "w 3 active offline"]);
@@ -596,7 +599,7 @@ fn a_lost_answer_loses_no_turn() {
     world.seen();
     world.host.database.clone().unwrap().lose_answer("update");
     for _ in 0..3 {
-        turns::serve(&world.server, &mut world.host, 0);
+        notifier_slots::serve(&world.server, &mut world.host, 0);
         world.send();
     }
     assert_eq!(world.seen(), ["w 4 active a"]);
@@ -624,7 +627,7 @@ fn a_change_between_reading_the_state_and_taking_the_flag_off_is_told() {
         }
     });
     for _ in 0..3 {
-        turns::serve(&world.server, &mut world.host, 0);
+        notifier_slots::serve(&world.server, &mut world.host, 0);
         world.send();
     }
     assert_eq!(world.seen(), ["w 3 active a", "w 4 active a+b"]);
@@ -639,8 +642,8 @@ fn a_subscription_whose_first_answer_was_lost_is_new() {
     world.watch("w", "presence");
     world.host.database.as_ref().unwrap().lose_none();
     world.send();
-    let told: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
-    assert_eq!(told, ["w", "looker"]);
+    let notified: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
+    assert_eq!(notified, ["w", "looker"]);
 }
 
 #[test]
@@ -693,16 +696,17 @@ fn what_is_deleted_silently_leaves_nothing_behind() {
 
 #[test]
 fn a_change_after_the_last_walk_is_told() {
-    use presence::presence::publication::transition::Told;
+    use presence::presence::publication::transition::FanOut;
     use presence::store::publications::RowsChanged;
-    use presence::store::row_lanes::WalkStep;
+    use presence::store::row_lanes::FanOutStep;
     let world = World::new(setup());
     let (store, key) = (&world.server.store, world.key("alice", PRESENCE));
-    let change = RowsChanged { told: Told::Watchers { urgent: true }, ..RowsChanged::default() };
+    let change =
+        RowsChanged { fan_out: FanOut::Watchers { urgent: true }, ..RowsChanged::default() };
     let lane = store.rows_changed(&key, change).unwrap().unwrap();
-    assert_eq!(store.walk(lane, false), WalkStep::Page(0));
-    store.walked(lane, None);
-    assert_eq!(store.walk(lane, false), WalkStep::Done);
+    assert_eq!(store.fan_out_step(lane, false), FanOutStep::Page(0));
+    store.fan_out_read(lane, None);
+    assert_eq!(store.fan_out_step(lane, false), FanOutStep::Done);
     // Before the owner says that it is done somebody publishes.
     assert!(store.rows_changed(&key, change).unwrap().is_none());
     assert!(store.finish(lane, true), "nobody is told of that");
@@ -722,19 +726,19 @@ fn an_older_end_does_not_replace_a_refresh() {
         found.push(w)
     })
     .unwrap();
-    let expired = presence::store::row_lanes::DueRow {
+    let expired = presence::store::row_lanes::PendingNotify {
         subscription: found.remove(0),
         expires_at: world.now() - 1,
         ending: Some(presence::presence::subscription::Ending::Expired),
-        claim: presence::store::records::Claim::Asked,
-        told: None,
+        claim: presence::store::records::RowClaim::Asked,
+        notified: None,
         null_reason: false,
     };
     let lane = world.server.store.rows_changed(&key, RowsChanged::default()).unwrap().unwrap();
     assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200);
     world.server.store.queue_row(&key, &expired).unwrap();
-    world.server.store.walk(lane, false);
-    world.server.store.walked(lane, None);
+    world.server.store.fan_out_step(lane, false);
+    world.server.store.fan_out_read(lane, None);
     world.server.store.hand_over(lane);
     world.send();
     assert_eq!(world.seen(), ["w 3 active offline"]);
@@ -743,7 +747,7 @@ fn an_older_end_does_not_replace_a_refresh() {
 #[test]
 fn an_end_that_another_server_has_taken_is_left_to_it() {
     use presence::ports::{Database, Value};
-    use presence::store::records::Claim;
+    use presence::store::records::RowClaim;
     let config: fn(&mut presence::config::Config) = |config| config.notifier_processes = 1;
     let mut world = World::new(Setup { config, ..setup() });
     world.watch("w", "presence");
@@ -753,12 +757,12 @@ fn an_end_that_another_server_has_taken_is_left_to_it() {
         found.push(w)
     })
     .unwrap();
-    let due = presence::store::row_lanes::DueRow {
+    let pending = presence::store::row_lanes::PendingNotify {
         subscription: found.remove(0),
         expires_at: world.now(),
         ending: Some(presence::presence::subscription::Ending::Unsubscribed),
-        claim: Claim::Turn(0),
-        told: None,
+        claim: RowClaim::NotifierSlot(0),
+        notified: None,
         null_reason: false,
     };
     world.send();
@@ -770,7 +774,7 @@ fn an_end_that_another_server_has_taken_is_left_to_it() {
         ("reason", Value::text(b"timeout")),
     ];
     database.update("active_watchers", &[], &set).unwrap();
-    let lane = world.server.store.queue_row(&key, &due).unwrap().unwrap();
+    let lane = world.server.store.queue_row(&key, &pending).unwrap().unwrap();
     world.server.store.hand_over(lane);
     world.seen();
     let before = database.statements();
@@ -804,7 +808,7 @@ fn of_two_servers_that_see_an_end_one_tells_it() {
         world.seen();
         world.pass(11);
         if read_before {
-            turns::expire(&other.server, &mut other.host).unwrap();
+            notifier_slots::expire(&other.server, &mut other.host).unwrap();
         }
         // While the NOTIFY is on its way, its row is still there.
         world.host.during_notify.push_back(Box::new(move || {
@@ -814,8 +818,8 @@ fn of_two_servers_that_see_an_end_one_tells_it() {
         world.expire();
         let seen = world.notifies();
         let ends = seen.iter().filter(|sent| sent.state.contains("terminated")).count();
-        let told = seen.iter().filter(|sent| sent.body.contains("terminated")).count();
-        assert_eq!((ends, told), (1, 1), "{read_before}: {seen:#?}");
+        let notified = seen.iter().filter(|sent| sent.body.contains("terminated")).count();
+        assert_eq!((ends, notified), (1, 1), "{read_before}: {seen:#?}");
         assert_eq!(calls(&world), ["winfo"]);
     }
 }
@@ -834,7 +838,7 @@ fn another_server_tells_an_end_for_one_that_was_killed() {
             victim.subscribe(Subscribe::end("w"));
         } else {
             world.pass(11);
-            turns::expire(&victim.server, &mut victim.host).unwrap();
+            notifier_slots::expire(&victim.server, &mut victim.host).unwrap();
             victim.send_step();
         }
         world.seen();
@@ -846,8 +850,9 @@ fn another_server_tells_an_end_for_one_that_was_killed() {
         let seen = world.notifies();
         let ends: Vec<_> = seen.iter().filter(|sent| sent.call_id == "w").collect();
         assert!(ends.len() == 1 && ends[0].state == "terminated;reason=timeout", "{ends:?}");
-        let told = seen.iter().filter(|sent| sent.body.contains("status=\"terminated\"")).count();
-        assert_eq!(told, 1, "{unsubscribes}: {seen:#?}");
+        let notified =
+            seen.iter().filter(|sent| sent.body.contains("status=\"terminated\"")).count();
+        assert_eq!(notified, 1, "{unsubscribes}: {seen:#?}");
         assert_eq!(calls(&world), ["winfo"]);
     }
 }
@@ -861,14 +866,14 @@ fn an_end_that_waits_for_memory_is_told_once() {
     world.seen();
     world.pass(11);
     world.host.room = Some(0);
-    turns::expire(&world.server, &mut world.host).unwrap();
+    notifier_slots::expire(&world.server, &mut world.host).unwrap();
     world.send_step();
     world.host.room = None;
     world.send();
     let seen = world.notifies();
     let ends = seen.iter().filter(|sent| sent.state.contains("terminated")).count();
-    let told = seen.iter().filter(|sent| sent.body.contains("terminated")).count();
-    assert_eq!((ends, told), (1, 1), "{seen:#?}");
+    let notified = seen.iter().filter(|sent| sent.body.contains("terminated")).count();
+    assert_eq!((ends, notified), (1, 1), "{seen:#?}");
     assert_eq!(calls(&world), ["winfo"]);
 }
 
@@ -891,7 +896,7 @@ fn who_is_politely_blocked_is_not_told_of_changes() {
         world.watch("w", "presence");
         world.seen();
         world.create("presence", "a");
-        turns::serve(&world.server, &mut world.host, 0);
+        notifier_slots::serve(&world.server, &mut world.host, 0);
         world.send();
         assert_eq!(world.seen(), ["w 3 active a"], "{notifiers}");
         // It gets those of its own.
@@ -926,14 +931,14 @@ fn a_row_that_cannot_be_changed_holds_nobody() {
             });
             for step in ["1", "2"] {
                 world.create("presence", step);
-                turns::serve(&world.server, &mut world.host, 0);
+                notifier_slots::serve(&world.server, &mut world.host, 0);
                 world.send();
             }
             let mut seen = world.notifies();
             seen.retain(|sent| sent.body.ends_with('2'));
-            let mut told: Vec<_> = seen.iter().map(|sent| sent.call_id.as_str()).collect();
-            told.sort_unstable();
-            assert_eq!(told, ["b", "k", "y"], "{notifiers} {bad}");
+            let mut notified: Vec<_> = seen.iter().map(|sent| sent.call_id.as_str()).collect();
+            notified.sort_unstable();
+            assert_eq!(notified, ["b", "k", "y"], "{notifiers} {bad}");
             complaints.extend(world.complaints());
             world.assert_empty();
         }
@@ -954,7 +959,7 @@ fn a_row_that_cannot_be_flagged_holds_nobody() {
     for call in ["b", "m", "y"] {
         world.watch(call, "presence");
     }
-    turns::serve(&world.server, &mut world.host, 0);
+    notifier_slots::serve(&world.server, &mut world.host, 0);
     world.seen();
     // With the presentity's URI among its conditions it meets all three.
     world.host.database.as_ref().unwrap().fail_if(|statement| {
@@ -962,11 +967,11 @@ fn a_row_that_cannot_be_flagged_holds_nobody() {
     });
     world.create("presence", "1");
     world.send();
-    turns::serve(&world.server, &mut world.host, 0);
+    notifier_slots::serve(&world.server, &mut world.host, 0);
     world.send();
-    let mut told: Vec<_> = world.notifies().into_iter().map(|sent| sent.call_id).collect();
-    told.sort_unstable();
-    assert_eq!(told, ["b", "m", "y"]);
+    let mut notified: Vec<_> = world.notifies().into_iter().map(|sent| sent.call_id).collect();
+    notified.sort_unstable();
+    assert_eq!(notified, ["b", "m", "y"]);
     world.assert_empty();
 }
 
@@ -991,9 +996,9 @@ fn a_row_that_cannot_be_changed_now_is_told_later() {
     for _ in 0..10 {
         world.send();
     }
-    let mut told: Vec<_> = world.notifies().into_iter().map(|sent| sent.call_id).collect();
-    told.sort_unstable();
-    assert_eq!(told, ["b", "m", "y"]);
+    let mut notified: Vec<_> = world.notifies().into_iter().map(|sent| sent.call_id).collect();
+    notified.sort_unstable();
+    assert_eq!(notified, ["b", "m", "y"]);
     assert!(world.complaints().iter().all(|line| !line.contains("given up")));
     world.assert_empty();
 }
@@ -1028,9 +1033,9 @@ fn watchers_of_watchers_are_told_of_one_without_the_others() {
     world.watch("w", "presence");
     world.send();
     let sent = world.notifies();
-    let told: Vec<_> = sent.iter().filter(|sent| sent.call_id == "winfo").collect();
-    assert!(told.len() == 1 && told[0].body.contains("sip:w@h<"), "{told:?}");
-    assert!(!told[0].body.contains("sip:v@h"), "{told:?}");
+    let notified: Vec<_> = sent.iter().filter(|sent| sent.call_id == "winfo").collect();
+    assert!(notified.len() == 1 && notified[0].body.contains("sip:w@h<"), "{notified:?}");
+    assert!(!notified[0].body.contains("sip:v@h"), "{notified:?}");
 }
 
 /// As the stock module writes its rows on SQLite.
@@ -1043,8 +1048,8 @@ fn rows_without_a_reason_are_told_by_notifier_processes() {
     database.update("active_watchers", &[], &[("reason", Value::Null)]).unwrap();
     world.seen();
     world.create("presence", "a");
-    for turn in 0..i64::from(turns::turns_each(&world.server)) {
-        turns::serve(&world.server, &mut world.host, turn);
+    for slot in 0..i64::from(notifier_slots::slots_each(&world.server)) {
+        notifier_slots::serve(&world.server, &mut world.host, slot);
     }
     assert_eq!(world.seen(), ["w 3 active a"]);
 }

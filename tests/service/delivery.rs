@@ -4,7 +4,7 @@ use crate::fakes::{FakeMemory, PRESENCE, Publish, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::ports::NotifyOutcome;
 use presence::service::Server;
-use presence::service::notifier::waiting::Waiting;
+use presence::service::notifier::retry_queue::RetryQueue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -13,13 +13,13 @@ use std::time::Duration;
 /// A sender process, with a clock of its own.
 struct Sender<'a> {
     server: &'a Server<FakeMemory>,
-    waiting: Waiting<'a, FakeMemory>,
+    retry_queue: RetryQueue<'a, FakeMemory>,
     time: Duration,
 }
 
 impl<'a> Sender<'a> {
     fn new(server: &'a Arc<Server<FakeMemory>>) -> Sender<'a> {
-        Sender { server, waiting: Waiting::new(server), time: Duration::ZERO }
+        Sender { server, retry_queue: RetryQueue::new(server), time: Duration::ZERO }
     }
 
     /// Serves what was handed over.
@@ -31,7 +31,7 @@ impl<'a> Sender<'a> {
                 return;
             }
             for lane in lanes {
-                self.waiting.serve(&mut world.host, lane, self.time);
+                self.retry_queue.serve(&mut world.host, lane, self.time);
             }
         }
         panic!("never done");
@@ -39,10 +39,10 @@ impl<'a> Sender<'a> {
 
     /// Lets time pass until the next attempt; gives how long that was.
     fn wait(&mut self, world: &mut World) -> Option<Duration> {
-        let next = self.waiting.next()?;
+        let next = self.retry_queue.next()?;
         let pause = next.saturating_sub(self.time);
         self.time = next;
-        assert!(self.waiting.serve_next(&mut world.host, next));
+        assert!(self.retry_queue.serve_next(&mut world.host, next));
         self.serve(world);
         Some(pause)
     }
@@ -75,8 +75,8 @@ fn nothing_that_becomes_of_a_notify_stops_the_others() {
             let tag = world.create("presence", "a");
             world.modify("presence", &tag, "b");
             world.send();
-            let told = world.notifies();
-            let count = |call_id: &str| told.iter().filter(|n| n.call_id == call_id).count();
+            let notified = world.notifies();
+            let count = |call_id: &str| notified.iter().filter(|n| n.call_id == call_id).count();
             assert_eq!((count("first"), count("last")), (2, 2), "{outcome:?}");
             assert_eq!(world.watchers("alice", PRESENCE), if stays { 3 } else { 2 });
             assert_eq!(count("looker"), usize::from(!stays), "{outcome:?}");
@@ -123,16 +123,16 @@ fn who_has_come_over_a_new_connection_meanwhile_stays() {
             world.create("presence", "a");
             world.send();
             assert_eq!(world.watchers("alice", PRESENCE), usize::from(moves));
-            let (of_end, mut told): (Vec<_>, Vec<_>) =
+            let (of_end, mut notified): (Vec<_>, Vec<_>) =
                 world.notifies().into_iter().partition(|n| n.call_id == "looker");
             assert_eq!(of_end.len(), usize::from(!moves), "who looks is told of an end");
-            let told = told.pop().map(|n| (n.contact, n.body));
-            assert_eq!(told, moves.then(|| ("sip:w@elsewhere".into(), "a".into())));
+            let notified = notified.pop().map(|n| (n.contact, n.body));
+            assert_eq!(notified, moves.then(|| ("sip:w@elsewhere".into(), "a".into())));
         }
     }
 }
 
-/// It has unsubscribed, which who looks has been told, when it is found gone.
+/// It has unsubscribed, which who looks has been notified, when it is found gone.
 #[test]
 fn an_end_is_told_once_to_those_who_look() {
     for setup in modes() {
@@ -147,13 +147,13 @@ fn an_end_is_told_once_to_those_who_look() {
         world.host.during_notify.push_back(Box::new(move || {
             assert_eq!(other.subscribe(Subscribe::end("w")).code, 200);
             other.send();
-            let told: Vec<_> = other.notifies().into_iter().map(|n| n.call_id).collect();
-            assert_eq!(told, ["looker"]);
+            let notified: Vec<_> = other.notifies().into_iter().map(|n| n.call_id).collect();
+            assert_eq!(notified, ["looker"]);
         }));
         world.create("presence", "a");
         world.send();
-        let told = world.notifies();
-        assert!(told.iter().all(|n| n.call_id != "looker"), "{mode:?}: {told:?}");
+        let notified = world.notifies();
+        assert!(notified.iter().all(|n| n.call_id != "looker"), "{mode:?}: {notified:?}");
         assert_eq!(world.watchers("alice", PRESENCE), 0);
     }
 }
@@ -172,8 +172,8 @@ fn want_of_memory_for_one_is_not_waited_for_by_others_and_has_an_end() {
         let server = world.server.clone();
         let mut sender = Sender::new(&server);
         sender.serve(&mut world);
-        let told: Vec<_> = world.notifies().into_iter().map(|n| (n.call_id, n.body)).collect();
-        assert_eq!(told.len(), 2, "{told:?}");
+        let notified: Vec<_> = world.notifies().into_iter().map(|n| (n.call_id, n.body)).collect();
+        assert_eq!(notified.len(), 2, "{notified:?}");
         // Meanwhile the presentity goes on.
         let tag = world.modify("presence", &tag, "b");
         sender.serve(&mut world);
@@ -194,7 +194,7 @@ fn want_of_memory_for_one_is_not_waited_for_by_others_and_has_an_end() {
         world.modify("presence", &tag, "c");
         sender.serve(&mut world);
         assert_eq!(world.notifies().len(), 4);
-        assert_eq!(sender.waiting.next(), None);
+        assert_eq!(sender.retry_queue.next(), None);
     }
 }
 
@@ -217,10 +217,10 @@ fn memory_that_comes_back_is_used() {
         assert_eq!(world.notifies(), []);
         world.host.longest = None;
         sender.wait(&mut world);
-        let told = world.notifies();
-        assert_eq!(told.len(), 40);
-        assert!(told.iter().all(|n| n.body == big));
-        assert_eq!(sender.waiting.next(), None);
+        let notified = world.notifies();
+        assert_eq!(notified.len(), 40);
+        assert!(notified.iter().all(|n| n.body == big));
+        assert_eq!(sender.retry_queue.next(), None);
     }
 }
 
@@ -237,9 +237,9 @@ fn a_document_that_never_fits_is_left_out() {
         let mut sender = Sender::new(&server);
         sender.serve(&mut world);
         while sender.wait(&mut world).is_some() {}
-        let told = world.notifies();
-        assert_eq!(told.iter().map(|n| n.body.as_str()).collect::<Vec<_>>(), [""]);
-        assert!(!told[0].headers.contains("Content-Type"), "{}", told[0].headers);
+        let notified = world.notifies();
+        assert_eq!(notified.iter().map(|n| n.body.as_str()).collect::<Vec<_>>(), [""]);
+        assert!(!notified[0].headers.contains("Content-Type"), "{}", notified[0].headers);
         assert_eq!(world.watchers("alice", PRESENCE), 1);
     }
 }
@@ -263,12 +263,14 @@ fn a_last_notify_and_one_for_who_fetches_wait_for_memory() {
         assert_eq!(world.notifies(), []);
         world.host.room = None;
         while sender.wait(&mut world).is_some() {}
-        let mut told = world.notifies();
-        told.sort_by(|a, b| a.call_id.cmp(&b.call_id));
-        let told: Vec<_> =
-            told.iter().map(|n| (n.call_id.as_str(), n.state.as_str(), n.body.as_str())).collect();
+        let mut notified = world.notifies();
+        notified.sort_by(|a, b| a.call_id.cmp(&b.call_id));
+        let notified: Vec<_> = notified
+            .iter()
+            .map(|n| (n.call_id.as_str(), n.state.as_str(), n.body.as_str()))
+            .collect();
         let over = "terminated;reason=timeout";
-        assert_eq!(told, [("f", over, "a"), ("w", over, "a")]);
+        assert_eq!(notified, [("f", over, "a"), ("w", over, "a")]);
         assert_eq!(world.watchers("alice", PRESENCE), 0);
     }
 }
@@ -293,7 +295,7 @@ fn a_lane_that_cannot_be_composed_waits_alone() {
     world.host.outside.rules_fail.store(false, SeqCst);
     sender.wait(&mut world);
     assert_eq!(world.seen(), ["w 3 active b"]);
-    assert_eq!(sender.waiting.next(), None);
+    assert_eq!(sender.retry_queue.next(), None);
     // A package that never can is given up until the next change.
     world.host.outside.rules_fail.store(true, SeqCst);
     world.create("presence", "c");
@@ -324,10 +326,10 @@ fn after_a_panic_the_rest_of_a_portion_is_told() {
         let publish = catch_unwind(AssertUnwindSafe(|| world.create("presence", "a")));
         assert!(publish.is_err());
         world.send();
-        let mut told: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
-        told.sort();
-        told.dedup();
-        assert_eq!(told.len(), 19, "all but the one that failed");
+        let mut notified: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
+        notified.sort();
+        notified.dedup();
+        assert_eq!(notified.len(), 19, "all but the one that failed");
     }
 }
 
@@ -354,14 +356,14 @@ fn who_had_to_wait_for_memory_is_told_of_the_end() {
         world.notifies();
         world.host.outcomes.clear();
         while sender.wait(&mut world).is_some() {}
-        let told: Vec<_> = world.notifies().into_iter().map(|n| (n.call_id, n.body)).collect();
+        let notified: Vec<_> = world.notifies().into_iter().map(|n| (n.call_id, n.body)).collect();
         let body = |body: &str| ("w".to_owned(), body.to_owned());
-        assert_eq!(told, [body("closed(b)+a+c"), body("a+c")], "{name}");
+        assert_eq!(notified, [body("closed(b)+a+c"), body("a+c")], "{name}");
         // Then it is forgotten.
         world.create("presence", "d");
         sender.serve(&mut world);
-        let told: Vec<_> = world.notifies().into_iter().map(|n| n.body).collect();
-        assert_eq!(told, ["a+c+d", "a+c+d"], "{name}");
+        let notified: Vec<_> = world.notifies().into_iter().map(|n| n.body).collect();
+        assert_eq!(notified, ["a+c+d", "a+c+d"], "{name}");
     }
 }
 
@@ -383,7 +385,7 @@ fn after_a_panic_who_had_to_wait_for_memory_is_told() {
         world.host.outcomes.clear();
         world.host.during_notify.clear();
         world.send();
-        let told: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
-        assert_eq!(told, ["a"], "{name}: all but the one that failed");
+        let notified: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
+        assert_eq!(notified, ["a"], "{name}: all but the one that failed");
     }
 }

@@ -3,13 +3,13 @@
 
 use crate::fakes::{DIALOG, Publish, Setup, World, dialog};
 use presence::config::PublicationCache;
-use presence::service::sibling_publication::{self, Given};
+use presence::service::sibling_publication::{self, SiblingPublication};
 
 /// Every place where a document may be, and how often it has to be asked for:
 /// in memory, in its row, in its row and beside it, in rows that judge.
 fn setups() -> [Setup; 4] {
     let stored = Setup::stored();
-    let kept = Setup { kept_bodies: 100_000, ..Setup::stored() };
+    let kept = Setup { document_cache_bytes: 100_000, ..Setup::stored() };
     [
         Setup::default(),
         stored.clone(),
@@ -127,7 +127,7 @@ fn a_sibling_opens_nothing_again_either() {
             [("early", "early"), ("terminated", "terminated"), ("early", "terminated")]
         {
             let body = dialog("x", state);
-            let given = Given {
+            let given = SiblingPublication {
                 package: DIALOG,
                 user: b"alice",
                 domain: b"h",
@@ -173,7 +173,7 @@ fn a_row_of_another_server_with_the_same_tag_stays() {
             beside.insert("presentity", &row).unwrap();
         }
     });
-    let given = Given {
+    let given = SiblingPublication {
         package: DIALOG,
         user: b"alice",
         domain: b"h",

@@ -12,7 +12,7 @@ fn visible(world: &World) -> String {
         for user in ["alice", "bob"] {
             let key = world.key(user, package);
             let state = world.server.store.state(&key);
-            all += &format!("{:?} {:?}", state.publications, state.farewells);
+            all += &format!("{:?} {:?}", state.publications, state.finals);
             all += &format!("{:?}", world.server.store.watchers(&key, world.now()));
         }
     }
@@ -171,18 +171,18 @@ fn what_the_host_has_no_memory_for_is_sent_later() {
         world.seen();
         world.host.room = Some(10);
         world.create("presence", "a");
-        let mut told = world.notifies();
-        assert_eq!(told.len(), 10);
+        let mut notified = world.notifies();
+        assert_eq!(notified.len(), 10);
         // Some memory has come back, then enough.
         world.host.room = Some(15);
         world.send_step();
-        told.extend(world.notifies());
-        assert_eq!(told.len(), 25);
+        notified.extend(world.notifies());
+        assert_eq!(notified.len(), 25);
         world.host.room = None;
         world.send();
-        told.extend(world.notifies());
+        notified.extend(world.notifies());
         let mut calls: Vec<_> =
-            told.iter().filter(|sent| sent.body == "a").map(|sent| &sent.call_id).collect();
+            notified.iter().filter(|sent| sent.body == "a").map(|sent| &sent.call_id).collect();
         calls.sort();
         calls.dedup();
         assert_eq!(calls.len(), 50, "everybody is told");

@@ -1,4 +1,4 @@
-//! Many publications that end before their watchers are told (A14): few
+//! Many publications that end before their watchers are notified (A14): few
 //! documents tell of all of them, each end once, and little memory is taken.
 
 use crate::fakes::{Publish, Setup, World, dialog};
@@ -48,7 +48,7 @@ fn peak(work: impl FnOnce()) -> usize {
     (PEAK.get() - before) as usize
 }
 
-/// A world with watchers who cannot be told for now.
+/// A world with watchers who cannot be notified for now.
 fn behind(setup: Setup, event: &str, watchers: usize) -> World {
     let mut world = World::new(setup);
     for n in 0..watchers {

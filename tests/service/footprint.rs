@@ -9,7 +9,7 @@ use presence::presence::publication::{Facts, Step};
 use presence::presence::subscription::{Snapshot, Text};
 use presence::presence::text;
 use presence::shm::PAGE_SIZE;
-use presence::store::publications::{Begun, Change};
+use presence::store::publications::{Begun, PublicationChange};
 
 /// Records in the server; the second half is measured.
 const COUNT: u32 = 20_000;
@@ -70,7 +70,7 @@ fn publish(world: &World, n: u32, length: usize) {
     let package = PackageId(MWI.0);
     let store = &world.server.store;
     let key = store.key(format!("p{n}").as_bytes(), b"bench.test", package);
-    let change = Change {
+    let change = PublicationChange {
         step: Step::Create,
         if_match: None,
         entity_tag: tag.as_bytes(),

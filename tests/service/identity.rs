@@ -238,7 +238,7 @@ fn a_decision_reaches_a_watcher_in_any_spelling() {
         ("watcher_domain", Value::text(b"eX.org")),
     ];
     world.host.database.as_mut().unwrap().update("watchers", &[], &approved).unwrap();
-    let told = watchers::update_watchers(
+    let notified = watchers::update_watchers(
         &world.server,
         &mut world.host,
         PRESENCE,
@@ -246,7 +246,7 @@ fn a_decision_reaches_a_watcher_in_any_spelling() {
         b"h",
         Some(b"rules"),
     );
-    assert_eq!(told, Ok(1));
+    assert_eq!(notified, Ok(1));
     let seen = world.seen();
     assert!(matches!(&seen[..], [one] if one.contains(" active")), "{seen:?}");
 }

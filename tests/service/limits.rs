@@ -3,7 +3,7 @@
 
 use crate::fakes::{Answered, PRESENCE, Publish, Setup, Subscribe, World};
 use presence::config::{Config, PublicationCache, SubscriptionMode};
-use presence::service::sibling_publication::{self, Given};
+use presence::service::sibling_publication::{self, SiblingPublication};
 use presence::service::{restore, write_back};
 use std::sync::Arc;
 
@@ -130,7 +130,7 @@ fn documents_have_a_limit() {
         }
         let removal = Publish { expires: Some("0"), ..four(Some(&tag)) };
         assert_eq!(world.publish(removal).code, 200, "a removal is never refused");
-        let given = Given {
+        let given = SiblingPublication {
             package: PRESENCE,
             user: b"alice",
             domain: b"h",
@@ -144,7 +144,7 @@ fn documents_have_a_limit() {
         let refused = sibling_publication::publish(&world.server, &mut world.host, &given);
         let refused = presence::error::Rejection::from(refused.unwrap_err());
         assert_eq!(refused.code, 413, "a sibling's document too");
-        let for_ever = Given { for_ever: true, ..given };
+        let for_ever = SiblingPublication { for_ever: true, ..given };
         let kept = sibling_publication::publish(&world.server, &mut world.host, &for_ever);
         assert_eq!(kept, Ok(()), "the operator's does not count");
     }

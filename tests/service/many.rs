@@ -5,7 +5,7 @@ use crate::fakes::{DIALOG, MWI, PRESENCE, Setup, World};
 use presence::presence::event_package::PackageId;
 use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::{Facts, Step};
-use presence::store::publications::{Begun, Change};
+use presence::store::publications::{Begun, PublicationChange};
 
 /// Processor time of this thread in microseconds.
 fn spent() -> i64 {
@@ -28,7 +28,7 @@ fn least(mut work: impl FnMut()) -> i64 {
 
 fn restore(world: &World, key: &PresentityKey, n: u32) {
     let (tag, id) = (format!("a{n}"), format!("d{n}"));
-    let change = Change {
+    let change = PublicationChange {
         step: Step::Create,
         if_match: None,
         entity_tag: tag.as_bytes(),
@@ -69,7 +69,7 @@ fn cycle(world: &World, key: &PresentityKey, package: PackageId) {
     let store = &world.server.store;
     let event = world.server.registry.get(package).unwrap();
     let step = |step, old: Option<&[u8]>, tag: &[u8], id: &[u8]| {
-        let change = Change {
+        let change = PublicationChange {
             step,
             if_match: old,
             entity_tag: tag,

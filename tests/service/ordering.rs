@@ -139,7 +139,7 @@ fn race(setup: Setup, steady: usize, senders: usize) {
     }
     assert_eq!(dialogs.len() - living.len(), 4, "four of six have ended");
     let state = world.server.store.state(&world.key("alice", PRESENCE));
-    assert_eq!(state.farewells, []);
+    assert_eq!(state.finals, []);
     // All lanes are free: the next change is sent by who makes it.
     world.create("presence", "9");
     world.send();
@@ -199,7 +199,7 @@ fn nor_when_two_processes_share_a_walk() {
     }
 }
 
-/// Two processes that compose one round may read the rows at different times.
+/// Two processes that compose one state version may read the rows at different times.
 #[test]
 fn a_walk_with_documents_of_rows_is_not_shared() {
     for (cache, shared) in [(PublicationCache::None, false), (PublicationCache::Record, true)] {

@@ -57,7 +57,7 @@ fn new_and_ended_ones_do_not_wait_for_the_timer() {
     assert!(column(&world, "contact").iter().all(|contact| !contact.contains("new")));
     assert_eq!(flush(&mut world), 0);
     assert!(column(&world, "contact").iter().any(|contact| contact.contains("new")));
-    // One that has run out is deleted once its watcher has been told.
+    // One that has run out is deleted once its watcher has been notified.
     world.pass(3601);
     world.expire();
     prompt(&mut world, 4_000_000);

@@ -2,7 +2,7 @@
 
 use crate::fakes::{Answered, Event, Publish, Setup, Subscribe, World, dialog};
 use presence::ports::PackageVerdict;
-use presence::service::Served;
+use presence::service::RequestOutcome;
 
 /// Does something in another process while the next NOTIFY is being sent.
 fn meanwhile(world: &mut World, work: impl FnOnce(&mut World) + Send + 'static) {
@@ -13,7 +13,7 @@ fn meanwhile(world: &mut World, work: impl FnOnce(&mut World) + Send + 'static) 
 fn refused(world: &mut World, publish: Publish<'_>, code: u16) -> Answered {
     let before = world.documents("alice", crate::fakes::PRESENCE);
     let answer = world.publish(publish);
-    assert_eq!((answer.code, answer.served), (code, Served::No), "{answer:?}");
+    assert_eq!((answer.code, answer.served), (code, RequestOutcome::Refused), "{answer:?}");
     assert_eq!(world.documents("alice", crate::fakes::PRESENCE), before);
     assert_eq!(world.seen(), [""; 0]);
     answer
@@ -160,9 +160,10 @@ fn lifetimes_follow_the_policy() {
         ..Setup::default()
     });
     let body = "a";
-    for (expires, told) in [(None, "3590"), (Some("99999999999"), "3590"), (Some("60"), "50")] {
+    for (expires, announced) in [(None, "3590"), (Some("99999999999"), "3590"), (Some("60"), "50")]
+    {
         let answer = world.publish(Publish { expires, body, ..Publish::default() });
-        assert_eq!((answer.code, &*answer.expires), (200, told));
+        assert_eq!((answer.code, &*answer.expires), (200, announced));
     }
     let expires = Some("59");
     let answer = refused(&mut world, Publish { expires, body, ..Publish::default() }, 423);
@@ -247,7 +248,7 @@ fn a_sender_is_told_of_rounds_that_others_had_a_part_in() {
     world.watch("a", "presence");
     world.watch("b", "presence");
     world.seen();
-    // While the first NOTIFY is under way both publish: one round for two.
+    // While the first NOTIFY is under way both publish: one state version for two.
     meanwhile(&mut world, |other| {
         other.create("presence", "by b");
         let sender = Some("sip:a@h");
@@ -257,7 +258,7 @@ fn a_sender_is_told_of_rounds_that_others_had_a_part_in() {
     let seen = world.seen();
     assert_eq!(seen.iter().filter(|line| line.starts_with("a ")).count(), 2, "{seen:?}");
     assert!(seen.contains(&"a 4 active 0+by b+by a".to_owned()), "{seen:?}");
-    // Two rounds, both its own: spared.
+    // Two state versions, both its own: spared.
     meanwhile(&mut world, |other| {
         let sender = Some("sip:a@h");
         other.publish(Publish { sender, body: "2", ..Publish::default() });
@@ -456,7 +457,7 @@ fn a_retransmission_gets_the_same_answer_and_changes_nothing() {
     let mut other = world.fork();
     let before_reply: Box<dyn FnOnce() + Send> = Box::new(move || {
         let answer = other.publish(Publish { body: "a", cseq: Some(4), ..Publish::default() });
-        assert_eq!((answer.code, answer.served), (200, Served::Yes), "{answer:?}");
+        assert_eq!((answer.code, answer.served), (200, RequestOutcome::Accepted), "{answer:?}");
     });
     world.publish(Publish { before_reply: Some(before_reply), ..first(4) });
     assert_eq!(world.documents("alice", crate::fakes::PRESENCE), ["b", "a", "a"]);

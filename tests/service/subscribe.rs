@@ -4,7 +4,7 @@ use crate::fakes::{Event, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::ports::PackageVerdict;
 use presence::presence::demands::Demands;
-use presence::service::{Served, notify_reply, write_back};
+use presence::service::{RequestOutcome, notify_reply, write_back};
 use presence::store::Token;
 
 #[test]
@@ -128,7 +128,7 @@ fn requests_that_do_not_fit_are_refused() {
         (0, Subscribe { verdict: PackageVerdict::Refused { replied: true }, ..w(11) }),
     ] {
         let answer = world.subscribe(request);
-        assert_eq!((answer.code, answer.served), (code, Served::No), "{answer:?}");
+        assert_eq!((answer.code, answer.served), (code, RequestOutcome::Refused), "{answer:?}");
         assert_eq!(answer.code == 489, answer.headers.contains("Allow-Events: "));
         assert_eq!(answer.code == 423, answer.headers == "Min-Expires: 60\r\n");
     }
@@ -579,7 +579,7 @@ fn a_large_audience_is_served_by_the_senders() {
 #[test]
 fn nobody_is_too_long_to_be_blocked() {
     use presence::presence::subscription::{Authorization, Status};
-    use presence::service::subscriptions::{self, Watching};
+    use presence::service::subscriptions::{self, WatcherRef};
     let mut world = World::default();
     let mut host = "h".repeat(32_767);
     while world.subscribe(Subscribe { contact_host: &host, ..Subscribe::new("w") }).code != 200 {
@@ -592,7 +592,7 @@ fn nobody_is_too_long_to_be_blocked() {
     let mut token = None;
     world.server.store.each_watcher(&key, world.now(), |t, _| token = Some(t));
     let no = Authorization { status: Status::Terminated, reason: b"rejected".to_vec() };
-    let watching = Watching::Record(token.unwrap());
+    let watching = WatcherRef::Record(token.unwrap());
     let done = subscriptions::decide(&world.server, &mut world.host, &key, &watching, &no);
     world.create("presence", "secret");
     world.send();

@@ -70,8 +70,8 @@ fn a_late_copy_of_a_first_request_is_not_new() {
                     }),
                 }
                 world.send();
-                let told: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
-                assert_eq!(told, ["w"], "{mode:?}: nothing is new for who looks");
+                let notified: Vec<_> = world.notifies().into_iter().map(|n| n.call_id).collect();
+                assert_eq!(notified, ["w"], "{mode:?}: nothing is new for who looks");
                 assert_eq!(world.watchers("alice", PRESENCE), 1, "{mode:?}");
             }
         }

@@ -17,29 +17,38 @@ fn every_change_of_the_watchers_is_told() {
     assert!(document.contains("version=\"0\" state=\"full\""), "{document}");
     assert!(document.contains("resource=\"sip:alice@h\" package=\"presence\"/>"), "{document}");
     world.watch("w", "presence");
-    let told = documents(&mut world);
-    assert_eq!(told.len(), 1);
-    assert!(told[0].contains("version=\"1\""), "{told:?}");
-    assert!(told[0].contains("event=\"subscribe\" status=\"active\">sip:w@h<"), "{told:?}");
+    let notified = documents(&mut world);
+    assert_eq!(notified.len(), 1);
+    assert!(notified[0].contains("version=\"1\""), "{notified:?}");
+    assert!(notified[0].contains("event=\"subscribe\" status=\"active\">sip:w@h<"), "{notified:?}");
     world.subscribe(Subscribe { watcher: "pending", ..Subscribe::new("p") });
-    let told = documents(&mut world);
-    assert!(told[0].contains("event=\"subscribe\" status=\"pending\">sip:pending@h<"), "{told:?}");
+    let notified = documents(&mut world);
+    assert!(
+        notified[0].contains("event=\"subscribe\" status=\"pending\">sip:pending@h<"),
+        "{notified:?}"
+    );
     world.subscribe(Subscribe::refresh("w"));
     assert_eq!(documents(&mut world), [""; 0], "a refresh changes nothing (B16)");
     world.create("presence", "a");
     assert_eq!(documents(&mut world), [""; 0]);
     world.subscribe(Subscribe::end("w"));
-    let told = documents(&mut world);
-    assert_eq!(told.len(), 1);
-    assert!(told[0].contains("event=\"timeout\" status=\"terminated\">sip:w@h<"), "{told:?}");
+    let notified = documents(&mut world);
+    assert_eq!(notified.len(), 1);
+    assert!(
+        notified[0].contains("event=\"timeout\" status=\"terminated\">sip:w@h<"),
+        "{notified:?}"
+    );
     world.pass(3601);
     world.subscribe(Subscribe { event: Some("presence.winfo"), ..Subscribe::refresh("winfo") });
-    let told = documents(&mut world);
-    assert!(told.len() == 1 && !told[0].contains("sip:w@h"), "its end is told once: {told:?}");
+    let notified = documents(&mut world);
+    assert!(
+        notified.len() == 1 && !notified[0].contains("sip:w@h"),
+        "its end is told once: {notified:?}"
+    );
     world.expire();
-    let told = documents(&mut world);
-    assert_eq!(told.len(), 1);
-    assert!(told[0].contains("status=\"waiting\">sip:pending@h<"), "{told:?}");
+    let notified = documents(&mut world);
+    assert_eq!(notified.len(), 1);
+    assert!(notified[0].contains("status=\"waiting\">sip:pending@h<"), "{notified:?}");
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn thousands_of_bad_rows_do_not_keep_the_others() {
     });
     assert_eq!(flush(&mut world), 400);
     assert_eq!(stored(&world).len(), 100);
-    // They are told of, but not each.
+    // They are notified of, but not each.
     assert!(world.complaints().len() < 5, "{:?}", world.complaints());
     // New ones are written together, as if there were no bad ones.
     world.watch("late1", "presence");

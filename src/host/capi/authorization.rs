@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 
-use crate::host::log::{Shown, log_error};
+use crate::host::log::{Printable, log_error};
 use crate::host::worker::Worker;
 use crate::host::{boundary, packages, state, sys, text};
 use crate::presence::event_package::{Event, PackageId};
@@ -29,7 +29,7 @@ pub unsafe extern "C" fn update_watchers_status(
         };
         let (Some(server), Some(presentity)) = (state::server(), presentity) else { return -1 };
         let Some(id) = id else {
-            log_error!("watchers of {}: no such event package", Shown(presentity));
+            log_error!("watchers of {}: no such event package", Printable(presentity));
             return -1;
         };
         let (user, domain) = uri::split(presentity);
@@ -38,7 +38,7 @@ pub unsafe extern "C" fn update_watchers_status(
         match watchers::update_watchers(server, &mut host, id, user, domain, rules) {
             Ok(_) => 0,
             Err(fault) => {
-                log_error!("watchers of {} keep their states: {fault}", Shown(presentity));
+                log_error!("watchers of {} keep their states: {fault}", Printable(presentity));
                 -1
             }
         }
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn pres_auth_status(
             Ok((_, true)) => POLITE_BLOCK,
             Ok((status, false)) => status as c_int,
             Err(fault) => {
-                log_error!("rules of {} cannot be applied: {fault}", Shown(presentity));
+                log_error!("rules of {} cannot be applied: {fault}", Printable(presentity));
                 -1
             }
         }
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn pres_refresh_watchers(
         match refresh::refresh(server, &mut host, parts(presentity), event, what) {
             Ok(()) => 0,
             Err(reason) => {
-                log_error!("watchers of {} were not refreshed: {reason}", Shown(presentity));
+                log_error!("watchers of {} were not refreshed: {reason}", Printable(presentity));
                 -1
             }
         }

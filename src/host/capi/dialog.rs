@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 
-use crate::host::log::{Shown, log_debug, log_error};
+use crate::host::log::{Printable, log_debug, log_error};
 use crate::host::memory::PkgBlock;
 use crate::host::message::Message;
 use crate::host::{boundary, packages, reply, state, sys, text};
@@ -36,7 +36,7 @@ pub unsafe extern "C" fn extract_sdialog_info(
         match fill(subs, message, max_expires, generated, contact) {
             Ok(()) => 0,
             Err(reason) => {
-                log_error!("SUBSCRIBE {}: {reason}", Shown(message.call_id()));
+                log_error!("SUBSCRIBE {}: {reason}", Printable(message.call_id()));
                 -1
             }
         }
@@ -105,7 +105,7 @@ fn fill(
         subs.user_agent = text::lend(request.user_agent);
     }
     subs.flags = request.flags;
-    log_debug!("SUBSCRIBE {} read for another module", Shown(request.id.call_id));
+    log_debug!("SUBSCRIBE {} read for another module", Printable(request.id.call_id));
     Ok(())
 }
 

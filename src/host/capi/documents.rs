@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::ptr;
 
-use crate::host::log::{Shown, log_error};
+use crate::host::log::{Printable, log_error};
 use crate::host::memory::{self, PkgBlock};
 use crate::host::worker::Worker;
 use crate::host::{boundary, packages, state, sys, text};
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn get_presentity(
             Ok(document) if package.aggregates => packages::merged(id, user, domain, &document),
             Ok(document) => memory::pkg_text(&document).unwrap_or(ptr::null_mut()),
             Err(fault) => {
-                log_error!("state of {} cannot be read: {fault}", Shown(presentity));
+                log_error!("state of {} cannot be read: {fault}", Printable(presentity));
                 ptr::null_mut()
             }
         }

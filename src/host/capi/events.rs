@@ -6,7 +6,7 @@
 use std::ffi::c_int;
 use std::ptr;
 
-use crate::host::log::{Shown, log_debug, log_error};
+use crate::host::log::{Printable, log_debug, log_error};
 use crate::host::{boundary, memory, packages, sys, text};
 use crate::presence::event_package::{Event, EventPackage, Kind, PackageId};
 use crate::presence::registry::RegistryError;
@@ -20,11 +20,11 @@ pub unsafe extern "C" fn add_event(event: *mut sys::pres_ev_t) -> c_int {
         let name = unsafe { text::bytes(event.name) };
         match add(event, name) {
             Ok(id) => {
-                log_debug!("event package {} is number {}", Shown(name), id.0);
+                log_debug!("event package {} is number {}", Printable(name), id.0);
                 0
             }
             Err(reason) => {
-                log_error!("event package {} is refused: {reason}", Shown(name));
+                log_error!("event package {} is refused: {reason}", Printable(name));
                 -1
             }
         }

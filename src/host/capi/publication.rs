@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::error::Rejection;
 use crate::host::capi::authorization::serving;
-use crate::host::log::{Shown, log_error};
+use crate::host::log::{Printable, log_error};
 use crate::host::worker::Worker;
 use crate::host::{boundary, state, sys, text};
 use crate::presence::publication::Refused;
-use crate::service::sibling_publication::{self, Given};
+use crate::service::sibling_publication::{self, SiblingPublication};
 
 /// Looks, 2 ms apart, at a publication that another process is changing.
 const PATIENCE: u32 = 50;
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn update_presentity(
                 .map(|given| text::pointed(given).unwrap_or_default())
         };
         let (Some(server), Some(id)) = (state::server(), serving(event)) else {
-            log_error!("a module publishes for the unknown event {}", Shown(event));
+            log_error!("a module publishes for the unknown event {}", Printable(event));
             return -1;
         };
         if realm.is_empty() || etag.is_empty() {
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn update_presentity(
             );
             return -1;
         }
-        let given = Given {
+        let given = SiblingPublication {
             package: id,
             user,
             domain: realm,
@@ -73,15 +73,19 @@ pub unsafe extern "C" fn update_presentity(
                 Err(refused) => {
                     log_error!(
                         "publication of {}@{} by a module failed: {}",
-                        Shown(user),
-                        Shown(realm),
+                        Printable(user),
+                        Printable(realm),
                         Rejection::from(refused).reason
                     );
                     return -1;
                 }
             }
         }
-        log_error!("publication of {}@{} by a module: it is busy", Shown(user), Shown(realm));
+        log_error!(
+            "publication of {}@{} by a module: it is busy",
+            Printable(user),
+            Printable(realm)
+        );
         -1
     })
 }

@@ -9,14 +9,14 @@ use std::time::Instant;
 use crate::error::Fault;
 use crate::host::database::Connection;
 use crate::host::database::verdict::{self, Alone};
-use crate::host::database::write_turn::{Held, WriteTurn};
-use crate::host::log::Shown;
+use crate::host::database::write_lock::{WriteGuard, WriteLock};
+use crate::host::log::Printable;
 use crate::host::memory::ShmArena;
 use crate::host::{sys, text};
 use crate::shm::place;
 use crate::sql::Dialect;
 use crate::sql::prepared::Prepared;
-use crate::store::outage::{Outage, Pass};
+use crate::store::outage::{Access, Outage};
 
 /// Connections that this process has opened.
 static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
@@ -35,7 +35,7 @@ pub struct Driver {
     pub(super) functions: sys::db_func_t,
     url: Vec<u8>,
     pub(super) fetch_rows: c_int,
-    write_turn: Option<&'static WriteTurn>,
+    write_lock: Option<&'static WriteLock>,
     /// Whether the database is away; `None` where it is a file.
     pub(super) outage: Option<&'static Outage>,
 }
@@ -50,7 +50,7 @@ impl Driver {
             functions: sys::db_func_t::default(),
             url: terminated,
             fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
-            write_turn: None,
+            write_lock: None,
             outage: None,
         };
         let name = driver.url();
@@ -58,7 +58,7 @@ impl Driver {
         if unsafe { sys::db_bind_mod(&raw const name, &raw mut driver.functions) } != 0 {
             return Err(format!(
                 "no database module for db_url {}: load the driver's module before presence",
-                Shown(scheme(url))
+                Printable(scheme(url))
             ));
         }
         let needed = sys::db_cap_DB_CAP_QUERY
@@ -68,11 +68,11 @@ impl Driver {
         if driver.functions.cap & needed != needed {
             return Err(format!(
                 "the database module for {} cannot query, insert, update and delete",
-                Shown(scheme(url))
+                Printable(scheme(url))
             ));
         }
         if driver.is_sqlite() {
-            driver.write_turn = WriteTurn::new();
+            driver.write_lock = WriteLock::new();
         } else {
             driver.outage = place(ShmArena, Outage::new()).ok();
         }
@@ -81,8 +81,8 @@ impl Driver {
 
     /// Waits until no other process of ours writes, where only one can; not for
     /// long.
-    pub(super) fn write_turn(&self) -> Option<Held> {
-        self.write_turn.and_then(WriteTurn::take)
+    pub(super) fn write_lock(&self) -> Option<WriteGuard> {
+        self.write_lock.and_then(WriteLock::take)
     }
 
     /// Whether an update or delete tells how many rows it met.
@@ -151,12 +151,12 @@ impl Driver {
     pub fn open(&self, own: bool) -> Result<Connection, Fault> {
         let waits = |outage| UNCONNECTED.get().is_some_and(|alone| alone.waits(outage));
         let yields = UNCONNECTED.get().is_some_and(Alone::yields);
-        let pass = match self.outage {
-            Some(outage) if waits(outage) => Pass::Closed,
-            Some(outage) => outage.pass(yields, verdict::milliseconds),
-            None => Pass::Open,
+        let access = match self.outage {
+            Some(outage) if waits(outage) => Access::Avoid,
+            Some(outage) => outage.access(yields, verdict::milliseconds),
+            None => Access::Use,
         };
-        if pass == Pass::Closed {
+        if access == Access::Avoid {
             return Err(Fault::Database);
         }
         let url = self.url();
@@ -172,8 +172,8 @@ impl Driver {
         match self.outage {
             Some(outage) if handle.is_null() => {
                 outage.goes_on(verdict::milliseconds());
-                UNCONNECTED.set(Some(match pass {
-                    Pass::Look => Alone::has_looked(UNCONNECTED.get(), outage),
+                UNCONNECTED.set(Some(match access {
+                    Access::Probe => Alone::has_looked(UNCONNECTED.get(), outage),
                     _ => Alone::without(UNCONNECTED.get(), outage),
                 }));
             }
@@ -203,7 +203,7 @@ impl Driver {
             touched: None,
             started: Instant::now(),
             in_transaction: false,
-            turn: None,
+            write_guard: None,
             prepared: Prepared::default(),
             number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
         };

@@ -29,7 +29,7 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let insert = self.driver.functions.insert.ok_or(Fault::Database)?;
-        let _turn = self.write_turn();
+        let _guard = self.write_lock();
         let keys = Keys::new(row.iter().map(|(column, _)| *column));
         let values: Vec<_> = row.iter().map(|(_, given)| value::lend(given)).collect();
         // SAFETY: as many keys as values, all of which outlive the call.
@@ -55,7 +55,7 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let update = self.driver.functions.update.ok_or(Fault::Database)?;
-        let _turn = self.write_turn();
+        let _guard = self.write_lock();
         let where_keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, where_values) = (operators(conditions), condition_values(conditions));
         let keys = Keys::new(set.iter().map(|(column, _)| *column));
@@ -88,7 +88,7 @@ impl Database for Connection {
         }
         self.use_table(table)?;
         let delete = self.driver.functions.delete.ok_or(Fault::Database)?;
-        let _turn = self.write_turn();
+        let _guard = self.write_lock();
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
         // SAFETY: three arrays of the length given, which outlive the call.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::error::Fault;
 use crate::host::database::Connection;
-use crate::host::database::write_turn::Held;
+use crate::host::database::write_lock::WriteGuard;
 use crate::host::sys;
 use crate::ports::Verdict;
 
@@ -21,7 +21,7 @@ impl Connection {
     pub(super) fn begin_transaction(&mut self) -> Result<(), Fault> {
         self.try_again()?;
         if self.driver.is_sqlite() {
-            self.turn = self.write_turn();
+            self.write_guard = self.write_lock();
             self.in_transaction = true;
             let begun = self.raw(b"BEGIN IMMEDIATE");
             if begun.is_err() {
@@ -73,8 +73,8 @@ impl Connection {
 
     /// Waits for the turn to write, where there are turns; not within a
     /// transaction, which has SQLite's lock already.
-    pub(super) fn write_turn(&self) -> Option<Held> {
-        if self.in_transaction { None } else { self.driver.write_turn() }
+    pub(super) fn write_lock(&self) -> Option<WriteGuard> {
+        if self.in_transaction { None } else { self.driver.write_lock() }
     }
 
     /// Remembers what tells whether the transaction is still the same at its end.
@@ -96,7 +96,7 @@ impl Connection {
     /// No transaction of ours is open any more: the turn is given back.
     fn ended(&mut self) {
         self.in_transaction = false;
-        self.turn = None;
+        self.write_guard = None;
     }
 
     fn transaction(

@@ -10,7 +10,7 @@ use crate::host::database::{ANYTHING, Connection};
 use crate::host::log::{log_error, log_info};
 use crate::ports::{Database, Value, Verdict};
 use crate::sql::{Dialect, Names, explain};
-use crate::store::outage::{Outage, PAUSE, Pass};
+use crate::store::outage::{Access, Outage, PAUSE};
 
 /// The last statement's errors, one is enough.
 const ERRORS: &[u8] = b"SHOW ERRORS LIMIT 1";
@@ -46,14 +46,14 @@ pub(super) fn is_back(outage: &Outage) {
 impl Connection {
     /// To be called before a statement, and not in a transaction: fails at once
     /// while the database is known to be away.
-    pub(super) fn pass(&mut self) -> Result<(), Fault> {
+    pub(super) fn check_access(&mut self) -> Result<(), Fault> {
         let Some(outage) = self.driver.outage else { return Ok(()) };
         if self.alone.is_some_and(|alone| alone.waits(outage)) {
             self.word = Some(Verdict::Away);
             return Err(Fault::Database);
         }
-        match outage.pass(self.alone.is_some_and(Alone::yields), milliseconds) {
-            Pass::Open => {
+        match outage.access(self.alone.is_some_and(Alone::yields), milliseconds) {
+            Access::Use => {
                 let count = outage.count();
                 // What this connection was connected to is gone: it is asked
                 // something before it is trusted with a change.
@@ -61,7 +61,7 @@ impl Connection {
                 self.outages = count;
                 Ok(())
             }
-            Pass::Look => {
+            Access::Probe => {
                 let answers = self.probe();
                 if answers.is_ok() {
                     is_back(outage);
@@ -73,7 +73,7 @@ impl Connection {
                 }
                 answers
             }
-            Pass::Closed => {
+            Access::Avoid => {
                 self.word = Some(Verdict::Away);
                 Err(Fault::Database)
             }
@@ -238,15 +238,15 @@ impl Alone {
     /// told so from here, it is this connection alone that is without (the server has
     /// no room for it, for one), and that is no reason to stop them again.
     pub(super) fn without(before: Option<Alone>, outage: &Outage) -> Alone {
-        let is_told = before.is_some_and(|alone| alone.count == outage.count());
-        if is_told && !outage.is_on() {
+        let is_logged = before.is_some_and(|alone| alone.count == outage.count());
+        if is_logged && !outage.is_on() {
             return Alone { count: outage.count(), until: milliseconds() + PAUSE, looks: 0 };
         }
         is_away(outage);
-        Alone::has_told(before, outage)
+        Alone::has_logged(before, outage)
     }
 
-    fn has_told(before: Option<Alone>, outage: &Outage) -> Alone {
+    fn has_logged(before: Option<Alone>, outage: &Outage) -> Alone {
         let count = outage.count();
         let looks = before.filter(|alone| alone.count == count).map_or(0, |alone| alone.looks);
         Alone { count, until: 0, looks }
@@ -254,7 +254,7 @@ impl Alone {
 
     /// It has looked in vain.
     pub(super) fn has_looked(before: Option<Alone>, outage: &Outage) -> Alone {
-        let alone = Alone::has_told(before, outage);
+        let alone = Alone::has_logged(before, outage);
         Alone { looks: alone.looks.saturating_add(1), ..alone }
     }
 

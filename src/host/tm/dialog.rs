@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ffi::c_int;
 use std::ptr;
 
-use crate::host::log::{self, Shown};
+use crate::host::log::{self, Printable};
 use crate::host::{sys, text};
 use crate::ports::Notify;
 use crate::presence::name_addr::{self, NameAddr};
@@ -115,11 +115,11 @@ impl Dialog {
             line!(),
             format_args!(
                 "NOTIFY {} via {} on behalf of {} for event {} : {}",
-                Shown(&self.remote),
-                Shown(next_hop),
-                Shown(&self.local),
-                Shown(event_of(notify.headers)),
-                Shown(subscription.text(Text::CallId)),
+                Printable(&self.remote),
+                Printable(next_hop),
+                Printable(&self.local),
+                Printable(event_of(notify.headers)),
+                Printable(subscription.text(Text::CallId)),
             ),
         );
     }

@@ -1,6 +1,6 @@
 //! The state machine of a publication (RFC 3903 6): what is stored of it and
 //! what happens go in; what it is next, whether its state stays as a *final
-//! publication* until watchers have seen it, and who is told come out. Where
+//! publication* until watchers have seen it, and who is notified come out. Where
 //! publications are kept makes no difference here.
 
 use crate::presence::event_package::EventPackage;
@@ -8,7 +8,7 @@ use crate::presence::publication::{Facts, Refused, Step};
 
 /// What is stored of a publication, as far as its transitions need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored<'a> {
+pub struct CurrentPublication<'a> {
     /// What is known of its document.
     pub facts: Facts,
     /// Watcher URI of its publisher, or empty. `None` before it is read: it may
@@ -20,24 +20,24 @@ pub struct Stored<'a> {
     pub unseen: bool,
 }
 
-impl Stored<'_> {
+impl CurrentPublication<'_> {
     /// What may be stored, where that costs a statement to read: the most that
     /// would make a difference. If it makes none, nothing has to be read.
-    pub fn unread(package: &EventPackage, unseen: bool) -> Stored<'static> {
+    pub fn unread(package: &EventPackage, unseen: bool) -> CurrentPublication<'static> {
         let facts = match package.is_dialog() {
             true => Facts { dialogs: u8::MAX, is_final: true, has_terminated: true },
             false => Facts::default(),
         };
-        Stored { facts, sender: None, has_document: true, unseen }
+        CurrentPublication { facts, sender: None, has_document: true, unseen }
     }
 
     /// Whether it stays as a final publication when it ends or is replaced:
     /// watchers see it closed if the package shows that (`closing`), and a final
     /// state that some have not seen once more.
-    pub fn ends(&self, closing: bool, watchers: Watchers) -> Option<Shown> {
+    pub fn ends(&self, closing: bool, watchers: Watchers) -> Option<FinalForm> {
         let shown = match closing {
-            true => Some(Shown::Closed),
-            false => (self.facts.is_final && self.unseen).then_some(Shown::AsItWas),
+            true => Some(FinalForm::Closed),
+            false => (self.facts.is_final && self.unseen).then_some(FinalForm::AsItWas),
         };
         shown.filter(|_| self.has_document && watchers.any)
     }
@@ -50,12 +50,12 @@ pub struct Watchers {
     pub any: bool,
     /// They have yet to see so many final publications that no other
     /// publication may become one before (A14).
-    pub owed: bool,
+    pub backlogged: bool,
 }
 
 /// How a final publication is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown {
+pub enum FinalForm {
     /// Closed.
     Closed,
     /// As it was: its document says that it is final.
@@ -67,7 +67,7 @@ pub enum Shown {
 pub enum Event<'a> {
     /// A request or a sibling changes it.
     Publish(Publish<'a>),
-    /// Its lifetime is over. `force_delete`: nobody is to be told of that.
+    /// Its lifetime is over. `force_delete`: nobody is to be notified of that.
     Clock {
         /// The parameter of this name.
         force_delete: bool,
@@ -94,7 +94,7 @@ pub struct Publish<'a> {
 #[must_use]
 pub enum Outcome {
     /// It changes.
-    Change(Change),
+    Change(PublicationTransition),
     /// Nothing changes, and the entity-tag stays: another one's part of a shared
     /// line.
     Unchanged,
@@ -108,14 +108,14 @@ pub enum Outcome {
 /// A change of what is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub struct Change {
+pub struct PublicationTransition {
     /// What the publication is next.
     pub next: Next,
     /// What was stored stays as a final publication: this one's former state, or
     /// the publication that a new one replaces.
-    pub ended: Option<Shown>,
-    /// Who is told.
-    pub told: Told,
+    pub ended: Option<FinalForm>,
+    /// Who is notified.
+    pub fan_out: FanOut,
 }
 
 /// What a publication is next.
@@ -129,14 +129,14 @@ pub enum Next {
     Gone,
 }
 
-/// Who is told of a change.
+/// Who is notified of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum FanOut {
     /// Nobody: the state is what it was.
-    Nobody,
-    /// Nobody for its own sake: who has been told everything before has been
-    /// told everything.
-    Silently,
+    None,
+    /// Nobody for its own sake: who has been notified of everything before has been
+    /// notified of everything.
+    Silent,
     /// Who watches, but for its publisher. `urgent`: at once, not when the
     /// notifier processes come by.
     Watchers {
@@ -152,17 +152,21 @@ pub enum Told {
 pub fn create(
     facts: Option<Facts>,
     tag_in_use: bool,
-    replaced: Option<&Stored<'_>>,
+    replaced: Option<&CurrentPublication<'_>>,
     watchers: Watchers,
-) -> Result<Change, Refused> {
+) -> Result<PublicationTransition, Refused> {
     if tag_in_use {
         return Err(Refused::EntityTag);
     }
     let ended = replaced.and_then(|stored| stored.ends(false, watchers));
-    if ended.is_some() && watchers.owed {
+    if ended.is_some() && watchers.backlogged {
         return Err(Refused::TooManyEnds);
     }
-    Ok(Change { next: Next::Newest, ended, told: told(Next::Newest, facts, ended) })
+    Ok(PublicationTransition {
+        next: Next::Newest,
+        ended,
+        fan_out: fan_out_of(Next::Newest, facts, ended),
+    })
 }
 
 /// A new publication takes the place of one whose document begins with the same
@@ -173,7 +177,7 @@ pub fn is_same_dialog(new: &[u8], stored: &[u8]) -> bool {
 
 /// What happens to a stored publication.
 pub fn transition(
-    stored: &Stored<'_>,
+    stored: &CurrentPublication<'_>,
     event: Event<'_>,
     package: &EventPackage,
     watchers: Watchers,
@@ -188,7 +192,8 @@ pub fn transition(
     }
     let (next, facts) = match event {
         Event::Publish(Publish { step: Step::Refresh, .. }) => {
-            let change = Change { next: Next::Refreshed, ended: None, told: Told::Nobody };
+            let change =
+                PublicationTransition { next: Next::Refreshed, ended: None, fan_out: FanOut::None };
             return Outcome::Change(change);
         }
         Event::Publish(Publish { step: Step::Create | Step::Modify, facts, .. }) => {
@@ -202,14 +207,14 @@ pub fn transition(
     match event {
         // It has gone already.
         Event::Removed => {}
-        _ if ended.is_some() && watchers.owed => return Outcome::TooManyEnds,
+        _ if ended.is_some() && watchers.backlogged => return Outcome::TooManyEnds,
         _ => {}
     }
-    let told = match event {
-        Event::Clock { force_delete: true } => Told::Silently,
-        _ => told(next, facts, ended),
+    let fan_out = match event {
+        Event::Clock { force_delete: true } => FanOut::Silent,
+        _ => fan_out_of(next, facts, ended),
     };
-    Outcome::Change(Change { next, ended, told })
+    Outcome::Change(PublicationTransition { next, ended, fan_out })
 }
 
 /// What ends so is shown closed, whatever its document says.
@@ -222,21 +227,21 @@ pub fn closes(event: Event<'_>, package: &EventPackage) -> bool {
 }
 
 /// A final state, and an end, are not left to the notifier processes.
-fn told(next: Next, facts: Option<Facts>, ended: Option<Shown>) -> Told {
+fn fan_out_of(next: Next, facts: Option<Facts>, ended: Option<FinalForm>) -> FanOut {
     let is_final = facts.is_some_and(|facts| facts.is_final);
-    Told::Watchers { urgent: is_final || next == Next::Gone || ended.is_some() }
+    FanOut::Watchers { urgent: is_final || next == Next::Gone || ended.is_some() }
 }
 
 /// Shared lines: a state without dialogs from somebody who does not own the
 /// line's stored dialog must not clear it.
-fn leaves_shared_line_alone(stored: &Stored<'_>, publish: &Publish<'_>) -> bool {
+fn leaves_shared_line_alone(stored: &CurrentPublication<'_>, publish: &Publish<'_>) -> bool {
     publish.step == Step::Modify
         && publish.facts.is_some_and(|facts| facts.dialogs == 0)
         && stored.facts.dialogs > 0
         && publish.sender.is_some_and(|sender| stored.sender != Some(sender))
 }
 
-fn may_reopen(stored: &Stored<'_>, publish: &Publish<'_>) -> bool {
+fn may_reopen(stored: &CurrentPublication<'_>, publish: &Publish<'_>) -> bool {
     publish.step == Step::Modify
         && !publish.is_judged
         && publish.facts.is_some_and(|facts| facts.may_reopen(stored.facts))
@@ -247,9 +252,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail loudly")]
     use super::*;
 
-    const WATCHED: Watchers = Watchers { any: true, owed: false };
-    const URGENT: Told = Told::Watchers { urgent: true };
-    const ORDINARY: Told = Told::Watchers { urgent: false };
+    const WATCHED: Watchers = Watchers { any: true, backlogged: false };
+    const URGENT: FanOut = FanOut::Watchers { urgent: true };
+    const ORDINARY: FanOut = FanOut::Watchers { urgent: false };
 
     fn package(event: &str, aggregates: bool) -> EventPackage {
         EventPackage { aggregates, ..EventPackage::named(event.as_bytes()).unwrap() }
@@ -259,22 +264,22 @@ mod tests {
         Facts { dialogs, is_final: dialogs > 0 && over == dialogs, has_terminated: over > 0 }
     }
 
-    fn stored(facts: Facts, unseen: bool) -> Stored<'static> {
-        Stored { facts, sender: Some(b"a"), has_document: true, unseen }
+    fn stored(facts: Facts, unseen: bool) -> CurrentPublication<'static> {
+        CurrentPublication { facts, sender: Some(b"a"), has_document: true, unseen }
     }
 
     fn publish(step: Step, facts: Option<Facts>) -> Event<'static> {
         Event::Publish(Publish { step, facts, sender: Some(b"b"), is_judged: false })
     }
 
-    fn gone(ended: Option<Shown>, told: Told) -> Outcome {
-        Outcome::Change(Change { next: Next::Gone, ended, told })
+    fn gone(ended: Option<FinalForm>, fan_out: FanOut) -> Outcome {
+        Outcome::Change(PublicationTransition { next: Next::Gone, ended, fan_out })
     }
 
     #[test]
     fn an_entity_tag_in_use_is_not_given_twice() {
         assert_eq!(create(None, true, None, WATCHED), Err(Refused::EntityTag));
-        let change = Change { next: Next::Newest, ended: None, told: ORDINARY };
+        let change = PublicationTransition { next: Next::Newest, ended: None, fan_out: ORDINARY };
         assert_eq!(create(None, false, None, WATCHED), Ok(change));
     }
 
@@ -282,14 +287,14 @@ mod tests {
     fn a_final_state_that_is_replaced_is_shown_to_who_has_not_seen_it() {
         let over = facts(1, 1);
         for (old, unseen, any, ended) in [
-            (over, true, true, Some(Shown::AsItWas)),
+            (over, true, true, Some(FinalForm::AsItWas)),
             (over, false, true, None),
             (over, true, false, None),
             (facts(2, 1), true, true, None),
         ] {
-            let watchers = Watchers { any, owed: false };
-            let told = Told::Watchers { urgent: ended.is_some() };
-            let change = Change { next: Next::Newest, ended, told };
+            let watchers = Watchers { any, backlogged: false };
+            let fan_out = FanOut::Watchers { urgent: ended.is_some() };
+            let change = PublicationTransition { next: Next::Newest, ended, fan_out };
             let old = stored(old, unseen);
             assert_eq!(create(None, false, Some(&old), watchers), Ok(change));
             let modify = publish(Step::Modify, Some(facts(1, 0)));
@@ -302,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_document_that_is_gone_cannot_be_shown() {
-        let none = Stored { has_document: false, ..stored(facts(1, 1), true) };
+        let none = CurrentPublication { has_document: false, ..stored(facts(1, 1), true) };
         assert_eq!(none.ends(true, WATCHED), None);
         assert_eq!(none.ends(false, WATCHED), None);
     }
@@ -312,7 +317,7 @@ mod tests {
         let (old, clock) = (stored(Facts::default(), false), Event::Clock { force_delete: false });
         for event in [publish(Step::Remove, None), clock] {
             let shown = transition(&old, event, &package("presence", true), WATCHED);
-            assert_eq!(shown, gone(Some(Shown::Closed), URGENT));
+            assert_eq!(shown, gone(Some(FinalForm::Closed), URGENT));
             let silent = transition(&old, event, &package("presence", false), WATCHED);
             assert_eq!(silent, gone(None, URGENT));
         }
@@ -324,41 +329,46 @@ mod tests {
     fn force_delete_tells_nobody_but_keeps_an_unseen_final_state() {
         let (dialog, clock) = (package("dialog", true), Event::Clock { force_delete: true });
         let seen = transition(&stored(facts(1, 1), false), clock, &dialog, WATCHED);
-        assert_eq!(seen, gone(None, Told::Silently));
+        assert_eq!(seen, gone(None, FanOut::Silent));
         let unseen = transition(&stored(facts(1, 1), true), clock, &dialog, WATCHED);
-        assert_eq!(unseen, gone(Some(Shown::AsItWas), Told::Silently));
+        assert_eq!(unseen, gone(Some(FinalForm::AsItWas), FanOut::Silent));
     }
 
     #[test]
     fn a_refresh_is_told_to_nobody() {
         let refresh = publish(Step::Refresh, None);
-        let change = Change { next: Next::Refreshed, ended: None, told: Told::Nobody };
-        let owed = Watchers { any: true, owed: true };
+        let change =
+            PublicationTransition { next: Next::Refreshed, ended: None, fan_out: FanOut::None };
+        let backlogged = Watchers { any: true, backlogged: true };
         let old = stored(facts(1, 1), true);
-        let outcome = transition(&old, refresh, &package("dialog", true), owed);
+        let outcome = transition(&old, refresh, &package("dialog", true), backlogged);
         assert_eq!(outcome, Outcome::Change(change));
     }
 
     #[test]
     fn with_too_many_final_publications_only_what_adds_one_waits() {
-        let (presence, owed) = (package("presence", true), Watchers { any: true, owed: true });
+        let (presence, backlogged) =
+            (package("presence", true), Watchers { any: true, backlogged: true });
         let old = stored(Facts::default(), false);
         for event in [publish(Step::Remove, None), Event::Clock { force_delete: false }] {
-            assert_eq!(transition(&old, event, &presence, owed), Outcome::TooManyEnds);
+            assert_eq!(transition(&old, event, &presence, backlogged), Outcome::TooManyEnds);
         }
         let ordinary = [publish(Step::Modify, Some(Facts::default())), Event::Removed];
         for event in ordinary {
-            assert!(matches!(transition(&old, event, &presence, owed), Outcome::Change(_)));
+            assert!(matches!(transition(&old, event, &presence, backlogged), Outcome::Change(_)));
         }
         let over = stored(facts(1, 1), true);
-        assert_eq!(create(None, false, Some(&over), owed), Err(Refused::TooManyEnds));
+        assert_eq!(create(None, false, Some(&over), backlogged), Err(Refused::TooManyEnds));
     }
 
     #[test]
     fn only_the_owner_clears_a_shared_line() {
         let line = package("dialog;sla", true);
         let idle = |sender, stored_sender, dialogs| {
-            let old = Stored { sender: Some(stored_sender), ..stored(facts(dialogs, 0), false) };
+            let old = CurrentPublication {
+                sender: Some(stored_sender),
+                ..stored(facts(dialogs, 0), false)
+            };
             let idle = Publish {
                 step: Step::Modify,
                 facts: Some(Facts::default()),
@@ -395,8 +405,8 @@ mod tests {
     #[test]
     fn a_row_is_read_only_where_it_makes_a_difference() {
         let plain = |package: &EventPackage, event, unseen, any| {
-            let unread = Stored::unread(package, unseen);
-            let watchers = Watchers { any, owed: false };
+            let unread = CurrentPublication::unread(package, unseen);
+            let watchers = Watchers { any, backlogged: false };
             match transition(&unread, event, package, watchers) {
                 Outcome::Change(change) => change.ended.is_none(),
                 _ => false,

@@ -3,7 +3,7 @@ use crate::presence::text::{Packed, pack};
 
 const NOW: i64 = 1_000;
 
-const LIVE: Standing<'_> = Standing {
+const LIVE: CurrentSubscription<'_> = CurrentSubscription {
     package: PackageId(1),
     event_id: b"1",
     contact: b"sip:here",
@@ -41,17 +41,17 @@ fn block() -> Vec<u8> {
     pack::<Text>(|n| if Text::ALL[n] == Text::Contact { b"sip:here" } else { b"" }).unwrap()
 }
 
-fn handle<'e>(standing: Standing<'_>, event: &Event<'e>) -> Transition<'e> {
-    standing.handle(event, block).unwrap()
+fn handle<'e>(current: CurrentSubscription<'_>, event: &Event<'e>) -> Transition<'e> {
+    current.handle(event, block).unwrap()
 }
 
-fn renew<'e>(standing: Standing<'_>, renewal: &'e Renewal<'e>) -> Transition<'e> {
-    handle(standing, &Event::Subscribe(renewal))
+fn renew<'e>(current: CurrentSubscription<'_>, renewal: &'e Renewal<'e>) -> Transition<'e> {
+    handle(current, &Event::Subscribe(renewal))
 }
 
 /// The phase after a renewal; `Err` for why it is refused.
-fn renewed(standing: Standing<'_>, renewal: Renewal<'_>) -> Result<Phase, Refusal> {
-    match renew(standing, &renewal).next {
+fn renewed(current: CurrentSubscription<'_>, renewal: Renewal<'_>) -> Result<Phase, Refusal> {
+    match renew(current, &renewal).next {
         Next::Renewed(_, phase) => Ok(phase),
         Next::Refused(why) => Err(why),
         other => panic!("{other:?}"),
@@ -62,19 +62,19 @@ fn decision(status: Status, reason: &[u8]) -> Authorization {
     Authorization { status, reason: reason.to_vec() }
 }
 
-fn decide<'e>(standing: Standing<'_>, decision: &'e Authorization) -> Transition<'e> {
-    handle(standing, &Event::Decision(decision, NOW))
+fn decide<'e>(current: CurrentSubscription<'_>, decision: &'e Authorization) -> Transition<'e> {
+    handle(current, &Event::Decision(decision, NOW))
 }
 
 #[test]
 fn a_request_must_fit_its_dialog() {
     assert_eq!(renewed(LIVE, REFRESH), Ok(Phase::Live));
     assert_eq!(renewed(LIVE, Renewal { event_id: None, ..REFRESH }), Ok(Phase::Live));
-    let unknown = |standing| assert_eq!(renewed(standing, REFRESH), Err(Refusal::Unknown));
-    unknown(Standing { package: PackageId(2), ..LIVE });
-    unknown(Standing { event_id: b"2", ..LIVE });
+    let unknown = |current| assert_eq!(renewed(current, REFRESH), Err(Refusal::Unknown));
+    unknown(CurrentSubscription { package: PackageId(2), ..LIVE });
+    unknown(CurrentSubscription { event_id: b"2", ..LIVE });
     for phase in ENDED {
-        unknown(Standing { phase, ..LIVE });
+        unknown(CurrentSubscription { phase, ..LIVE });
     }
 }
 
@@ -91,7 +91,7 @@ fn cseq_rises_within_the_offset() {
 
 #[test]
 fn one_that_is_not_there_is_so_whatever_its_cseq() {
-    let gone = Standing { phase: Phase::Leaving, ..LIVE };
+    let gone = CurrentSubscription { phase: Phase::Leaving, ..LIVE };
     assert_eq!(renewed(gone, Renewal { cseq: 1, ..REFRESH }), Err(Refusal::Unknown));
     let event = Event::Subscribe(&REFRESH);
     assert_eq!(Transition::of_nobody(&event).next, Next::Refused(Refusal::Unknown));
@@ -100,8 +100,8 @@ fn one_that_is_not_there_is_so_whatever_its_cseq() {
 
 #[test]
 fn a_refresh_is_told_to_nobody_but_its_watcher() {
-    for phase in [Phase::Live, Phase::Held] {
-        let refreshed = renew(Standing { phase, ..LIVE }, &REFRESH);
+    for phase in [Phase::Live, Phase::AwaitingResponse] {
+        let refreshed = renew(CurrentSubscription { phase, ..LIVE }, &REFRESH);
         let notify = Notify::AfterResponse;
         let again = Some(NOW + 60);
         let next = Next::Renewed(&REFRESH, phase);
@@ -113,12 +113,12 @@ fn a_refresh_is_told_to_nobody_but_its_watcher() {
 
 #[test]
 fn one_that_ran_out_goes_on_until_its_watcher_was_told() {
-    let ran_out = Standing { phase: Phase::Ending(Ending::Expired), ..LIVE };
+    let ran_out = CurrentSubscription { phase: Phase::Ending(Ending::Expired), ..LIVE };
     let back = renew(ran_out, &REFRESH);
     assert_eq!(back.next, Next::Renewed(&REFRESH, Phase::Live));
     assert_eq!(back.winfo, Some(WatcherNews::began(Status::Active)));
     // The rules have ended it, with the same reason.
-    let ended = Standing { status: Status::Terminated, reason: b"timeout", ..ran_out };
+    let ended = CurrentSubscription { status: Status::Terminated, reason: b"timeout", ..ran_out };
     assert_eq!(renewed(ended, REFRESH), Err(Refusal::Unknown));
 }
 
@@ -138,13 +138,13 @@ fn its_target_follows_the_request() {
 
 #[test]
 fn unsubscribing_ends_it() {
-    for phase in [Phase::Live, Phase::Held, Phase::Ending(Ending::Expired)] {
+    for phase in [Phase::Live, Phase::AwaitingResponse, Phase::Ending(Ending::Expired)] {
         for (status, shown) in
             [(Status::Active, Status::Terminated), (Status::Pending, Status::Waiting)]
         {
-            let standing = Standing { phase, status, ..LIVE };
+            let current = CurrentSubscription { phase, status, ..LIVE };
             let unsubscribe = Renewal { expires: 0, ..REFRESH };
-            let ended = renew(standing, &unsubscribe);
+            let ended = renew(current, &unsubscribe);
             let phase = Phase::Ending(Ending::Unsubscribed);
             assert_eq!(ended.next, Next::Renewed(&unsubscribe, phase));
             let winfo = ended.winfo.unwrap();
@@ -161,14 +161,14 @@ fn unsubscribing_ends_it() {
 fn a_decision_that_changes_nothing_is_none() {
     assert_eq!(decide(LIVE, &decision(Status::Active, b"")), Transition::NOTHING);
     for phase in ENDED.into_iter().chain([Phase::Ending(Ending::Expired)]) {
-        let ended = Standing { phase, ..LIVE };
+        let ended = CurrentSubscription { phase, ..LIVE };
         assert_eq!(decide(ended, &decision(Status::Pending, b"")), Transition::NOTHING);
     }
 }
 
 #[test]
 fn an_approval_is_told() {
-    let pending = Standing { status: Status::Pending, ..LIVE };
+    let pending = CurrentSubscription { status: Status::Pending, ..LIVE };
     let approval = decision(Status::Active, b"");
     let approved = decide(pending, &approval);
     assert_eq!(approved.next, Next::Decided(&approval, Phase::Live));
@@ -194,7 +194,7 @@ fn who_is_turned_away_is_told_why() {
     ] {
         for status in [Status::Active, Status::Pending] {
             let decision = decision(Status::Terminated, reason);
-            let ended = decide(Standing { status, ..LIVE }, &decision);
+            let ended = decide(CurrentSubscription { status, ..LIVE }, &decision);
             assert_eq!(ended.next, Next::Decided(&decision, Phase::Ending(ending)));
             assert_eq!(ended.notify, Notify::Last(ending));
             let winfo = ended.winfo.unwrap();
@@ -214,15 +214,16 @@ fn who_leaves_no_room_for_a_reason_is_turned_away() {
 
 #[test]
 fn no_notify_of_a_decision_overtakes_the_2xx() {
-    let held = Standing { phase: Phase::Held, ..LIVE };
-    for (status, phase) in
-        [(Status::Pending, Phase::Held), (Status::Terminated, Phase::Ending(Ending::Rejected))]
-    {
+    let awaiting = CurrentSubscription { phase: Phase::AwaitingResponse, ..LIVE };
+    for (status, phase) in [
+        (Status::Pending, Phase::AwaitingResponse),
+        (Status::Terminated, Phase::Ending(Ending::Rejected)),
+    ] {
         let decision = decision(status, b"");
-        let decided = decide(held, &decision);
+        let decided = decide(awaiting, &decision);
         assert_eq!(decided.next, Next::Decided(&decision, phase));
         assert_eq!(decided.notify, Notify::AfterResponse);
-        // Should that never leave, the end is told without.
+        // Should that never leave, the end is reported without.
         assert_eq!(decided.again, decided.is_over().then_some(NOW + REPLY_TIME));
     }
 }
@@ -242,8 +243,8 @@ fn the_second_in_which_it_ends_is_its_own() {
 
 #[test]
 fn the_2xx_has_a_while_to_leave() {
-    let held = Standing { phase: Phase::Held, expires_at: NOW, ..LIVE };
-    let at = |now| handle(held, &Event::Clock { now, offset: 0 });
+    let awaiting = CurrentSubscription { phase: Phase::AwaitingResponse, expires_at: NOW, ..LIVE };
+    let at = |now| handle(awaiting, &Event::Clock { now, offset: 0 });
     let waits = Transition { again: Some(NOW + REPLY_TIME), ..Transition::NOTHING };
     assert_eq!(at(NOW + 1), waits);
     assert_eq!(at(NOW + REPLY_TIME), waits);
@@ -253,13 +254,13 @@ fn the_2xx_has_a_while_to_leave() {
 #[test]
 fn a_last_notify_that_has_not_left_is_sent_again() {
     for why in [Ending::Unsubscribed, Ending::Expired, Ending::Deactivated] {
-        let ending = Standing { phase: Phase::Ending(why), ..LIVE };
+        let ending = CurrentSubscription { phase: Phase::Ending(why), ..LIVE };
         let again = handle(ending, &Event::Clock { now: NOW, offset: 0 });
         assert_eq!(again, Transition { notify: Notify::Last(why), ..Transition::NOTHING });
     }
     for phase in [Phase::Leaving, Phase::Gone] {
         let clock = Event::Clock { now: NOW + 1000, offset: 0 };
-        assert_eq!(handle(Standing { phase, ..LIVE }, &clock), Transition::NOTHING);
+        assert_eq!(handle(CurrentSubscription { phase, ..LIVE }, &clock), Transition::NOTHING);
     }
 }
 
@@ -268,17 +269,18 @@ fn a_watcher_that_is_gone_is_told_nothing() {
     for event in
         [Event::NotifyAnswer(None), Event::NotifyAnswer(Some(b"sip:here")), Event::Replaced]
     {
-        for phase in [Phase::Live, Phase::Held] {
-            let gone = handle(Standing { phase, ..LIVE }, &event);
+        for phase in [Phase::Live, Phase::AwaitingResponse] {
+            let gone = handle(CurrentSubscription { phase, ..LIVE }, &event);
             assert_eq!((gone.next, gone.notify), (Next::Removed, Notify::None));
             let winfo = gone.winfo.unwrap();
             assert_eq!((winfo.status, winfo.event.word()), (Status::Terminated, "timeout"));
         }
-        // Its end was told when it came.
-        let ended = handle(Standing { phase: Phase::Ending(Ending::Expired), ..LIVE }, &event);
+        // Its end was reported when it came.
+        let ended =
+            handle(CurrentSubscription { phase: Phase::Ending(Ending::Expired), ..LIVE }, &event);
         assert_eq!((ended.next, ended.winfo), (Next::Removed, None));
         for phase in [Phase::Leaving, Phase::Gone] {
-            assert_eq!(handle(Standing { phase, ..LIVE }, &event), Transition::NOTHING);
+            assert_eq!(handle(CurrentSubscription { phase, ..LIVE }, &event), Transition::NOTHING);
         }
     }
 }

@@ -3,43 +3,43 @@
 
 use crate::error::Fault;
 use crate::ports::{Database, Host};
-use crate::presence::subscription::{Ending, Snapshot, Text, is_told_of_changes, may_see};
+use crate::presence::subscription::{Ending, Snapshot, Text, is_notified_of_changes, may_see};
 use crate::service::Server;
 use crate::service::durable::{durable, single};
-use crate::service::notifier::number::{Claiming, Dialog};
-use crate::service::subscription_rows::{self as rows, Claimed, Row};
+use crate::service::notifier::number::{ClaimProgress, Dialog};
+use crate::service::subscription_rows::{self as rows, ActiveWatcherRow, ClaimConditions};
 use crate::shm::Memory;
 use crate::store::lanes::Document;
-use crate::store::records::Claim;
+use crate::store::records::RowClaim;
 use crate::store::rows::dialog_of;
 
 impl Dialog {
     /// Follows the row, which somebody has changed. What its watcher may see
     /// may be another thing now.
-    fn renumber(&mut self, row: &Row) {
+    fn renumber(&mut self, row: &ActiveWatcherRow) {
         let sees =
             |subscription: &Snapshot| may_see(subscription.status, subscription.text(Text::Reason));
-        let saw = self.sends.first().is_some_and(|first| sees(&first.subscription));
+        let saw = self.notifies.first().is_some_and(|first| sees(&first.subscription));
         let will_see = sees(&row.subscription);
         if saw != will_see {
             // One NOTIFY says how it is now.
-            self.sends.drain(..self.sends.len() - 1);
+            self.notifies.drain(..self.notifies.len() - 1);
         }
         let mut next = row.subscription.clone();
-        for send in &mut self.sends {
+        for notify in &mut self.notifies {
             next.set_numbers(next.numbers().next());
-            next.package = send.subscription.package;
-            send.subscription = next.clone();
-            send.expires_at = row.expires_at;
-            send.null_reason = row.null_reason;
-            if row.updated < 0 && matches!(send.claim, Claim::Turn(_)) {
+            next.package = notify.subscription.package;
+            notify.subscription = next.clone();
+            notify.expires_at = row.expires_at;
+            notify.null_reason = row.null_reason;
+            if row.updated < 0 && matches!(notify.claim, RowClaim::NotifierSlot(_)) {
                 // It was us who took the flag off.
-                send.claim = Claim::Asked;
+                notify.claim = RowClaim::Asked;
             }
             match (saw, will_see) {
-                (true, false) => send.document = Document::None,
-                (false, true) if send.ending.is_none_or(Ending::shows_state) => {
-                    send.document = Document::Newest;
+                (true, false) => notify.document = Document::None,
+                (false, true) if notify.ending.is_none_or(Ending::shows_state) => {
+                    notify.document = Document::Newest;
                 }
                 _ => {}
             }
@@ -47,8 +47,8 @@ impl Dialog {
     }
 
     /// The row is as it was when it was read.
-    fn is_as_read(&self, row: &Row) -> bool {
-        self.sends.first().is_some_and(|first| {
+    fn is_as_read(&self, row: &ActiveWatcherRow) -> bool {
+        self.notifies.first().is_some_and(|first| {
             let (read, now) = (&first.subscription, &row.subscription);
             now.local_cseq == read.numbers().before().cseq
                 && now.remote_cseq == read.remote_cseq
@@ -138,9 +138,9 @@ fn claim_dialog(
     dialog: &Dialog,
     now: i64,
 ) -> Result<bool, Fault> {
-    let Some(first) = dialog.sends.first() else { return Ok(false) };
-    let count = u32::try_from(dialog.sends.len()).unwrap_or(1);
-    let wanted = Claimed {
+    let Some(first) = dialog.notifies.first() else { return Ok(false) };
+    let count = u32::try_from(dialog.notifies.len()).unwrap_or(1);
+    let wanted = ClaimConditions {
         claim: first.claim,
         ends: dialog.ending().map(|ending| (ending, first.expires_at, now)),
         null_reason: first.null_reason,
@@ -156,15 +156,16 @@ pub(super) fn follow<M: Memory>(
     dialogs: &mut [Dialog],
 ) -> Result<(), Fault> {
     let mut outcome = Ok(());
-    for dialog in dialogs.iter_mut().filter(|dialog| dialog.claiming == Claiming::NotYet) {
-        let Some(first) = dialog.sends.first() else {
-            dialog.claiming = Claiming::Needless;
+    for dialog in dialogs.iter_mut().filter(|dialog| dialog.claim_progress == ClaimProgress::NotYet)
+    {
+        let Some(first) = dialog.notifies.first() else {
+            dialog.claim_progress = ClaimProgress::Needless;
             continue;
         };
         match rows::find(server, host, dialog_of(&first.subscription)) {
-            Ok(None) => dialog.claiming = Claiming::Needless,
+            Ok(None) => dialog.claim_progress = ClaimProgress::Needless,
             Ok(Some(row)) if is_needless(server, host, dialog, &row) => {
-                dialog.claiming = Claiming::Needless;
+                dialog.claim_progress = ClaimProgress::Needless;
             }
             Ok(Some(row)) => {
                 if dialog.is_away {
@@ -191,22 +192,31 @@ fn can_change<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> bool {
 
 /// The row is not as it was read: somebody has changed it, or has taken the
 /// number, or it was us and only the answer was lost. Then a number is left out.
-fn is_needless<M: Memory>(server: &Server<M>, host: &dyn Host, dialog: &Dialog, row: &Row) -> bool {
-    let Some(first) = dialog.sends.first() else { return true };
+fn is_needless<M: Memory>(
+    server: &Server<M>,
+    host: &dyn Host,
+    dialog: &Dialog,
+    row: &ActiveWatcherRow,
+) -> bool {
+    let Some(first) = dialog.notifies.first() else { return true };
     let runs = row.expires_at >= host.now() - i64::from(server.config.expires_offset);
     let taken_by_another = !dialog.unsure && row.has_ended() && row.expires_at != first.expires_at;
     match (dialog.ending(), first.claim) {
         // Another server's notifier process has sent it.
-        (_, Claim::Turn(turn)) if row.updated != i64::from(turn) && !dialog.unsure => true,
+        (_, RowClaim::NotifierSlot(slot)) if row.updated != i64::from(slot) && !dialog.unsure => {
+            true
+        }
         // It was refreshed; or another server has taken its end, and tells it.
         (Some(Ending::Expired), _) => (runs && !row.has_ended()) || taken_by_another,
         (Some(_), _) => taken_by_another,
-        (None, Claim::Turn(_) | Claim::Asked | Claim::Rescue | Claim::None) => row.has_ended(),
+        (None, RowClaim::NotifierSlot(_) | RowClaim::Asked | RowClaim::Rescue | RowClaim::None) => {
+            row.has_ended()
+        }
         // Whoever has decided otherwise tells so.
-        (None, Claim::Walk) => {
+        (None, RowClaim::FanOut) => {
             let subscription = &row.subscription;
             row.has_ended()
-                || !is_told_of_changes(subscription.status, subscription.text(Text::Reason))
+                || !is_notified_of_changes(subscription.status, subscription.text(Text::Reason))
         }
     }
 }

@@ -7,12 +7,12 @@ use crate::presence::event_package::EventPackage;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, for_watcher};
-use crate::service::notifier::shortage::Room;
-use crate::service::seldom::Seldom;
+use crate::service::notifier::shortage::HostMemory;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::store::Token;
-use crate::store::lanes::Send;
+use crate::store::lanes::PlannedNotify;
 
-static LEFT_OUT: Seldom = Seldom::new();
+static LEFT_OUT: RateLimitedLog = RateLimitedLog::new();
 
 /// What became of a NOTIFY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,23 +32,23 @@ pub(super) fn deliver(
     host: &mut dyn Host,
     package: &EventPackage,
     composition: &Composition<'_>,
-    send: &Send,
-    room: &mut Room,
+    notify: &PlannedNotify,
+    host_memory: &mut HostMemory,
 ) -> Delivery {
-    let subscription = &send.subscription;
-    let body = for_watcher(host, package, composition, send).unwrap_or_else(|fault| {
+    let subscription = &notify.subscription;
+    let body = for_watcher(host, package, composition, notify).unwrap_or_else(|fault| {
         // Rather no document than one that the rules forbid.
         failed(host, subscription, format_args!("document left out: {fault}"));
         Cow::default()
     });
     let size = body.len() + subscription.block().len();
-    let mut outcome = match room.may_fit(size) {
-        true => hand_to(host, package, send, &body),
+    let mut outcome = match host_memory.may_fit(size) {
+        true => hand_to(host, package, notify, &body),
         false => NotifyOutcome::NoMemory,
     };
     let leave_out = match outcome {
         NotifyOutcome::TooLarge => true,
-        NotifyOutcome::NoMemory => room.is_last(),
+        NotifyOutcome::NoMemory => host_memory.is_last(),
         _ => false,
     };
     if leave_out && !body.is_empty() {
@@ -59,7 +59,7 @@ pub(super) fn deliver(
             subscription.text(Text::CallId).escape_ascii()
         );
         LEFT_OUT.log(host, Level::Error, line);
-        outcome = hand_to(host, package, send, b"");
+        outcome = hand_to(host, package, notify, b"");
     }
     match outcome {
         NotifyOutcome::Sent | NotifyOutcome::Dropped => {}
@@ -68,16 +68,21 @@ pub(super) fn deliver(
         }
         NotifyOutcome::Gone => return Delivery::Gone,
         NotifyOutcome::NoMemory => {
-            room.not_for(host, size, subscription);
+            host_memory.not_for(host, size, subscription);
             return Delivery::Postponed;
         }
     }
     Delivery::Done
 }
 
-fn hand_to(host: &mut dyn Host, package: &EventPackage, send: &Send, body: &[u8]) -> NotifyOutcome {
-    let subscription = &send.subscription;
-    let state = state_of(send);
+fn hand_to(
+    host: &mut dyn Host,
+    package: &EventPackage,
+    notify: &PlannedNotify,
+    body: &[u8],
+) -> NotifyOutcome {
+    let subscription = &notify.subscription;
+    let state = state_of(notify);
     let mut headers = Vec::with_capacity(256);
     let contact = notify_headers::contact_uri(
         subscription.text(Text::LocalContact),
@@ -91,13 +96,13 @@ fn hand_to(host: &mut dyn Host, package: &EventPackage, send: &Send, body: &[u8]
         &state,
         (!body.is_empty()).then_some(&package.content_type),
     );
-    let over = send.ending.map(|why| over(subscription, why));
+    let over = notify.ending.map(|why| over(subscription, why));
     host.notify(&Notify {
         subscription: over.as_ref().unwrap_or(subscription),
         cseq: subscription.local_cseq,
         headers: &headers,
         body,
-        token: send.token.filter(|_| send.ending.is_none()).map_or(0, Token::number),
+        token: notify.token.filter(|_| notify.ending.is_none()).map_or(0, Token::number),
     })
 }
 
@@ -111,10 +116,10 @@ fn over(subscription: &Snapshot, why: Ending) -> Snapshot {
     over
 }
 
-fn state_of(send: &Send) -> SubscriptionState {
-    let subscription = &send.subscription;
+fn state_of(notify: &PlannedNotify) -> SubscriptionState {
+    let subscription = &notify.subscription;
     let expires = subscription.expires;
-    match (send.ending, subscription.status) {
+    match (notify.ending, subscription.status) {
         (Some(why), _) => SubscriptionState::Terminated { reason: why.reason().to_vec() },
         (None, Status::Active) => SubscriptionState::Active { expires },
         (None, Status::Pending | Status::Waiting) => SubscriptionState::Pending { expires },

@@ -5,28 +5,28 @@
 
 mod claims;
 mod deliver;
-mod in_hand;
+mod in_flight;
+mod notified_state;
 mod number;
-mod once;
+pub mod retry_queue;
 mod shortage;
-mod version;
-pub mod waiting;
+mod stateless;
 mod watchers;
 
-pub use once::send_once;
+pub use stateless::send_stateless;
 
 use crate::error::Fault;
 use crate::ports::{Host, Level};
-use crate::service::notifier::in_hand::InHand;
+use crate::service::notifier::in_flight::InFlight;
+use crate::service::notifier::notified_state::NotifiedState;
 use crate::service::notifier::number::{ATTEMPTS, Numbering};
 use crate::service::notifier::shortage::Shortage;
-use crate::service::notifier::version::Version;
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, write_back};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 
-static POSTPONED: Seldom = Seldom::new();
+static POSTPONED: RateLimitedLog = RateLimitedLog::new();
 
 /// NOTIFYs taken from the store in one go.
 const PORTION: usize = 32;
@@ -36,8 +36,8 @@ const PORTION: usize = 32;
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     notifies: usize,
-    rounds: usize,
-    /// How many processes may share a long walk.
+    versions: usize,
+    /// How many processes may share a long fan-out.
     shares: u8,
 }
 
@@ -46,14 +46,14 @@ pub const SENDERS: u8 = 2;
 
 impl Budget {
     /// A process that has SIP requests waiting.
-    pub const WORKER: Budget = Budget { notifies: 128, rounds: 4, shares: 0 };
+    pub const WORKER: Budget = Budget { notifies: 128, versions: 4, shares: 0 };
     /// A sender process: it lets other lanes have their turn.
-    pub const SENDER: Budget = Budget { notifies: 1024, rounds: 16, shares: SENDERS };
+    pub const SENDER: Budget = Budget { notifies: 1024, versions: 16, shares: SENDERS };
 }
 
 /// What a run has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+enum Remaining {
     /// Everybody was seen to.
     Nothing,
     /// The budget was used.
@@ -104,7 +104,7 @@ pub fn run<M: Memory>(server: &Server<M>, host: &mut dyn Host, lane: LaneRef<M>,
 pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget: Budget) {
     let (server, Some(lane)) = (owned.server, owned.lane) else { return };
     let mut shortage = Shortage::new(server, lane, false);
-    if let Err(fault) = rounds(&mut owned, host, budget, &mut shortage) {
+    if let Err(fault) = send_versions(&mut owned, host, budget, &mut shortage) {
         POSTPONED.log(host, Level::Error, format_args!("NOTIFY postponed: {fault}"));
     }
     if let Some(key) = shortage.settle(host)
@@ -116,33 +116,33 @@ pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget
     server.wake_senders(host);
 }
 
-/// The rounds of a run. The lane is left when there is no more to send; what there
+/// The versions of a run. The lane is left when there is no more to send; what there
 /// is no memory for does not count.
-fn rounds<M: Memory>(
+fn send_versions<M: Memory>(
     owned: &mut Owned<'_, M>,
     host: &mut dyn Host,
     budget: Budget,
     shortage: &mut Shortage<'_, M>,
-) -> Result<Left, Fault> {
-    let (server, Some(lane)) = (owned.server, owned.lane) else { return Ok(Left::Nothing) };
+) -> Result<Remaining, Fault> {
+    let (server, Some(lane)) = (owned.server, owned.lane) else { return Ok(Remaining::Nothing) };
     let mut sent = 0;
-    for _ in 0..budget.rounds {
+    for _ in 0..budget.versions {
         let before = sent;
-        if !tell(server, host, (lane, budget), &mut sent, shortage)? {
+        if !notify_watchers(server, host, (lane, budget), &mut sent, shortage)? {
             // With too many unsent it is no use to go on.
-            return Ok(if shortage.is_full() { Left::Nothing } else { Left::Work });
+            return Ok(if shortage.is_full() { Remaining::Nothing } else { Remaining::Work });
         }
         if !server.store.finish(lane, sent > before) {
             owned.lane = None;
-            return Ok(Left::Nothing);
+            return Ok(Remaining::Nothing);
         }
     }
-    Ok(Left::Work)
+    Ok(Remaining::Work)
 }
 
 /// Tells whoever lacks it the newest version of the state. False when the budget is
 /// used.
-fn tell<M: Memory>(
+fn notify_watchers<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     (lane, budget): (LaneRef<M>, Budget),
@@ -152,20 +152,20 @@ fn tell<M: Memory>(
     let numbering = Numbering::of(server);
     let mut known = None;
     loop {
-        let version = match known.take() {
-            Some(version) => Some(version),
-            None => Version::copy(server, host, lane, numbering)?,
+        let state = match known.take() {
+            Some(state) => Some(state),
+            None => NotifiedState::copy(server, host, lane, numbering)?,
         };
-        let Some(mut version) = version else { return Ok(true) };
-        let mut hand = InHand::new(server, lane);
-        let picked = pick(host, &mut hand, &version, (numbering, budget));
+        let Some(mut state) = state else { return Ok(true) };
+        let mut in_flight = InFlight::new(server, lane);
+        let picked = pick(host, &mut in_flight, &state, (numbering, budget));
         // Watchers that need no NOTIFY cost time, too.
         *sent += picked.notifies.max(usize::from(picked.more));
-        let done = portion(host, &mut hand, &mut version, shortage);
-        hand.give_back(host);
+        let done = portion(host, &mut in_flight, &mut state, shortage);
+        in_flight.give_back(host);
         done?;
         if picked.more {
-            known = Some(version).filter(|version| version.serves_next(picked.is_latest));
+            known = Some(state).filter(|state| state.serves_next(picked.is_latest));
         } else if watchers::fetch(server, host, lane)? {
             *sent += 1;
         } else {
@@ -189,17 +189,17 @@ struct Picked {
 /// The first step: takes a portion of those in hand who lack the version.
 fn pick<M: Memory>(
     host: &mut dyn Host,
-    hand: &mut InHand<'_, M>,
-    version: &Version<'_>,
+    in_flight: &mut InFlight<'_, M>,
+    state: &NotifiedState<'_>,
     (numbering, budget): (Numbering, Budget),
 ) -> Picked {
-    let (server, lane) = (hand.server, hand.lane);
-    let taken = server.store.take(lane, version.composed(), host.now(), PORTION);
+    let (server, lane) = (in_flight.server, in_flight.lane);
+    let taken = server.store.take(lane, state.composed(), host.now(), PORTION);
     let picked =
-        Picked { notifies: taken.sends.len(), more: taken.more, is_latest: taken.is_latest };
-    hand.take(numbering, taken.sends);
+        Picked { notifies: taken.notifies.len(), more: taken.more, is_latest: taken.is_latest };
+    in_flight.take(numbering, taken.notifies);
     if picked.more {
-        server.store.share(lane, if version.may_be_shared() { budget.shares } else { 0 });
+        server.store.share(lane, if state.may_be_shared() { budget.shares } else { 0 });
         server.wake_senders(host);
     }
     write_back::reserve(server, host, &taken.unreserved);
@@ -210,38 +210,38 @@ fn pick<M: Memory>(
 /// whose numbers others have taken meanwhile are tried again.
 fn portion<M: Memory>(
     host: &mut dyn Host,
-    hand: &mut InHand<'_, M>,
-    version: &mut Version<'_>,
+    in_flight: &mut InFlight<'_, M>,
+    state: &mut NotifiedState<'_>,
     shortage: &mut Shortage<'_, M>,
 ) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         // The rows were read before, and the numbers are claimed after that.
-        let read = version.read(hand.server, host, hand.shows_state())?;
-        let seen = hand.serves_flags().then(|| version.fingerprint(&read));
-        let numbered = hand.number(host);
-        let flagged = hand.flagged();
-        if !hand.numbered.is_empty() {
+        let read = state.read(in_flight.server, host, in_flight.shows_state())?;
+        let seen = in_flight.serves_flags().then(|| state.fingerprint(&read));
+        let numbered = in_flight.number(host);
+        let flagged = in_flight.flagged();
+        if !in_flight.numbered.is_empty() {
             let made;
-            let composition = match version.documents() {
+            let composition = match state.documents() {
                 Some(composition) => composition,
                 None => {
-                    made = version.compose(hand.server, host, read)?;
+                    made = state.compose(in_flight.server, host, read)?;
                     &made
                 }
             };
-            hand.deliver(host, version.package, composition, shortage);
-            hand.settle(host);
+            in_flight.deliver(host, state.package, composition, shortage);
+            in_flight.settle(host);
         }
         // A change that came after the state was read has found the flags still
         // there, and they are off now.
         if let Some(seen) = seen
             && !flagged.is_empty()
-            && version.differs(hand.server, host, seen)
+            && state.differs(in_flight.server, host, seen)
         {
-            hand.repeat(host, flagged);
+            in_flight.repeat(host, flagged);
         }
         numbered?;
-        if !hand.follow(host)? {
+        if !in_flight.follow(host)? {
             break;
         }
     }

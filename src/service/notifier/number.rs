@@ -5,19 +5,19 @@ use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::subscription::{Ending, NotifyNumbers, Status, Text};
 use crate::service::notifier::claims;
-use crate::service::notifier::in_hand::InHand;
-use crate::service::seldom::Seldom;
+use crate::service::notifier::in_flight::InFlight;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::ENDED;
 use crate::service::{Server, watcher_info};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::lanes::{Document, Send, by_document};
-use crate::store::records::Claim;
-use crate::store::row_lanes::DueRow;
+use crate::store::lanes::{Document, PlannedNotify, by_document};
+use crate::store::records::RowClaim;
+use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::dialog_of;
 use crate::store::shard::later;
 
-static GIVEN_UP: Seldom = Seldom::new();
+static GIVEN_UP: RateLimitedLog = RateLimitedLog::new();
 
 /// How often another CSeq is tried because others keep taking them.
 pub(super) const ATTEMPTS: usize = 16;
@@ -54,7 +54,7 @@ impl Numbering {
 
 /// Whether a dialog has got the numbers of its NOTIFYs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Claiming {
+pub(super) enum ClaimProgress {
     NotYet,
     Done,
     /// Nothing is to be sent any more.
@@ -64,8 +64,8 @@ pub(super) enum Claiming {
 /// The NOTIFYs of one dialog whose numbers have to be claimed. They leave together.
 pub(super) struct Dialog {
     /// At least one.
-    pub sends: Vec<Send>,
-    pub claiming: Claiming,
+    pub notifies: Vec<PlannedNotify>,
+    pub claim_progress: ClaimProgress,
     /// An attempt has failed: perhaps only the answer was lost.
     pub unsure: bool,
     /// Attempts that have failed though nobody else has changed the row.
@@ -76,76 +76,76 @@ pub(super) struct Dialog {
 }
 
 impl Dialog {
-    fn new(first: Send) -> Dialog {
+    fn new(first: PlannedNotify) -> Dialog {
         // One that fetches has no row.
-        let claiming = match first.claim {
-            Claim::None => Claiming::Done,
-            _ => Claiming::NotYet,
+        let claim_progress = match first.claim {
+            RowClaim::None => ClaimProgress::Done,
+            _ => ClaimProgress::NotYet,
         };
-        Dialog { sends: vec![first], claiming, unsure: false, failures: 0, is_away: false }
+        Dialog { notifies: vec![first], claim_progress, unsure: false, failures: 0, is_away: false }
     }
 
     pub fn ending(&self) -> Option<Ending> {
-        self.sends.last().and_then(|last| last.ending)
+        self.notifies.last().and_then(|last| last.ending)
     }
 
     /// Some of its NOTIFYs carry a document.
     fn shows_state(&self) -> bool {
-        self.sends.iter().any(|send| send.document != Document::None)
+        self.notifies.iter().any(|notify| notify.document != Document::None)
     }
 
     /// There is no use in trying again.
     fn is_hopeless(&self) -> bool {
-        self.claiming == Claiming::NotYet && self.failures >= MAX_FAILURES
+        self.claim_progress == ClaimProgress::NotYet && self.failures >= MAX_FAILURES
     }
 
     /// The numbers that were used last.
     pub fn used(&self) -> NotifyNumbers {
-        let first = self.sends.first().map(|first| first.subscription.numbers());
+        let first = self.notifies.first().map(|first| first.subscription.numbers());
         first.unwrap_or_default().before()
     }
 
     /// The numbers have been claimed.
     pub fn claimed(&mut self, now: i64) {
-        self.claiming = Claiming::Done;
+        self.claim_progress = ClaimProgress::Done;
         if self.ending().is_some() {
             // The row says so.
-            self.sends.iter_mut().for_each(|send| send.expires_at = now);
+            self.notifies.iter_mut().for_each(|notify| notify.expires_at = now);
         }
     }
 
     /// As something that awaits its NOTIFY again.
-    pub fn due(self) -> Option<DueRow> {
+    pub fn into_pending(self) -> Option<PendingNotify> {
         let used = self.used();
-        let last = self.sends.last()?;
-        let mut due = due_again(last);
-        if self.claiming != Claiming::Done {
-            due.subscription = last.subscription.clone();
-            due.subscription.set_numbers(used);
-            (due.ending, due.null_reason) = (last.ending, last.null_reason);
-            due.claim = match last.claim {
-                Claim::Turn(_) if self.unsure => Claim::Asked,
+        let last = self.notifies.last()?;
+        let mut pending = notify_again(last);
+        if self.claim_progress != ClaimProgress::Done {
+            pending.subscription = last.subscription.clone();
+            pending.subscription.set_numbers(used);
+            (pending.ending, pending.null_reason) = (last.ending, last.null_reason);
+            pending.claim = match last.claim {
+                RowClaim::NotifierSlot(_) if self.unsure => RowClaim::Asked,
                 claim => claim,
             };
         }
-        Some(due)
+        Some(pending)
     }
 }
 
 /// The NOTIFYs of rows by dialog, in an order that is the same on all servers: two of
 /// them must not wait for each other's rows.
-fn by_dialog(sends: Vec<Send>) -> Vec<Dialog> {
+fn by_dialog(notifies: Vec<PlannedNotify>) -> Vec<Dialog> {
     let mut dialogs: Vec<Dialog> = Vec::new();
-    for send in sends {
+    for notify in notifies {
         match dialogs.last_mut() {
             Some(dialog)
-                if dialog.sends.last().is_some_and(|last| {
-                    dialog_of(&last.subscription) == dialog_of(&send.subscription)
+                if dialog.notifies.last().is_some_and(|last| {
+                    dialog_of(&last.subscription) == dialog_of(&notify.subscription)
                 }) =>
             {
-                dialog.sends.push(send);
+                dialog.notifies.push(notify);
             }
-            _ => dialogs.push(Dialog::new(send)),
+            _ => dialogs.push(Dialog::new(notify)),
         }
     }
     dialogs.sort_by(|a, b| name(a).cmp(&name(b)));
@@ -153,17 +153,17 @@ fn by_dialog(sends: Vec<Send>) -> Vec<Dialog> {
 }
 
 fn name(dialog: &Dialog) -> [&[u8]; 3] {
-    dialog.sends.first().map_or([b"", b"", b""], |first| {
+    dialog.notifies.first().map_or([b"", b"", b""], |first| {
         [Text::CallId, Text::FromTag, Text::ToTag].map(|field| first.subscription.text(field))
     })
 }
 
-impl<M: Memory> InHand<'_, M> {
+impl<M: Memory> InFlight<'_, M> {
     /// Takes in hand what was picked: with its numbers, where these are reserved.
-    pub fn take(&mut self, numbering: Numbering, sends: Vec<Send>) {
+    pub fn take(&mut self, numbering: Numbering, notifies: Vec<PlannedNotify>) {
         match numbering {
-            Numbering::Reserved => self.numbered = sends,
-            Numbering::Claimed => self.open = by_dialog(sends),
+            Numbering::Reserved => self.numbered = notifies,
+            Numbering::Claimed => self.open = by_dialog(notifies),
         }
     }
 
@@ -187,9 +187,11 @@ impl<M: Memory> InHand<'_, M> {
 
     /// Moves those that have their numbers to where they are sent from.
     fn move_numbered(&mut self) {
-        for dialog in self.open.extract_if(.., |dialog| dialog.claiming == Claiming::Done) {
-            tell_watchers_of(self.server, self.lane, &dialog);
-            self.numbered.extend(dialog.sends);
+        for dialog in
+            self.open.extract_if(.., |dialog| dialog.claim_progress == ClaimProgress::Done)
+        {
+            notify_winfo(self.server, self.lane, &dialog);
+            self.numbered.extend(dialog.notifies);
         }
     }
 
@@ -210,16 +212,16 @@ impl<M: Memory> InHand<'_, M> {
                 format_args!("NOTIFY given up: its row cannot be changed (Call-ID {call_id})");
             GIVEN_UP.log(host, Level::Error, line);
         }
-        self.open.retain(|dialog| dialog.claiming != Claiming::Needless);
+        self.open.retain(|dialog| dialog.claim_progress != ClaimProgress::Needless);
     }
 }
 
-/// Those who watch the watchers are told of an end that nobody has told them of, or
+/// Those who watch the watchers are notified of an end that nobody has notified them of, or
 /// perhaps nobody.
-fn tell_watchers_of<M: Memory>(server: &Server<M>, lane: LaneRef<M>, dialog: &Dialog) {
-    let last = dialog.sends.last().and_then(|last| Some((last, last.ending?)));
+fn notify_winfo<M: Memory>(server: &Server<M>, lane: LaneRef<M>, dialog: &Dialog) {
+    let last = dialog.notifies.last().and_then(|last| Some((last, last.ending?)));
     let Some((last, ending)) = last else { return };
-    if (ending == Ending::Expired || last.claim == Claim::Rescue)
+    if (ending == Ending::Expired || last.claim == RowClaim::Rescue)
         && let Some(key) = server.store.lane_key(lane)
     {
         watcher_info::row_ended(server, &key, &last.subscription, ending);
@@ -228,40 +230,41 @@ fn tell_watchers_of<M: Memory>(server: &Server<M>, lane: LaneRef<M>, dialog: &Di
 
 /// A NOTIFY that has its number and did not leave, as something that awaits another
 /// one. Its row is as the claim has made it.
-pub(super) fn due_again(send: &Send) -> DueRow {
-    let mut due = DueRow {
-        subscription: send.subscription.clone(),
-        expires_at: send.expires_at,
-        ending: send.ending,
-        claim: match send.claim {
-            Claim::Turn(_) | Claim::Rescue => Claim::Asked,
+pub(super) fn notify_again(notify: &PlannedNotify) -> PendingNotify {
+    let mut pending = PendingNotify {
+        subscription: notify.subscription.clone(),
+        expires_at: notify.expires_at,
+        ending: notify.ending,
+        claim: match notify.claim {
+            RowClaim::NotifierSlot(_) | RowClaim::Rescue => RowClaim::Asked,
             claim => claim,
         },
-        told: Some(send.told),
-        null_reason: send.null_reason,
+        notified: Some(notify.notified),
+        null_reason: notify.null_reason,
     };
-    if due.ending == Some(Ending::Expired) {
-        (due.subscription.status, due.null_reason) = (Status::Terminated, false);
-        let _ = due.subscription.set_text(Text::Reason, ENDED);
+    if pending.ending == Some(Ending::Expired) {
+        (pending.subscription.status, pending.null_reason) = (Status::Terminated, false);
+        let _ = pending.subscription.set_text(Text::Reason, ENDED);
         // Those who watch the watchers know.
-        due.ending = Some(Ending::Unsubscribed);
+        pending.ending = Some(Ending::Unsubscribed);
     }
-    due
+    pending
 }
 
 /// Adds one that awaits a NOTIFY again. Of a dialog's several the last one counts, and
-/// all that its watcher has not been told of.
-pub(super) fn keep_last(rows: &mut Vec<DueRow>, due: DueRow) {
-    let is_same =
-        |known: &&mut DueRow| dialog_of(&known.subscription) == dialog_of(&due.subscription);
+/// all that its watcher has not been notified of.
+pub(super) fn keep_last(rows: &mut Vec<PendingNotify>, pending: PendingNotify) {
+    let is_same = |known: &&mut PendingNotify| {
+        dialog_of(&known.subscription) == dialog_of(&pending.subscription)
+    };
     match rows.iter_mut().find(is_same) {
         Some(known) => {
-            let told = match (known.told, due.told) {
-                (Some(before), Some(told)) if later(told, before) => Some(before),
-                (_, told) => told,
+            let notified = match (known.notified, pending.notified) {
+                (Some(before), Some(notified)) if later(notified, before) => Some(before),
+                (_, notified) => notified,
             };
-            *known = DueRow { told, ..due };
+            *known = PendingNotify { notified, ..pending };
         }
-        None => rows.push(due),
+        None => rows.push(pending),
     }
 }

@@ -6,15 +6,15 @@ use crate::ports::{Host, Level};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::service::Server;
-use crate::service::notifier::number::{due_again, keep_last};
-use crate::service::seldom::Seldom;
+use crate::service::notifier::number::{keep_last, notify_again};
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::shm::Memory;
-use crate::store::lanes::Send;
-use crate::store::row_lanes::DueRow;
+use crate::store::lanes::PlannedNotify;
+use crate::store::row_lanes::PendingNotify;
 use crate::store::{LaneRef, Token};
 
-static SHORT: Seldom = Seldom::new();
-static GIVEN_UP: Seldom = Seldom::new();
+static SHORT: RateLimitedLog = RateLimitedLog::new();
+static GIVEN_UP: RateLimitedLog = RateLimitedLog::new();
 
 /// Unsent NOTIFYs of rows that are kept in one run; beyond that it ends.
 const MOST_ROWS: usize = 256;
@@ -24,7 +24,7 @@ const MOST_ATTEMPTS: usize = 4;
 
 /// What the host seems to have memory for, in one run.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct HostMemory {
     /// What cannot be sent now never is.
     is_last: bool,
     /// Bytes of the smallest NOTIFY that there was no memory for.
@@ -32,7 +32,7 @@ pub(super) struct Room {
     attempts: usize,
 }
 
-impl Room {
+impl HostMemory {
     pub fn is_last(&self) -> bool {
         self.is_last
     }
@@ -58,26 +58,26 @@ impl Room {
     }
 }
 
-/// What one run for a lane could not send. It is due again when the run is over,
+/// What one run for a lane could not send. It is pending again when the run is over,
 /// also when a callback panics.
 pub(super) struct Shortage<'a, M: Memory> {
     server: &'a Server<M>,
     lane: LaneRef<M>,
-    pub room: Room,
+    pub host_memory: HostMemory,
     /// Whose watchers they are for, if there are any.
     key: Option<PresentityKey>,
     /// NOTIFYs of records, by token and CSeq.
     records: Vec<(Token, u32)>,
     /// NOTIFYs of rows.
-    rows: Vec<DueRow>,
+    rows: Vec<PendingNotify>,
 }
 
 impl<'a, M: Memory> Shortage<'a, M> {
     /// Nothing yet, in a run for this lane. After the last run nothing is tried
     /// again: rather no document than no NOTIFY.
     pub fn new(server: &'a Server<M>, lane: LaneRef<M>, is_last: bool) -> Shortage<'a, M> {
-        let room = Room { is_last, ..Room::default() };
-        Shortage { server, lane, room, key: None, records: Vec::new(), rows: Vec::new() }
+        let host_memory = HostMemory { is_last, ..HostMemory::default() };
+        Shortage { server, lane, host_memory, key: None, records: Vec::new(), rows: Vec::new() }
     }
 
     /// So many unsent ones that the run has to end.
@@ -85,27 +85,27 @@ impl<'a, M: Memory> Shortage<'a, M> {
         self.rows.len() >= MOST_ROWS
     }
 
-    /// A NOTIFY could not be sent. What it was to tell of is kept until it is.
-    pub fn keep(&mut self, send: &Send) {
+    /// A NOTIFY could not be sent. What it was to report is kept until it is.
+    pub fn keep(&mut self, notify: &PlannedNotify) {
         if self.key.is_none() {
             self.key = self.server.store.lane_key(self.lane);
-            self.server.store.keep_untold(self.lane);
+            self.server.store.keep_unsent(self.lane);
         }
-        match send.token {
-            Some(Token::ROW) => keep_last(&mut self.rows, due_again(send)),
-            Some(token) => self.records.push((token, send.subscription.local_cseq)),
+        match notify.token {
+            Some(Token::ROW) => keep_last(&mut self.rows, notify_again(notify)),
+            Some(token) => self.records.push((token, notify.subscription.local_cseq)),
             None => {}
         }
     }
 
-    /// What was not sent is due again; after the last run it is not. Whether the lane
+    /// What was not sent is pending again; after the last run it is not. Whether the lane
     /// is the caller's or not, it stays so. Gives the presentity, if there was
     /// anything.
     pub fn settle(&mut self, host: &mut dyn Host) -> Option<PresentityKey> {
         let key = self.key.take()?;
         let (records, rows) = (std::mem::take(&mut self.records), std::mem::take(&mut self.rows));
         let store = &self.server.store;
-        if self.room.is_last {
+        if self.host_memory.is_last {
             store.given_up(self.lane, &records);
             let user = key.user.escape_ascii();
             let line = format_args!(
@@ -115,10 +115,10 @@ impl<'a, M: Memory> Shortage<'a, M> {
             );
             GIVEN_UP.log(host, Level::Error, line);
         } else {
-            store.due_again(&records);
+            store.notify_again(&records);
             requeue(self.server, host, &key, rows.into_iter());
         }
-        store.untold_again(self.lane);
+        store.release_unsent(self.lane);
         Some(key)
     }
 }
@@ -127,31 +127,31 @@ impl<M: Memory> Drop for Shortage<'_, M> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let store = &self.server.store;
-        store.due_again(&self.records);
-        for due in self.rows.drain(..) {
-            if let Ok(Some(lane)) = store.queue_row(&key, &due) {
+        store.notify_again(&self.records);
+        for pending in self.rows.drain(..) {
+            if let Ok(Some(lane)) = store.queue_row(&key, &pending) {
                 store.hand_over(lane);
             }
         }
-        store.untold_again(self.lane);
+        store.release_unsent(self.lane);
     }
 }
 
-/// Rows that were to be sent are due again, as far as there is memory. A watcher for
-/// whom there is none is told at the presentity's next change.
+/// Rows that were to be sent are pending again, as far as there is memory. A watcher for
+/// whom there is none is notified at the presentity's next change.
 pub(super) fn requeue<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
-    rows: impl Iterator<Item = DueRow>,
+    rows: impl Iterator<Item = PendingNotify>,
 ) {
-    for due in rows {
-        match server.store.queue_row(key, &due) {
+    for pending in rows {
+        match server.store.queue_row(key, &pending) {
             // Nobody had the lane any more.
             Ok(Some(lane)) => server.store.park(lane),
             Ok(None) => {}
             Err(fault) => {
-                let call_id = due.subscription.text(Text::CallId).escape_ascii();
+                let call_id = pending.subscription.text(Text::CallId).escape_ascii();
                 let line = format_args!("NOTIFY given up: {fault} (Call-ID {call_id})");
                 GIVEN_UP.log(host, Level::Error, line);
             }

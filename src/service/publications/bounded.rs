@@ -9,7 +9,7 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
 use crate::service::durable::single;
 use crate::service::paging::{Place, page};
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::store::rows::{PUBLICATION_COLUMNS, PublicationRow, read_publication};
 use std::collections::VecDeque;
 
@@ -19,7 +19,7 @@ const MOST: usize = 32 << 20;
 /// Rows in a page, where documents are large.
 const PAGE: usize = 16;
 
-static LEFT_OUT: Seldom = Seldom::new();
+static LEFT_OUT: RateLimitedLog = RateLimitedLog::new();
 
 /// The newest rows, each with its `id`, and how many older ones there are.
 #[derive(Default)]
@@ -42,9 +42,9 @@ impl Rows {
     }
 
     /// Those that are shown, oldest first; one line tells of the others.
-    pub(super) fn told(self, host: &mut dyn Host) -> Vec<(i64, PublicationRow)> {
+    pub(super) fn logged(self, host: &mut dyn Host) -> Vec<(i64, PublicationRow)> {
         if let Some((_, row)) = self.newest.front().filter(|_| self.left_out > 0) {
-            tell(host, self.left_out, (&row.user, &row.host));
+            log_left_out(host, self.left_out, (&row.user, &row.host));
         }
         self.newest.into()
     }
@@ -107,11 +107,11 @@ pub fn newest(host: &mut dyn Host, key: &PresentityKey, publications: &mut Vec<P
     let left_out = publications.len() - fitting.max(1).min(publications.len());
     if left_out > 0 {
         publications.drain(..left_out);
-        tell(host, left_out, (&key.user, &key.host));
+        log_left_out(host, left_out, (&key.user, &key.host));
     }
 }
 
-fn tell(host: &mut dyn Host, left_out: usize, (user, domain): (&[u8], &[u8])) {
+fn log_left_out(host: &mut dyn Host, left_out: usize, (user, domain): (&[u8], &[u8])) {
     let line = format_args!(
         "the {left_out} oldest documents published for {}@{} are left out: with them there would \
          be more than {} MiB",

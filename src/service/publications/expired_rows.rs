@@ -14,14 +14,14 @@ use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
 
-use super::rows::{View, tell};
+use super::rows::{View, notify_watchers};
 use super::statements::table;
 
 /// Expired rows read in one go.
 const PAGE: usize = 250;
 
 /// Ends publications that have expired. The row's own end is named when it is
-/// deleted: of several servers one deletes it and tells the watchers, and one
+/// deleted: of several servers one deletes it and notifies the watchers, and one
 /// that was refreshed lives on.
 pub(super) fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let table = table(server)?;
@@ -75,8 +75,8 @@ pub(super) fn end_expired<M: Memory>(
     let deleted = delete(database, table, &conditions)?;
     if let (true, Some(Outcome::Change(made))) = (deleted, outcome) {
         let ended = made.ended.map(|shown| (&publication, shown));
-        let change = RowsChanged { sender: b"", ended, told: made.told };
-        if let Some(lane) = tell(server, host, &key, change) {
+        let change = RowsChanged { sender: b"", ended, fan_out: made.fan_out };
+        if let Some(lane) = notify_watchers(server, host, &key, change) {
             server.store.hand_over(lane);
         }
     }

@@ -1,5 +1,5 @@
 //! Publications in memory with a row of each (`publ_cache=1`). Memory judges a
-//! change; the row is written before anybody is told. Documents lie in the rows,
+//! change; the row is written before anybody is notified. Documents lie in the rows,
 //! and as far as there is room in memory, too.
 
 use std::collections::HashMap;
@@ -11,13 +11,13 @@ use crate::presence::event_package::{Event, EventPackage};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{PublicationCopy, Refused, Step};
 use crate::service::durable::delete;
-use crate::service::left_over::delete_all;
 use crate::service::listing::Published;
+use crate::service::orphaned_rows::delete_all;
 use crate::service::paging::Pages;
-use crate::service::publishing::Publishing;
+use crate::service::publication_request::PublicationRequest;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
-use crate::store::publications::{Change, Expired, Pending, Stored};
+use crate::store::publications::{Expired, Pending, PublicationChange, PublicationRowKey};
 use crate::store::rows::{PUBLICATION_COLUMNS, publication_conditions, read_publication};
 
 use super::memory::{self, Durable, InMemory};
@@ -34,13 +34,13 @@ pub struct Indexed;
 struct WithRow<'a, 'b, M: Memory> {
     server: &'a Server<M>,
     host: &'a mut dyn Host,
-    publishing: &'a Publishing<'b>,
-    change: &'a Change<'b>,
+    publishing: &'a PublicationRequest<'b>,
+    change: &'a PublicationChange<'b>,
 }
 
 impl<M: Memory> WithRow<'_, '_, M> {
     /// The document of a publication that ends or is replaced.
-    fn former(&mut self, stored: &Stored) -> Result<Option<Vec<u8>>, Fault> {
+    fn former(&mut self, stored: &PublicationRowKey) -> Result<Option<Vec<u8>>, Fault> {
         let (key, tag) = (&stored.key, &stored.entity_tag);
         let kept = self.server.store.body_of(key, tag);
         if kept.is_some() {
@@ -55,7 +55,7 @@ impl<M: Memory> WithRow<'_, '_, M> {
 impl<M: Memory> Durable<M> for WithRow<'_, '_, M> {
     fn document(
         &mut self,
-        stored: &Stored,
+        stored: &PublicationRowKey,
         kept: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, Refused> {
         if kept.is_some() {
@@ -184,11 +184,11 @@ impl<M: Memory> Publications<M> for Indexed {
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        publishing: &Publishing<'_>,
-        change: &Change<'_>,
+        publishing: &PublicationRequest<'_>,
+        change: &PublicationChange<'_>,
     ) -> Result<Applied<M>, Refused> {
         // The document is the row's.
-        let change = &Change { body: None, ..change.clone() };
+        let change = &PublicationChange { body: None, ..change.clone() };
         let mut row = WithRow { server, host, publishing, change };
         memory::publish(server, publishing, change, &mut row)
     }
@@ -203,7 +203,7 @@ impl<M: Memory> Publications<M> for Indexed {
         }
     }
 
-    fn end_left_over(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    fn end_orphaned(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
         end_strangers(server, host)
     }
 

@@ -9,10 +9,10 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{PublicationCopy, Refused};
 use crate::service::Server;
 use crate::service::listing::Published;
-use crate::service::publishing::Publishing;
+use crate::service::publication_request::PublicationRequest;
 use crate::shm::Memory;
 use crate::store::Store;
-use crate::store::publications::{Begun, Change, Expired, Pending, Stored};
+use crate::store::publications::{Begun, Expired, Pending, PublicationChange, PublicationRowKey};
 
 use super::{Applied, Publications};
 
@@ -26,12 +26,12 @@ pub struct InMemory;
 
 /// A claimed publication. The claim is given up when the change fails, also
 /// when a callback panics: the publication must not stay claimed for ever.
-struct Claim<'a, M: Memory> {
+struct ClaimGuard<'a, M: Memory> {
     store: &'a Store<M>,
     pending: Option<Pending<M>>,
 }
 
-impl<M: Memory> Drop for Claim<'_, M> {
+impl<M: Memory> Drop for ClaimGuard<'_, M> {
     fn drop(&mut self) {
         if let Some(pending) = self.pending.take() {
             self.store.abort_publication(pending);
@@ -44,7 +44,7 @@ pub(super) trait Durable<M: Memory> {
     /// The document of a publication whose dialog may come back to life.
     fn document(
         &mut self,
-        stored: &Stored,
+        stored: &PublicationRowKey,
         kept: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, Refused>;
 
@@ -62,7 +62,7 @@ struct NoRows;
 impl<M: Memory> Durable<M> for NoRows {
     fn document(
         &mut self,
-        _stored: &Stored,
+        _stored: &PublicationRowKey,
         kept: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, Refused> {
         Ok(kept)
@@ -80,8 +80,8 @@ impl<M: Memory> Durable<M> for NoRows {
 /// Judges a change by what is in memory, and makes it.
 pub(super) fn publish<M: Memory>(
     server: &Server<M>,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
+    publishing: &PublicationRequest<'_>,
+    change: &PublicationChange<'_>,
     durable: &mut dyn Durable<M>,
 ) -> Result<Applied<M>, Refused> {
     let (store, package) = (&server.store, publishing.package);
@@ -94,7 +94,7 @@ pub(super) fn publish<M: Memory>(
             return Ok(Applied::Reopens(document));
         }
     };
-    let mut claim = Claim { store, pending: Some(pending) };
+    let mut claim = ClaimGuard { store, pending: Some(pending) };
     let ended = match &claim.pending {
         Some(pending) => durable.write(pending)?,
         None => None,
@@ -108,16 +108,16 @@ pub(super) fn publish<M: Memory>(
 /// Publications that were claimed, the next one last. What is not dealt with is
 /// given back, also when a callback panics; those that were not tried come
 /// first the next time.
-struct Claimed<'a, M: Memory> {
+struct ExpiredClaims<'a, M: Memory> {
     store: &'a Store<M>,
     now: i64,
     expired: Vec<Expired<M>>,
 }
 
-impl<M: Memory> Drop for Claimed<'_, M> {
+impl<M: Memory> Drop for ExpiredClaims<'_, M> {
     fn drop(&mut self) {
-        if let Some(in_hand) = self.expired.pop() {
-            self.store.keep_expired(in_hand, self.now, RETRY);
+        if let Some(interrupted) = self.expired.pop() {
+            self.store.keep_expired(interrupted, self.now, RETRY);
         }
         for untried in self.expired.drain(..) {
             self.store.keep_expired(untried, self.now, 0);
@@ -142,7 +142,7 @@ pub(super) fn expire<M: Memory>(
             let (expired, rest) =
                 store.claim_expired(shard, (now, BATCH), &server.registry, quietly);
             more = rest;
-            let mut claimed = Claimed { store, now, expired };
+            let mut claimed = ExpiredClaims { store, now, expired };
             claimed.expired.reverse();
             while let Some(publication) = claimed.expired.last() {
                 let deleted = delete(host, publication);
@@ -173,8 +173,8 @@ impl<M: Memory> Publications<M> for InMemory {
         &self,
         server: &Server<M>,
         _host: &mut dyn Host,
-        publishing: &Publishing<'_>,
-        change: &Change<'_>,
+        publishing: &PublicationRequest<'_>,
+        change: &PublicationChange<'_>,
     ) -> Result<Applied<M>, Refused> {
         publish(server, publishing, change, &mut NoRows)
     }
@@ -183,7 +183,7 @@ impl<M: Memory> Publications<M> for InMemory {
         expire(server, host, |_, _| Ok(None))
     }
 
-    fn end_left_over(&self, _server: &Server<M>, _host: &mut dyn Host) -> Result<(), Fault> {
+    fn end_orphaned(&self, _server: &Server<M>, _host: &mut dyn Host) -> Result<(), Fault> {
         Ok(())
     }
 

@@ -21,10 +21,10 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{PublicationCopy, Refused};
 use crate::service::Server;
 use crate::service::listing::Published;
-use crate::service::publishing::Publishing;
+use crate::service::publication_request::PublicationRequest;
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::publications::Change;
+use crate::store::publications::PublicationChange;
 
 pub use bounded::newest as newest_that_fit;
 pub(super) use respelled::respell;
@@ -39,15 +39,15 @@ pub trait Publications<M: Memory> {
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        publishing: &Publishing<'_>,
-        change: &Change<'_>,
+        publishing: &PublicationRequest<'_>,
+        change: &PublicationChange<'_>,
     ) -> Result<Applied<M>, Refused>;
 
     /// Ends those that have expired.
     fn expire(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;
 
     /// Ends those that expired while the server was down.
-    fn end_left_over(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;
+    fn end_orphaned(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;
 
     /// A presentity has one of this entity-tag.
     fn has_tag(
@@ -121,7 +121,7 @@ pub trait Publications<M: Memory> {
     ) -> Result<(), Fault>;
 
     /// Somebody may have changed any rows by hand: whoever watches something that
-    /// is different now is told.
+    /// is different now is notified.
     fn follow_all(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;
 }
 

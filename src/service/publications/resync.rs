@@ -12,7 +12,7 @@ use crate::service::Server;
 use crate::service::notifier::{self, Budget};
 use crate::service::restore::facts;
 use crate::shm::Memory;
-use crate::store::publications::Change;
+use crate::store::publications::PublicationChange;
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, read_publication,
 };
@@ -54,7 +54,7 @@ pub(super) fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> 
         }
     }
     for key in follow(server, host, &[Vec::new()], before)? {
-        if let Some(lane) = server.store.tell_again(&key)? {
+        if let Some(lane) = server.store.notify_all_again(&key)? {
             notifier::run(server, host, lane, Budget::WORKER);
         }
     }
@@ -100,7 +100,7 @@ fn follow<M: Memory>(
     for (key, row, facts, dialog_id) in rows {
         respell(host.database().ok_or(Fault::Database)?, table, &row, &key)?;
         let publication = &row.publication;
-        let change = Change {
+        let change = PublicationChange {
             step: Step::Create,
             if_match: None,
             entity_tag: &publication.entity_tag,

@@ -8,18 +8,19 @@ use crate::presence::dialog_info;
 use crate::presence::event_package::EventPackage;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::transition::{
-    self, Event, Next, Outcome, Publish, Stored, Told, Watchers, is_same_dialog, transition,
+    self, CurrentPublication, Event, FanOut, Next, Outcome, Publish, Watchers, is_same_dialog,
+    transition,
 };
 use crate::presence::publication::{Facts, PublicationCopy, Refused, Step};
 use crate::presence::uri;
 use crate::service::durable::{delete, single};
 use crate::service::listing::Published;
 use crate::service::paging::count as count_rows;
-use crate::service::publishing::{Publishing, facts_of};
+use crate::service::publication_request::{PublicationRequest, facts_of};
 use crate::service::{Server, check_widths, expiry, limits};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::publications::{Audience, Change, RowsChanged};
+use crate::store::publications::{Audience, PublicationChange, RowsChanged};
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
@@ -40,15 +41,15 @@ impl<M: Memory> Publications<M> for Rows {
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        publishing: &Publishing<'_>,
-        change: &Change<'_>,
+        publishing: &PublicationRequest<'_>,
+        change: &PublicationChange<'_>,
     ) -> Result<Applied<M>, Refused> {
         match judge(server, host, publishing, change) {
             Err(Refused::EntityTag) => {
                 let Some(key) = otherwise_spelled(server, host, publishing)? else {
                     return Err(Refused::EntityTag);
                 };
-                judge(server, host, &Publishing { key, ..publishing.clone() }, change)
+                judge(server, host, &PublicationRequest { key, ..publishing.clone() }, change)
             }
             judged => judged,
         }
@@ -58,7 +59,7 @@ impl<M: Memory> Publications<M> for Rows {
         expire(server, host)
     }
 
-    fn end_left_over(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    fn end_orphaned(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
         expire(server, host)
     }
 
@@ -156,7 +157,7 @@ impl<M: Memory> Publications<M> for Rows {
 fn otherwise_spelled<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
 ) -> Result<Option<PresentityKey>, Fault> {
     let Some(tag) = publishing.if_match else { return Ok(None) };
     let (table, database) = (table(server)?, host.database().ok_or(Fault::Database)?);
@@ -182,8 +183,8 @@ fn otherwise_spelled<M: Memory>(
 fn judge<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
+    publishing: &PublicationRequest<'_>,
+    change: &PublicationChange<'_>,
 ) -> Result<Applied<M>, Refused> {
     let (made, old) = match publishing.step {
         Step::Create => create(server, host, publishing, change)?,
@@ -204,15 +205,15 @@ fn judge<M: Memory>(
             (made, old)
         }
     };
-    if made.told == Told::Nobody {
+    if made.fan_out == FanOut::None {
         return Ok(Applied::Made(None));
     }
-    let told = RowsChanged {
+    let fan_out = RowsChanged {
         sender: change.sender.unwrap_or_default(),
         ended: old.as_ref().zip(made.ended),
-        told: made.told,
+        fan_out: made.fan_out,
     };
-    Ok(Applied::Made(tell(server, host, &publishing.key, told)))
+    Ok(Applied::Made(notify_watchers(server, host, &publishing.key, fan_out)))
 }
 
 /// What becomes of the publication that a request refers to, and its row if that
@@ -220,8 +221,8 @@ fn judge<M: Memory>(
 fn transition_of<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
+    publishing: &PublicationRequest<'_>,
+    change: &PublicationChange<'_>,
 ) -> Result<(Outcome, Option<PublicationCopy>), Refused> {
     let (key, package) = (&publishing.key, publishing.package);
     let event = Event::Publish(Publish {
@@ -245,14 +246,14 @@ fn transition_of<M: Memory>(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
     pub(super) watchers: Watchers,
-    is_behind: bool,
-    /// Other servers may still be telling their watchers of what was published
+    has_unnotified: bool,
+    /// Other servers may still be notifying their watchers of what was published
     /// since.
     since: Option<i64>,
 }
 
 /// Seconds in which another server may still be telling its watchers.
-const TELLING: i64 = 10;
+const NOTIFYING: i64 = 10;
 
 impl View {
     pub(super) fn of<M: Memory>(
@@ -260,36 +261,40 @@ impl View {
         host: &mut dyn Host,
         key: &PresentityKey,
     ) -> View {
-        let Audience { watchers, is_behind } = server.store.audience(key);
-        let since = server.store.policy.rows_only().then(|| host.now() - TELLING);
-        View { watchers, is_behind, since }
+        let Audience { watchers, has_unnotified } = server.store.audience(key);
+        let since = server.store.policy.rows_only().then(|| host.now() - NOTIFYING);
+        View { watchers, has_unnotified, since }
     }
 
     /// A publication whose row has not been read.
-    fn unread(self, package: &EventPackage) -> Stored<'static> {
-        Stored::unread(package, self.is_behind || self.since.is_some())
+    fn unread(self, package: &EventPackage) -> CurrentPublication<'static> {
+        CurrentPublication::unread(package, self.has_unnotified || self.since.is_some())
     }
 
-    pub(super) fn stored<'a>(self, package: &EventPackage, row: &'a PublicationCopy) -> Stored<'a> {
+    pub(super) fn stored<'a>(
+        self,
+        package: &EventPackage,
+        row: &'a PublicationCopy,
+    ) -> CurrentPublication<'a> {
         let is_recent = self.since.is_some_and(|since| row.received >= since);
-        Stored {
+        CurrentPublication {
             facts: if package.is_dialog() { facts_of(&row.body) } else { Facts::default() },
             sender: Some(&row.sender),
             has_document: !row.body.is_empty(),
-            unseen: self.is_behind || is_recent,
+            unseen: self.has_unnotified || is_recent,
         }
     }
 }
 
-/// The change is stored: whoever watches is to be told.
-pub(super) fn tell<M: Memory>(
+/// The change is stored: whoever watches is to be notified.
+pub(super) fn notify_watchers<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
     change: RowsChanged<'_>,
 ) -> Option<LaneRef<M>> {
     server.store.rows_changed(key, change).unwrap_or_else(|fault| {
-        expiry::UNTOLD.log(
+        expiry::UNNOTIFIED.log(
             host,
             crate::ports::Level::Error,
             format_args!("watchers are told with the next change: {fault}"),
@@ -301,9 +306,9 @@ pub(super) fn tell<M: Memory>(
 fn create<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
-) -> Result<(transition::Change, Option<PublicationCopy>), Refused> {
+    publishing: &PublicationRequest<'_>,
+    change: &PublicationChange<'_>,
+) -> Result<(transition::PublicationTransition, Option<PublicationCopy>), Refused> {
     let (key, package) = (&publishing.key, publishing.package);
     let event = &package.name;
     let table = table(server)?;
@@ -347,7 +352,7 @@ fn create<M: Memory>(
 fn check_limit<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
 ) -> Result<(), Rejection> {
     let (key, event) = (&publishing.key, &publishing.package.name);
     let table = table(server)?;
@@ -378,8 +383,8 @@ fn same_dialog(rows: Vec<PublicationRow>, id: &[u8]) -> Option<PublicationRow> {
 fn update<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
-    change: &Change<'_>,
+    publishing: &PublicationRequest<'_>,
+    change: &PublicationChange<'_>,
 ) -> Result<(), Refused> {
     let (key, event) = (&publishing.key, &publishing.package.name);
     let set = changes(change, publishing.body);
@@ -393,7 +398,7 @@ fn update<M: Memory>(
 fn remove<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    publishing: &Publishing<'_>,
+    publishing: &PublicationRequest<'_>,
 ) -> Result<(), Refused> {
     let (key, package) = (&publishing.key, publishing.package);
     let table = table(server)?;

@@ -9,7 +9,7 @@ use crate::service::Server;
 use crate::service::durable::{durable, single};
 use crate::service::listing::Published;
 use crate::shm::Memory;
-use crate::store::publications::Change;
+use crate::store::publications::PublicationChange;
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
     read_publication,
@@ -153,7 +153,7 @@ fn read_with_ids<M: Memory>(
     let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
     let rows = bounded::read(database, table, conditions)?;
-    Ok(rows.told(host))
+    Ok(rows.logged(host))
 }
 
 pub(super) fn table<M: Memory>(server: &Server<M>) -> Result<&str, Fault> {
@@ -198,7 +198,7 @@ pub(super) fn list<M: Memory>(
 pub(super) fn new_row(
     key: &PresentityKey,
     event: &[u8],
-    change: &Change<'_>,
+    change: &PublicationChange<'_>,
     body: &[u8],
 ) -> Vec<Assignment> {
     vec![
@@ -215,7 +215,7 @@ pub(super) fn new_row(
     ]
 }
 
-pub(super) fn changes(change: &Change<'_>, body: &[u8]) -> Vec<Assignment> {
+pub(super) fn changes(change: &PublicationChange<'_>, body: &[u8]) -> Vec<Assignment> {
     let mut set = vec![
         ("etag", Value::text(change.entity_tag)),
         ("expires", Value::Int(change.expires_at.unwrap_or(-1))),

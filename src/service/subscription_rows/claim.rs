@@ -10,35 +10,35 @@ use crate::presence::subscription::{DialogId, Ending, NotifyNumbers, Snapshot, S
 use crate::service::Server;
 use crate::service::durable::single;
 use crate::shm::Memory;
-use crate::store::records::Claim;
+use crate::store::records::RowClaim;
 use crate::store::rows::{NOT_FLAGGED, dialog_conditions, dialog_of, stored_cseq, unsigned};
 
 /// Leaves what is new about a presentity to the notifier processes, of this
-/// server or of another one. `spared`: the Contact of who made the change.
+/// server or of another one. `excluded`: the Contact of who made the change.
 pub fn flag_watchers<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
     package: &EventPackage,
-    (turn, spared): (i64, &[u8]),
+    (slot, excluded): (i64, &[u8]),
 ) -> Result<(), Fault> {
     let mut more = vec![
         ("status", Compare::Eq, Value::Int(Status::Active as i64)),
-        ("updated", Compare::Not, Value::Int(turn)),
+        ("updated", Compare::Not, Value::Int(slot)),
         ("expires", Compare::Greater, Value::Int(host.now())),
     ];
-    if !spared.is_empty() {
-        more.push(("contact", Compare::Not, Value::text(spared)));
+    if !excluded.is_empty() {
+        more.push(("contact", Compare::Not, Value::text(excluded)));
     }
-    // As `is_told_of_changes`.
+    // As `is_notified_of_changes`.
     let mut no_reason = vec![(Compare::Eq, Value::text(b""))];
     if host.database().is_some_and(|database| database.keeps_null_texts()) {
         no_reason.push((Compare::Is, Value::Null));
     }
     for (compare, value) in no_reason {
-        let told = [&more[..], &[("reason", compare, value)]].concat();
-        for conditions in of_presentity(key, package, &told) {
-            flag(server, host, &conditions, turn)?;
+        let notified = [&more[..], &[("reason", compare, value)]].concat();
+        for conditions in of_presentity(key, package, &notified) {
+            flag(server, host, &conditions, slot)?;
         }
     }
     Ok(())
@@ -53,9 +53,9 @@ fn flag<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     conditions: &[Condition],
-    turn: i64,
+    slot: i64,
 ) -> Result<(), Fault> {
-    let flagged = [("updated", Value::Int(turn))];
+    let flagged = [("updated", Value::Int(slot))];
     match change(server, host, conditions, &flagged) {
         Err(Fault::Refused) => {}
         done => return done,
@@ -88,14 +88,14 @@ fn change<M: Memory>(
     single(database, |database, _| database.update(table, conditions, changes))
 }
 
-/// Rows of a turn that this server does not have (it was larger when they were
+/// Rows of a slot that this server does not have (it was larger when they were
 /// flagged) get one that it has.
-pub fn adopt_turns<M: Memory>(
+pub fn adopt_slots<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    turns: i64,
+    slots: i64,
 ) -> Result<(), Fault> {
-    let conditions = [("updated", Compare::Greater, Value::Int(turns - 1))];
+    let conditions = [("updated", Compare::Greater, Value::Int(slots - 1))];
     flag(server, host, &conditions, 0)
 }
 
@@ -108,7 +108,7 @@ pub fn claim(
     subscription: &Snapshot,
     used: NotifyNumbers,
     count: u32,
-    wanted: Claimed,
+    wanted: ClaimConditions,
 ) -> Result<bool, Fault> {
     let mut conditions = dialog_conditions(dialog_of(subscription));
     conditions.push(("local_cseq", Compare::Eq, stored_cseq(used.cseq)));
@@ -121,8 +121,8 @@ pub fn claim(
         // One that was refreshed lives on; an end is taken once.
         conditions.push(("expires", Compare::Eq, Value::Int(expires_at)));
     }
-    if let Claim::Turn(turn) = wanted.claim {
-        conditions.push(("updated", Compare::Eq, Value::Int(i64::from(turn))));
+    if let RowClaim::NotifierSlot(slot) = wanted.claim {
+        conditions.push(("updated", Compare::Eq, Value::Int(i64::from(slot))));
     }
     let mut changes = vec![
         ("local_cseq", stored_cseq(used.after(count).cseq)),
@@ -130,7 +130,7 @@ pub fn claim(
     ];
     // A flag that is not ours stays: it may stand for a change that came after
     // the state was read.
-    if wanted.ends.is_some() || matches!(wanted.claim, Claim::Turn(_)) {
+    if wanted.ends.is_some() || matches!(wanted.claim, RowClaim::NotifierSlot(_)) {
         changes.push(("updated", Value::Int(NOT_FLAGGED)));
     }
     if let Some((ending, _, now)) = wanted.ends {
@@ -148,9 +148,9 @@ pub fn claim(
 
 /// What a claim depends on, besides the row's numbers.
 #[derive(Debug, Clone, Copy)]
-pub struct Claimed {
+pub struct ClaimConditions {
     /// Who asks for the NOTIFY.
-    pub claim: Claim,
+    pub claim: RowClaim,
     /// It is the last one: why, the row's `expires` as it was read, and the
     /// time.
     pub ends: Option<(Ending, i64, i64)>,

@@ -13,7 +13,7 @@ use crate::presence::uri;
 use crate::service::Server;
 use crate::shm::Memory;
 
-use super::{FEW, Page, Row, page, rows};
+use super::{ActiveWatcherRow, FEW, Page, page, rows};
 
 /// The rows of a presentity in one package that meet `more`: lists of
 /// conditions, one for each spelling (B46).
@@ -38,7 +38,7 @@ pub fn watchers<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
-) -> Result<Vec<Row>, Fault> {
+) -> Result<Vec<ActiveWatcherRow>, Fault> {
     let package = server.registry.get(key.package).ok_or(Fault::Package)?;
     let mut found = Vec::new();
     for conditions in of_presentity(key, package, &[]) {
@@ -55,7 +55,7 @@ pub fn of_watcher<M: Memory>(
     host: &mut dyn Host,
     key: &PresentityKey,
     user: &[u8],
-) -> Result<Vec<Row>, Fault> {
+) -> Result<Vec<ActiveWatcherRow>, Fault> {
     let package = server.registry.get(key.package).ok_or(Fault::Package)?;
     let watcher = [("watcher_username", Compare::Eq, Value::text(user))];
     let mut found = Vec::new();
@@ -73,7 +73,7 @@ pub fn of_call<M: Memory>(
     host: &mut dyn Host,
     subscription: &Snapshot,
     from_tag: Option<&[u8]>,
-) -> Result<Vec<Row>, Fault> {
+) -> Result<Vec<ActiveWatcherRow>, Fault> {
     let user = subscription.text(Text::PresentityUser);
     let domain = subscription.text(Text::PresentityHost).to_ascii_lowercase();
     let mut found = Vec::new();
@@ -95,8 +95,8 @@ pub fn of_uri<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     uri: &[u8],
-) -> Result<Vec<Row>, Fault> {
-    let mut found = Vec::<Row>::new();
+) -> Result<Vec<ActiveWatcherRow>, Fault> {
+    let mut found = Vec::<ActiveWatcherRow>::new();
     let (user, domain) = uri::split(uri);
     let mut spellings = vec![uri.to_vec(), uri.to_ascii_lowercase()];
     spellings.extend(uri::spellings(user, &domain.to_ascii_lowercase()));

@@ -2,7 +2,7 @@
 //! written by a statement that names what it was judged by; one that meets no row
 //! is judged again (A8), unless only its answer was lost.
 
-use super::{ENDED, Row, find, table};
+use super::{ActiveWatcherRow, ENDED, find, table};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
 use crate::presence::renewal::Renewal;
@@ -20,25 +20,26 @@ use crate::store::rows::{
 const ATTEMPTS: usize = 8;
 
 /// Something happens to a subscription, whose row was read. Gives what that leads
-/// to, and the row as it is then. `flag` names the turn of the notifier process
+/// to, and the row as it is then. `flag` names the slot of the notifier process
 /// that is to send the NOTIFY, if one is; `fits` says whether the columns take
 /// what changes.
 pub fn update<'e, M: Memory, E: From<Fault>>(
     server: &Server<M>,
     host: &mut dyn Host,
-    mut found: Option<Row>,
+    mut found: Option<ActiveWatcherRow>,
     event: &Event<'e>,
     flag: Option<i64>,
     fits: impl Fn(&[Assignment]) -> Result<(), E>,
-) -> Result<(Transition<'e>, Option<Row>), E> {
+) -> Result<(Transition<'e>, Option<ActiveWatcherRow>), E> {
     for _ in 0..ATTEMPTS {
         let Some(row) = found else { return Ok((Transition::of_nobody(event), None)) };
-        let handled = row.standing().handle(event, || row.subscription.block().to_vec());
+        let handled = row.current().handle(event, || row.subscription.block().to_vec());
         let mut transition = handled.map_err(Fault::from)?;
         if !transition.is_change() {
             return Ok((transition, Some(row)));
         }
-        let change = Change::new(row, event, &mut transition, flag).map_err(Fault::from)?;
+        let change =
+            TransitionWrite::new(row, event, &mut transition, flag).map_err(Fault::from)?;
         fits(&change.columns)?;
         if change.write(server, host)? {
             return Ok((transition, Some(change.row)));
@@ -52,24 +53,24 @@ pub fn update<'e, M: Memory, E: From<Fault>>(
 }
 
 /// What is written of one transition.
-struct Change {
+struct TransitionWrite {
     /// The row as it is then.
-    row: Row,
+    row: ActiveWatcherRow,
     /// What it was judged by.
     conditions: Vec<Condition>,
     /// The columns that change; none if it is deleted.
     columns: Vec<Assignment>,
 }
 
-impl Change {
+impl TransitionWrite {
     fn new(
-        row: Row,
+        row: ActiveWatcherRow,
         event: &Event<'_>,
         transition: &mut Transition<'_>,
         flag: Option<i64>,
-    ) -> Result<Change, TooLong> {
+    ) -> Result<TransitionWrite, TooLong> {
         let conditions = dialog_conditions(dialog_of(&row.subscription));
-        let mut change = Change { row, conditions, columns: Vec::new() };
+        let mut change = TransitionWrite { row, conditions, columns: Vec::new() };
         let text = transition.text.take();
         match transition.next {
             Next::Renewed(renewal, phase) => change.renew(renewal, phase, text, flag)?,
@@ -181,7 +182,7 @@ impl Change {
     /// The row says already what it was to say: a server that counts changes meets
     /// none then, and so does an attempt after one whose answer was lost. A row that
     /// is there was not deleted.
-    fn is_in(&self, row: &Row) -> bool {
+    fn is_in(&self, row: &ActiveWatcherRow) -> bool {
         let is = &row.subscription;
         !self.columns.is_empty()
             && self.columns.iter().all(|(column, value)| match *column {
@@ -207,7 +208,7 @@ pub fn insert<M: Memory>(
     let package = server.registry.get(subscription.package).ok_or(Fault::Package)?;
     let mut row = subscription_row(subscription, &package.name, expires_at, updated);
     set(&mut row, "local_cseq", stored_cseq(subscription.local_cseq));
-    server.widths.subscriptions.spare(&mut row);
+    server.widths.subscriptions.drop_unfit_optional(&mut row);
     check_widths(&server.widths.subscriptions, &row)?;
     let key = dialog_conditions(dialog_of(subscription));
     let database = host.database().ok_or(Fault::Database)?;

@@ -1,22 +1,22 @@
 //! Subscriptions that are records in memory, with rows that follow or without.
 
 use super::storage::{Insertion, Storage};
-use super::{Stored, Watching, release};
+use super::{AcceptedSubscription, WatcherRef, release};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level, Value};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::presence::transition::{Event, Next, Refusal};
-use crate::service::seldom::Seldom;
-use crate::service::{Server, check_widths, left_over, write_back};
+use crate::service::rate_limited_log::RateLimitedLog;
+use crate::service::{Server, check_widths, orphaned_rows, write_back};
 use crate::shm::Memory;
 use crate::store::Token;
 use crate::store::listing::Listed;
 use crate::store::rows::dialog_of;
 use crate::store::subscriptions::Inserted;
 
-static UNENDED: Seldom = Seldom::new();
+static UNENDED: RateLimitedLog = RateLimitedLog::new();
 
 /// Subscriptions ended per shard and lock.
 const BATCH: usize = 256;
@@ -50,7 +50,9 @@ impl<M: Memory> Storage<M> for InMemory {
         let inserted = server.store.insert_subscription(key, subscription, host.now())?;
         let token = match inserted {
             Inserted::New(token) => token,
-            Inserted::Known(token) => return Ok(Insertion::Known(Stored::Record(token))),
+            Inserted::Known(token) => {
+                return Ok(Insertion::Known(AcceptedSubscription::Record(token)));
+            }
             Inserted::Taken => return Ok(Insertion::Taken),
             Inserted::Full(limit) => return Ok(Insertion::Full(limit)),
         };
@@ -58,7 +60,7 @@ impl<M: Memory> Storage<M> for InMemory {
             server.store.withdraw(token, false);
             return Err(rejection);
         }
-        Ok(Insertion::New(Stored::Record(token)))
+        Ok(Insertion::New(AcceptedSubscription::Record(token)))
     }
 
     fn renew(
@@ -67,7 +69,7 @@ impl<M: Memory> Storage<M> for InMemory {
         host: &mut dyn Host,
         dialog: DialogId<'_>,
         renewal: &Renewal<'_>,
-    ) -> Result<Result<Stored, Refusal>, Rejection> {
+    ) -> Result<Result<AcceptedSubscription, Refusal>, Rejection> {
         if self.rows == RowsOf::Requests {
             let changes = [
                 ("contact", Value::text(renewal.contact)),
@@ -86,12 +88,12 @@ impl<M: Memory> Storage<M> for InMemory {
         };
         if let Err(rejection) = self.write(server, host, token) {
             // What is in memory holds; the row follows with the next flush.
-            if let Some(lane) = release(server, host, Stored::Record(token)) {
+            if let Some(lane) = release(server, host, AcceptedSubscription::Record(token)) {
                 server.store.hand_over(lane);
             }
             return Err(rejection);
         }
-        Ok(Ok(Stored::Record(token)))
+        Ok(Ok(AcceptedSubscription::Record(token)))
     }
 
     fn write(
@@ -144,10 +146,10 @@ impl<M: Memory> Storage<M> for InMemory {
         server: &Server<M>,
         host: &mut dyn Host,
         key: &PresentityKey,
-        each: &mut dyn FnMut(Watching, Snapshot),
+        each: &mut dyn FnMut(WatcherRef, Snapshot),
     ) -> Result<(), Fault> {
         let now = host.now();
-        server.store.each_watcher(key, now, |token, copy| each(Watching::Record(token), copy));
+        server.store.each_watcher(key, now, |token, copy| each(WatcherRef::Record(token), copy));
         Ok(())
     }
 
@@ -157,7 +159,7 @@ impl<M: Memory> Storage<M> for InMemory {
         host: &mut dyn Host,
         key: &PresentityKey,
         users: &[&[u8]],
-        each: &mut dyn FnMut(Watching, Snapshot),
+        each: &mut dyn FnMut(WatcherRef, Snapshot),
     ) -> Result<(), Fault> {
         self.each_watcher(server, host, key, &mut |watching, copy| {
             if users.contains(&copy.text(Text::WatcherUser)) {
@@ -200,7 +202,7 @@ impl<M: Memory> Storage<M> for InMemory {
             return;
         }
         write_back::flush(server, host, false);
-        if left_over::subscriptions(server, host).is_err() {
+        if orphaned_rows::subscriptions(server, host).is_err() {
             let line = format_args!("expired subscriptions cannot be deleted from the table");
             UNENDED.log(host, Level::Error, line);
         }
@@ -209,7 +211,7 @@ impl<M: Memory> Storage<M> for InMemory {
     fn at_start(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
         match self.rows {
             RowsOf::None => Ok(()),
-            RowsOf::Requests | RowsOf::Flushes => left_over::subscriptions(server, host),
+            RowsOf::Requests | RowsOf::Flushes => orphaned_rows::subscriptions(server, host),
         }
     }
 

@@ -2,7 +2,7 @@
 //! that await a NOTIFY.
 
 use super::storage::{Insertion, Storage};
-use super::{Stored, Watching, key_of};
+use super::{AcceptedSubscription, WatcherRef, key_of};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level};
 use crate::presence::limits::Limit;
@@ -11,40 +11,40 @@ use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, Text};
 use crate::presence::transition::{Event, Next, Refusal, Transition};
 use crate::presence::winfo::WatcherNews;
-use crate::service::seldom::Seldom;
-use crate::service::subscription_rows::{self as rows, Row};
-use crate::service::turns::turn_of_dialog;
+use crate::service::notifier_slots::slot_of_dialog;
+use crate::service::rate_limited_log::RateLimitedLog;
+use crate::service::subscription_rows::{self as rows, ActiveWatcherRow};
 use crate::service::{Server, check_widths, expired_rows, limits};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::listing::Listed;
-use crate::store::records::Claim;
-use crate::store::row_lanes::DueRow;
+use crate::store::records::RowClaim;
+use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::{NOT_FLAGGED, dialog_of};
 
-static UNTOLD: Seldom = Seldom::new();
-static UNENDED: Seldom = Seldom::new();
+static UNNOTIFIED: RateLimitedLog = RateLimitedLog::new();
+static UNENDED: RateLimitedLog = RateLimitedLog::new();
 
 /// Watchers whose rows are read one by one; of more all are read.
 const FEW: usize = 4;
 
 /// A row that a SUBSCRIBE has made or changed.
 #[derive(Debug)]
-pub struct StoredRow {
+pub struct AcceptedRow {
     key: PresentityKey,
-    due: DueRow,
+    pending: PendingNotify,
     is_new: bool,
     /// A notifier process sends its NOTIFY.
     left: bool,
 }
 
-impl StoredRow {
+impl AcceptedRow {
     /// The subscription as it is.
     pub(super) fn shown(&self) -> &Snapshot {
-        &self.due.subscription
+        &self.pending.subscription
     }
 
-    /// The request has made it: it counts, and those who watch are to be told.
+    /// The request has made it: it counts, and those who watch are to be notified.
     pub(super) fn is_new(&self) -> bool {
         self.is_new
     }
@@ -58,9 +58,9 @@ impl StoredRow {
         if !self.is_new {
             return None;
         }
-        let deleted = rows::delete(server, host, dialog_of(&self.due.subscription));
+        let deleted = rows::delete(server, host, dialog_of(&self.pending.subscription));
         if deleted == Ok(true) {
-            limits::row_counted(server, &self.key, &self.due.subscription, false);
+            limits::row_counted(server, &self.key, &self.pending.subscription, false);
         }
         Some(deleted)
     }
@@ -71,7 +71,7 @@ impl StoredRow {
         server: &Server<M>,
         host: &mut dyn Host,
     ) -> Option<LaneRef<M>> {
-        let watcher = &self.due.subscription;
+        let watcher = &self.pending.subscription;
         if self.is_new {
             let news = WatcherNews::began(watcher.status);
             server.store.watcher_row_changed(&self.key, watcher, news);
@@ -79,8 +79,8 @@ impl StoredRow {
         if self.left {
             return None;
         }
-        server.store.queue_row(&self.key, &self.due).unwrap_or_else(|fault| {
-            UNTOLD.log(
+        server.store.queue_row(&self.key, &self.pending).unwrap_or_else(|fault| {
+            UNNOTIFIED.log(
                 host,
                 Level::Error,
                 format_args!("a subscription gets its NOTIFY with the next change: {fault}"),
@@ -103,25 +103,25 @@ impl<M: Memory> Storage<M> for InRows {
         subscription: &Snapshot,
     ) -> Result<Insertion, Rejection> {
         let expires_at = host.now() + i64::from(subscription.expires);
-        let turn = turn_of_dialog(server, dialog_of(subscription));
+        let slot = slot_of_dialog(server, dialog_of(subscription));
         if let Some(limit) = full(server, host, key, subscription)? {
             return Ok(Insertion::Full(limit));
         }
-        let flag = turn.unwrap_or(NOT_FLAGGED);
+        let flag = slot.unwrap_or(NOT_FLAGGED);
         let is_new = rows::insert(server, host, subscription, expires_at, flag)?;
         if !is_new {
-            return known(server, host, key, subscription, turn);
+            return known(server, host, key, subscription, slot);
         }
-        let due = DueRow {
+        let pending = PendingNotify {
             subscription: subscription.clone(),
             expires_at,
             ending: None,
-            claim: Claim::Asked,
-            told: None,
+            claim: RowClaim::Asked,
+            notified: None,
             null_reason: false,
         };
-        let stored = StoredRow { key: key.clone(), due, is_new, left: turn.is_some() };
-        Ok(Insertion::New(Stored::Row(Box::new(stored))))
+        let stored = AcceptedRow { key: key.clone(), pending, is_new, left: slot.is_some() };
+        Ok(Insertion::New(AcceptedSubscription::Row(Box::new(stored))))
     }
 
     fn begun(
@@ -144,22 +144,23 @@ impl<M: Memory> Storage<M> for InRows {
         host: &mut dyn Host,
         dialog: DialogId<'_>,
         renewal: &Renewal<'_>,
-    ) -> Result<Result<Stored, Refusal>, Rejection> {
-        let turn = turn_of_dialog(server, dialog);
+    ) -> Result<Result<AcceptedSubscription, Refusal>, Rejection> {
+        let slot = slot_of_dialog(server, dialog);
         let found = rows::find(server, host, dialog)?;
         let fits = |changes: &[_]| check_widths(&server.widths.subscriptions, changes);
         let event = Event::Subscribe(renewal);
-        let (renewed, row) = rows::update(server, host, found, &event, turn, fits)?;
+        let (renewed, row) = rows::update(server, host, found, &event, slot, fits)?;
         let row = match (renewed.next, row) {
             (Next::Refused(refusal), _) => return Ok(Err(refusal)),
             (_, Some(row)) => row,
             (_, None) => return Ok(Err(Refusal::Unknown)),
         };
         let key = key_of(server, &row.subscription);
-        tell(server, &key, &row.subscription, &renewed);
-        let due = row.due(renewed.is_over().then_some(Ending::Unsubscribed), Claim::Asked);
-        let stored = StoredRow { key, due, is_new: false, left: turn.is_some() };
-        Ok(Ok(Stored::Row(Box::new(stored))))
+        notify_winfo(server, &key, &row.subscription, &renewed);
+        let pending =
+            row.into_pending(renewed.is_over().then_some(Ending::Unsubscribed), RowClaim::Asked);
+        let stored = AcceptedRow { key, pending, is_new: false, left: slot.is_some() };
+        Ok(Ok(AcceptedSubscription::Row(Box::new(stored))))
     }
 
     fn remove_call(
@@ -197,11 +198,11 @@ impl<M: Memory> Storage<M> for InRows {
         server: &Server<M>,
         host: &mut dyn Host,
         key: &PresentityKey,
-        each: &mut dyn FnMut(Watching, Snapshot),
+        each: &mut dyn FnMut(WatcherRef, Snapshot),
     ) -> Result<(), Fault> {
         for row in rows::watchers(server, host, key)? {
             let copy = row.subscription.clone();
-            each(Watching::Row(Box::new(row)), copy);
+            each(WatcherRef::Row(Box::new(row)), copy);
         }
         Ok(())
     }
@@ -212,7 +213,7 @@ impl<M: Memory> Storage<M> for InRows {
         host: &mut dyn Host,
         key: &PresentityKey,
         users: &[&[u8]],
-        each: &mut dyn FnMut(Watching, Snapshot),
+        each: &mut dyn FnMut(WatcherRef, Snapshot),
     ) -> Result<(), Fault> {
         if users.len() > FEW {
             return self.each_watcher(server, host, key, each);
@@ -220,7 +221,7 @@ impl<M: Memory> Storage<M> for InRows {
         for user in users {
             for row in rows::of_watcher(server, host, key, user)? {
                 let copy = row.subscription.clone();
-                each(Watching::Row(Box::new(row)), copy);
+                each(WatcherRef::Row(Box::new(row)), copy);
             }
         }
         Ok(())
@@ -243,8 +244,10 @@ impl<M: Memory> Storage<M> for InRows {
     ) -> Result<Vec<Listed>, Fault> {
         let rows = rows::of_uri(server, host, uri)?;
         let living = rows.into_iter().filter(|row| !row.has_ended());
-        let listed =
-            |row: Row| Listed { subscription: row.subscription, expires_at: row.expires_at };
+        let listed = |row: ActiveWatcherRow| Listed {
+            subscription: row.subscription,
+            expires_at: row.expires_at,
+        };
         Ok(living.map(listed).collect())
     }
 
@@ -269,7 +272,7 @@ impl<M: Memory> Storage<M> for InRows {
 }
 
 /// A row is that of a subscription to this presentity.
-fn is_row_to<M: Memory>(server: &Server<M>, row: &Row, key: &PresentityKey) -> bool {
+fn is_row_to<M: Memory>(server: &Server<M>, row: &ActiveWatcherRow, key: &PresentityKey) -> bool {
     row.subscription.package == key.package
         && key_of(server, &row.subscription).identity == key.identity
 }
@@ -282,7 +285,7 @@ fn known<M: Memory>(
     host: &mut dyn Host,
     key: &PresentityKey,
     subscription: &Snapshot,
-    turn: Option<i64>,
+    slot: Option<i64>,
 ) -> Result<Insertion, Rejection> {
     let found = rows::find(server, host, dialog_of(subscription))?;
     let Some(row) = found.filter(|row| is_row_to(server, row, key)) else {
@@ -290,10 +293,10 @@ fn known<M: Memory>(
     };
     let is_new = row.subscription.remote_cseq == subscription.remote_cseq
         && row.subscription.numbers() == subscription.numbers();
-    let due = row.due(None, Claim::Asked);
-    let left = is_new && turn.is_some();
-    let stored = StoredRow { key: key.clone(), due, is_new, left };
-    Ok(Insertion::Known(Stored::Row(Box::new(stored))))
+    let pending = row.into_pending(None, RowClaim::Asked);
+    let left = is_new && slot.is_some();
+    let stored = AcceptedRow { key: key.clone(), pending, is_new, left };
+    Ok(Insertion::Known(AcceptedSubscription::Row(Box::new(stored))))
 }
 
 /// Which limit keeps a new subscription out. One that is known, or takes the
@@ -337,7 +340,7 @@ pub(super) fn remove<M: Memory>(
     copy: &Snapshot,
     event: &Event<'_>,
 ) -> Result<bool, Fault> {
-    let row = Row::of_notify(copy.clone(), host.now());
+    let row = ActiveWatcherRow::of_notify(copy.clone(), host.now());
     end(server, host, &key_of(server, copy), row, event)
 }
 
@@ -346,12 +349,12 @@ fn end<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
-    row: Row,
+    row: ActiveWatcherRow,
     event: &Event<'_>,
 ) -> Result<bool, Fault> {
     let (ended, row) = rows::update(server, host, Some(row), event, None, |_| Ok::<_, Fault>(()))?;
     let Some(row) = row.filter(|_| ended.is_change()) else { return Ok(false) };
-    tell(server, key, &row.subscription, &ended);
+    notify_winfo(server, key, &row.subscription, &ended);
     Ok(true)
 }
 
@@ -360,26 +363,26 @@ pub(super) fn decide<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
-    row: &Row,
+    row: &ActiveWatcherRow,
     decision: &Authorization,
 ) -> Result<bool, Fault> {
-    let turn = turn_of_dialog(server, dialog_of(&row.subscription));
+    let slot = slot_of_dialog(server, dialog_of(&row.subscription));
     let event = Event::Decision(decision, host.now());
     let (decided, row) =
-        rows::update(server, host, Some(row.clone()), &event, turn, |_| Ok::<_, Fault>(()))?;
+        rows::update(server, host, Some(row.clone()), &event, slot, |_| Ok::<_, Fault>(()))?;
     let Some(row) = row.filter(|_| decided.is_change()) else { return Ok(false) };
-    tell(server, key, &row.subscription, &decided);
-    let due = row.due(decided.last(), Claim::Asked);
-    let stored = StoredRow { key: key.clone(), due, is_new: false, left: turn.is_some() };
+    notify_winfo(server, key, &row.subscription, &decided);
+    let pending = row.into_pending(decided.last(), RowClaim::Asked);
+    let stored = AcceptedRow { key: key.clone(), pending, is_new: false, left: slot.is_some() };
     if let Some(lane) = stored.release(server, host) {
         server.store.hand_over(lane);
     }
     Ok(true)
 }
 
-/// Those who watch the watchers are told what became of one, and one that has
+/// Those who watch the watchers are notified of what became of one, and one that has
 /// ended counts no more.
-fn tell<M: Memory>(
+fn notify_winfo<M: Memory>(
     server: &Server<M>,
     key: &PresentityKey,
     watcher: &Snapshot,

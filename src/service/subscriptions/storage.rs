@@ -2,7 +2,7 @@
 
 use super::in_memory::{InMemory, RowsOf};
 use super::in_rows::InRows;
-use super::{Stored, Watching};
+use super::{AcceptedSubscription, WatcherRef};
 use crate::error::{Fault, Rejection};
 use crate::ports::Host;
 use crate::presence::limits::Limit;
@@ -29,9 +29,9 @@ pub fn storage<M: Memory>(rows: SubscriptionRows) -> &'static dyn Storage<M> {
 #[must_use]
 pub enum Insertion {
     /// It is stored.
-    New(Stored),
+    New(AcceptedSubscription),
     /// The presentity has a subscription of this dialog, which stays as it is.
-    Known(Stored),
+    Known(AcceptedSubscription),
     /// The dialog is that of a subscription to something else: one dialog id is
     /// one subscription.
     Taken,
@@ -68,7 +68,7 @@ pub trait Storage<M: Memory>: Sync {
         host: &mut dyn Host,
         dialog: DialogId<'_>,
         renewal: &Renewal<'_>,
-    ) -> Result<Result<Stored, Refusal>, Rejection>;
+    ) -> Result<Result<AcceptedSubscription, Refusal>, Rejection>;
 
     /// A record is written before its request is answered, if requests wait for
     /// that.
@@ -115,7 +115,7 @@ pub trait Storage<M: Memory>: Sync {
         server: &Server<M>,
         host: &mut dyn Host,
         key: &PresentityKey,
-        each: &mut dyn FnMut(Watching, Snapshot),
+        each: &mut dyn FnMut(WatcherRef, Snapshot),
     ) -> Result<(), Fault>;
 
     /// As `each_watcher`, of those with these users.
@@ -125,7 +125,7 @@ pub trait Storage<M: Memory>: Sync {
         host: &mut dyn Host,
         key: &PresentityKey,
         users: &[&[u8]],
-        each: &mut dyn FnMut(Watching, Snapshot),
+        each: &mut dyn FnMut(WatcherRef, Snapshot),
     ) -> Result<(), Fault>;
 
     /// Somebody's subscription to a presentity lives.

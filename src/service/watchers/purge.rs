@@ -9,7 +9,7 @@ use crate::presence::event_package::{Event, PackageId};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::Status;
 use crate::presence::uri;
-use crate::service::authorization::{self, Name, OldRow};
+use crate::service::authorization::{self, Name, WatchersRow};
 use crate::service::durable::single;
 use crate::service::watchers::ask;
 use crate::service::{Server, subscriptions};
@@ -61,7 +61,11 @@ pub fn purge<M: Memory>(server: &Server<M>, host: &mut dyn Host, before: i64) ->
 }
 
 /// `None` for a package that is not known, and when its watchers are not.
-fn resource<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &OldRow) -> Option<Resource> {
+fn resource<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    row: &WatchersRow,
+) -> Option<Resource> {
     let id = server.registry.exact(&Event::parse(&row.place.event)?)?;
     let (user, domain) = uri::split(&row.place.resource);
     let key = server.store.key(user, domain, id);
@@ -74,7 +78,7 @@ fn resource<M: Memory>(server: &Server<M>, host: &mut dyn Host, row: &OldRow) ->
 }
 
 /// The row is what the rules would make of a new subscription.
-fn would_come_back(host: &mut dyn Host, known: &mut Resource, row: &OldRow) -> bool {
+fn would_come_back(host: &mut dyn Host, known: &mut Resource, row: &WatchersRow) -> bool {
     if row.state.status == Status::Pending {
         return true;
     }

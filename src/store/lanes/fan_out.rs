@@ -1,120 +1,124 @@
-//! The fan-out of a state version to the watchers in memory: a walk over all of
+//! The fan-out of a state version to the watchers in memory: one iteration over all of
 //! them, which several portions, and several processes, share.
 
 use crate::presence::subscription::Text;
 use crate::shm::{Id, Memory};
-use crate::store::records::{Aside, Presentity, Subscription};
+use crate::store::records::{Presentity, PresentityExtra, Subscription};
 use crate::store::shard::{Shard, later};
 
-/// Begins a walk over all watchers unless one is under way or all are told.
-pub(super) fn start_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>, round: u32) {
+/// Begins a fan-out over all watchers unless one is under way or all are notified.
+pub(super) fn start_fan_out<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Presentity<M>>,
+    state_version: u32,
+) {
     if let Some(record) = records.presentities.get_mut(id)
         && record.unvisited == 0
-        && later(round, record.completed)
+        && later(state_version, record.completed)
     {
-        record.pass = !record.pass;
+        record.fan_out_mark = !record.fan_out_mark;
         record.unvisited = record.watchers.len() as u32;
-        record.pass_round = round;
+        record.fan_out_version = state_version;
     }
 }
 
-/// The next watcher of the walk; it goes to the end of the list.
-pub(super) fn next_in_pass<M: Memory>(
+/// The next watcher of the fan-out; it goes to the end of the list.
+pub(super) fn next_in_fan_out<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Presentity<M>>,
-    round: u32,
+    state_version: u32,
 ) -> Option<Id<Subscription<M>>> {
     let owner = records.presentities.get_mut(id)?;
-    if owner.unvisited == 0 || later(owner.pass_round, round) {
+    if owner.unvisited == 0 || later(owner.fan_out_version, state_version) {
         return None;
     }
     // Who shares the lane has it in hand, and looks again afterwards. It may
-    // also have been told just now, as one that was due.
+    // also have been notified just now, as one that was pending.
     let first = owner.watchers.front().and_then(|id| records.subscriptions.get(id));
-    if first.is_some_and(|record| record.in_flight && later(round, record.told)) {
+    if first.is_some_and(|record| record.in_flight && later(state_version, record.notified)) {
         return None;
     }
     let first = owner.watchers.pop_front(&mut records.subscriptions)?;
     owner.watchers.push_back(&mut records.subscriptions, first);
     owner.unvisited -= 1;
     if let Some(record) = records.subscriptions.get_mut(first) {
-        record.pass = owner.pass;
+        record.fan_out_mark = owner.fan_out_mark;
     }
     Some(first)
 }
 
-/// A walk that has reached everybody: its round is complete.
-pub(in crate::store) fn close_pass<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
+/// A fan-out that has reached everybody: its state version is complete.
+pub(in crate::store) fn close_fan_out<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
     if !records.may_be_watched(id) {
-        records.everybody_told(id);
+        records.mark_all_notified(id);
         return;
     }
-    // The walk over rows is another one.
+    // The fan-out over rows is another one.
     if records.watchers_are_rows() {
         return;
     }
     let Some(record) = records.presentities.get_mut(id) else { return };
-    if record.unvisited == 0 && later(record.pass_round, record.completed) {
-        let round = record.pass_round;
-        record.completed = round;
+    if record.unvisited == 0 && later(record.fan_out_version, record.completed) {
+        let state_version = record.fan_out_version;
+        record.completed = state_version;
     }
 }
 
-/// Forgets what all watchers have been told of: ends and changes up to the round that
-/// is complete, unless a NOTIFY that tells of them is still to leave.
-pub(in crate::store) fn forget_told<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
+/// Forgets what all watchers have been notified of: ends and changes up to the state version that
+/// is complete, unless a NOTIFY that reports them is still to leave.
+pub(in crate::store) fn forget_seen<M: Memory>(records: &mut Shard<M>, id: Id<Presentity<M>>) {
     let Some(owner) = records.presentities.get(id) else { return };
-    let (completed, nobody_due) = (owner.completed, owner.due.is_empty());
-    if let Some(aside) = records.aside_mut(id).filter(|aside| aside.owes_ends) {
-        if aside.unsent > 0 || !nobody_due {
+    let (completed, none_pending) = (owner.completed, owner.pending_notifies.is_empty());
+    if let Some(extra) = records.extra_mut(id).filter(|extra| extra.keeps_finals) {
+        if extra.unsent > 0 || !none_pending {
             return;
         }
-        aside.owes_ends = false;
+        extra.keeps_finals = false;
     }
-    records.drop_farewells(id, Some(completed));
+    records.drop_finals(id, Some(completed));
     records.drop_changes(id, Some(completed));
 }
 
-/// The watcher has to be told of a change: it has not been, may see it, and
+/// The watcher has to be notified of a change: it has not been, may see it, and
 /// did not make it itself.
 pub(super) fn wants_change<M: Memory>(
     records: &Shard<M>,
     id: Id<Subscription<M>>,
-    round: u32,
+    state_version: u32,
     now: i64,
 ) -> bool {
     let Some(record) = records.subscriptions.get(id) else { return false };
     let Some(owner) = records.presentities.get(record.presentity) else { return false };
-    later(round, record.told)
+    later(state_version, record.notified)
         && record.sees_changes(now)
-        && !is_spared(records.aside(owner), record.text(Text::Contact), record.told)
+        && !is_excluded(records.extra(owner), record.text(Text::Contact), record.notified)
 }
 
-/// All changes since the round that the watcher was told of are its own.
-pub(in crate::store) fn is_spared<M: Memory>(
-    aside: Option<&Aside<M>>,
+/// All changes since the state version that the watcher was notified of are its own.
+pub(in crate::store) fn is_excluded<M: Memory>(
+    extra: Option<&PresentityExtra<M>>,
     contact: &[u8],
-    told: u32,
+    notified: u32,
 ) -> bool {
-    aside.is_some_and(|aside| {
-        !aside.sender.is_empty()
-            && contact == &*aside.sender
-            && !later(aside.sender_since, told.wrapping_add(1))
+    extra.is_some_and(|extra| {
+        !extra.sender.is_empty()
+            && contact == &*extra.sender
+            && !later(extra.sender_since, notified.wrapping_add(1))
     })
 }
 
 impl<M: Memory> Subscription<M> {
-    /// Its watcher has been told of this round, at least.
-    pub(in crate::store) fn has_been_told(&mut self, round: u32) {
-        if later(round, self.told) {
-            self.told = round;
+    /// Its watcher has been notified of this state version, at least.
+    pub(in crate::store) fn mark_notified(&mut self, state_version: u32) {
+        if later(state_version, self.notified) {
+            self.notified = state_version;
         }
     }
 
-    /// Its watcher has not been told of more than this round.
-    pub(in crate::store) fn was_told_only(&mut self, round: u32) {
-        if later(self.told, round) {
-            self.told = round;
+    /// Its watcher has not been notified of more than this state version.
+    pub(in crate::store) fn unmark_notified(&mut self, state_version: u32) {
+        if later(self.notified, state_version) {
+            self.notified = state_version;
         }
     }
 }

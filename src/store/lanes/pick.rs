@@ -4,9 +4,9 @@ use crate::presence::subscription::{Ending, Text, may_see};
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::Places;
-use crate::store::lanes::fan_out::{close_pass, next_in_pass, start_pass, wants_change};
-use crate::store::lanes::{CSEQ_RESERVE, Composed, Document, Send, Taken, by_document};
-use crate::store::records::{Claim, Subscription, Watched};
+use crate::store::lanes::fan_out::{close_fan_out, next_in_fan_out, start_fan_out, wants_change};
+use crate::store::lanes::{CSEQ_RESERVE, Composed, Document, PlannedNotify, Taken, by_document};
+use crate::store::records::{RowClaim, Subscription, Watched};
 use crate::store::shard::{Shard, later};
 use crate::store::subscriptions::snapshot;
 use crate::store::{LaneRef, Store, Token};
@@ -22,7 +22,7 @@ struct Picking<'a, M: Memory> {
     limit: usize,
     /// So many watchers may still be looked at.
     visits: usize,
-    sends: Vec<Send>,
+    notifies: Vec<PlannedNotify>,
     /// Subscriptions that are rows, whose records are gone: where the index has
     /// them.
     released: Vec<(Places, Token)>,
@@ -30,12 +30,12 @@ struct Picking<'a, M: Memory> {
 
 impl<M: Memory> Picking<'_, M> {
     fn is_full(&self) -> bool {
-        self.sends.len() >= self.limit || self.visits == 0
+        self.notifies.len() >= self.limit || self.visits == 0
     }
 }
 
 impl<M: Memory> Store<M> {
-    /// Takes subscriptions that have not been told of what was composed, up
+    /// Takes subscriptions that have not been notified of what was composed, up
     /// to `limit` NOTIFYs or a few times as many that need none.
     pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Taken {
         let mut picking = Picking {
@@ -44,33 +44,34 @@ impl<M: Memory> Store<M> {
             now,
             limit,
             visits: limit.saturating_mul(VISITS),
-            sends: Vec::new(),
+            notifies: Vec::new(),
             released: Vec::new(),
         };
         let found = self.with(usize::from(lane.shard), |records| {
-            self.pick_due(records, &mut picking);
-            // Those whose subscriptions are rows are all due one by one.
+            self.pick_pending(records, &mut picking);
+            // Those whose subscriptions are rows are all pending one by one.
             if self.policy.rows_only() {
                 let owner = records.presentities.get(lane.presentity);
-                let is_latest = owner.is_some_and(|owner| owner.round == composed.round);
-                return (picking.sends.len() >= limit, is_latest, Vec::new());
+                let is_latest =
+                    owner.is_some_and(|owner| owner.state_version == composed.state_version);
+                return (picking.notifies.len() >= limit, is_latest, Vec::new());
             }
             let more = self.pick_others(records, &mut picking);
-            // Now, or the next call would begin the walk again.
-            close_pass(records, lane.presentity);
-            let unreserved = self.unreserved(records, &picking.sends);
-            by_document(&mut picking.sends);
+            // Now, or the next call would begin the fan-out again.
+            close_fan_out(records, lane.presentity);
+            let unreserved = self.unreserved(records, &picking.notifies);
+            by_document(&mut picking.notifies);
             (more, true, unreserved)
         });
         for (places, token) in picking.released {
             self.forget(places, token);
         }
         let (more, is_latest, unreserved) = found.unwrap_or((false, true, Vec::new()));
-        Taken { sends: picking.sends, more, is_latest, unreserved }
+        Taken { notifies: picking.notifies, more, is_latest, unreserved }
     }
 
     /// Those who await a NOTIFY of their own.
-    fn pick_due(&self, records: &mut Shard<M>, picking: &mut Picking<'_, M>) {
+    fn pick_pending(&self, records: &mut Shard<M>, picking: &mut Picking<'_, M>) {
         let composed = picking.composed;
         // Who subscribed while only changes were composed waits for the rest.
         let only_changes = composed.watchers.is_some_and(|watchers| !watchers.has_all);
@@ -78,38 +79,41 @@ impl<M: Memory> Store<M> {
             picking.visits -= 1;
             let Some(owner) = records.presentities.get_mut(picking.lane.presentity) else { break };
             // Who subscribed after a change must not be shown the state before
-            // it, for the change counts as told: it waits for the next round.
-            let first = owner.due.front().and_then(|id| records.subscriptions.get(id));
+            // it, for the change counts as notified: it waits for the next state version.
+            let first = owner.pending_notifies.front().and_then(|id| records.subscriptions.get(id));
             if first.is_some_and(|record| {
                 record.in_flight
-                    || later(record.told, composed.round)
-                    || (only_changes && record.claim != Claim::Walk)
+                    || later(record.notified, composed.state_version)
+                    || (only_changes && record.claim != RowClaim::FanOut)
             }) {
                 break;
             }
-            let Some(id) = owner.due.pop_front(&mut records.subscriptions) else { break };
+            let Some(id) = owner.pending_notifies.pop_front(&mut records.subscriptions) else {
+                break;
+            };
             let Some(record) = records.subscriptions.get_mut(id) else { continue };
-            record.is_due = false;
+            record.has_pending_notify = false;
             match record.phase {
-                Phase::Held | Phase::Leaving | Phase::Gone => continue,
+                Phase::AwaitingResponse | Phase::Leaving | Phase::Gone => continue,
                 Phase::Live if composed.skips(record) => {}
                 Phase::Live => {
                     let newest = match record.claim {
-                        Claim::Walk => composed.for_all(record.told),
-                        Claim::None | Claim::Asked | Claim::Rescue | Claim::Turn(_) => {
-                            Document::Newest
-                        }
+                        RowClaim::FanOut => composed.for_all(record.notified),
+                        RowClaim::None
+                        | RowClaim::Asked
+                        | RowClaim::Rescue
+                        | RowClaim::NotifierSlot(_) => Document::Newest,
                     };
                     self.pick_one(records, picking, id, newest);
                 }
                 Phase::Ending(_) => self.pick_one(records, picking, id, Document::Newest),
             }
-            self.picked_due(records, picking, id);
+            self.picked_pending(records, picking, id);
         }
     }
 
-    /// One that was due has been seen to.
-    fn picked_due(
+    /// One that was pending has been seen to.
+    fn picked_pending(
         &self,
         records: &mut Shard<M>,
         picking: &mut Picking<'_, M>,
@@ -123,27 +127,27 @@ impl<M: Memory> Store<M> {
         let Some(record) = records.subscriptions.get_mut(id) else { return };
         match record.phase {
             Phase::Ending(_) => record.phase = Phase::Leaving,
-            _ => record.has_been_told(picking.composed.round),
+            _ => record.mark_notified(picking.composed.state_version),
         }
     }
 
-    /// Those of all watchers who have to be told of a change; true if there are
+    /// Those of all watchers who have to be notified of a change; true if there are
     /// others.
     fn pick_others(&self, records: &mut Shard<M>, picking: &mut Picking<'_, M>) -> bool {
         let (composed, presentity) = (picking.composed, picking.lane.presentity);
-        start_pass(records, presentity, composed.round);
+        start_fan_out(records, presentity, composed.state_version);
         while !picking.is_full() {
-            let Some(id) = next_in_pass(records, presentity, composed.round) else {
+            let Some(id) = next_in_fan_out(records, presentity, composed.state_version) else {
                 return false;
             };
             picking.visits -= 1;
-            if wants_change(records, id, composed.round, picking.now) {
+            if wants_change(records, id, composed.state_version, picking.now) {
                 let record = records.subscriptions.get(id);
-                let newest = record.map_or(Document::Newest, |r| composed.for_all(r.told));
+                let newest = record.map_or(Document::Newest, |r| composed.for_all(r.notified));
                 self.pick_one(records, picking, id, newest);
             }
             if let Some(record) = records.subscriptions.get_mut(id) {
-                record.has_been_told(composed.round);
+                record.mark_notified(composed.state_version);
             }
         }
         true
@@ -165,41 +169,46 @@ impl<M: Memory> Store<M> {
             false => self.token(usize::from(lane.shard), records, id),
         };
         let Some(owner) = records.presentities.get(lane.presentity) else { return };
-        let watched = owner.watched(&records.words);
-        let walk = owner.aside.and_then(|id| records.asides.get(id)).map_or(0, |a| a.rows.round);
+        let watched = owner.watched(&records.hosts);
+        let fan_out =
+            owner.extra.and_then(|id| records.extras.get(id)).map_or(0, |a| a.rows.state_version);
         let Some(record) = records.subscriptions.get_mut(id) else { return };
         let ending = match record.phase {
             Phase::Ending(why) => Some(why),
             _ => None,
         };
-        let sends = &mut picking.sends;
+        let notifies = &mut picking.notifies;
         let sees = may_see(record.status, record.text(Text::Reason))
             && ending.is_none_or(Ending::shows_state);
         if sees && ending.is_none() {
-            let up_to = |round| composed.farewells.partition_point(|f| !later(f.round, round));
-            let mut at = up_to(record.told);
-            // A walk over rows is about the changes up to its round; what ends
+            let up_to = |state_version| {
+                composed.finals.partition_point(|f| !later(f.state_version, state_version))
+            };
+            let mut at = up_to(record.notified);
+            // A fan-out over rows is about the changes up to its state version; what ends
             // later is said by the next one, once.
-            let end = if rows_only { up_to(walk).max(at) } else { composed.farewells.len() };
-            let (mut told, mut covered) = (record.told, false);
-            while let Some(first) = composed.farewells.get(at..end).and_then(<[_]>::first) {
-                let rest = &composed.farewells[at..end];
+            let end = if rows_only { up_to(fan_out).max(at) } else { composed.finals.len() };
+            let (mut notified, mut covered) = (record.notified, false);
+            while let Some(first) = composed.finals.get(at..end).and_then(<[_]>::first) {
+                let rest = &composed.finals[at..end];
                 let next = at + rest.partition_point(|f| f.document <= first.document);
-                let document = Document::Farewells(at, next);
-                sends.push(next_notify(record, watched, token, document, None, now).after(told));
-                let last = composed.farewells[next - 1].round;
-                // The farewell of the newest round is the newest state.
-                covered = last == composed.round;
+                let document = Document::Finals(at, next);
+                notifies
+                    .push(next_notify(record, watched, token, document, None, now).after(notified));
+                let last = composed.finals[next - 1].state_version;
+                // The final publication of the newest state version is the newest state.
+                covered = last == composed.state_version;
                 // Numbers in a row that are taken together are given back together.
-                told = if rows_only { told } else { last };
+                notified = if rows_only { notified } else { last };
                 at = next;
             }
             if !covered {
-                sends.push(next_notify(record, watched, token, newest, None, now).after(told));
+                notifies
+                    .push(next_notify(record, watched, token, newest, None, now).after(notified));
             }
         } else {
             let document = if sees { newest } else { Document::None };
-            sends.push(next_notify(record, watched, token, document, ending, now));
+            notifies.push(next_notify(record, watched, token, document, ending, now));
         }
         if self.policy.keeps_rows()
             && record.has_row
@@ -210,17 +219,17 @@ impl<M: Memory> Store<M> {
     }
 
     /// Of those who go on, whose rows do not reserve the CSeqs of their NOTIFYs.
-    fn unreserved(&self, records: &Shard<M>, sends: &[Send]) -> Vec<Token> {
+    fn unreserved(&self, records: &Shard<M>, notifies: &[PlannedNotify]) -> Vec<Token> {
         if !self.policy.keeps_rows() {
             return Vec::new();
         }
-        let living = sends.iter().filter(|send| send.ending.is_none());
+        let living = notifies.iter().filter(|notify| notify.ending.is_none());
         let is_unreserved = |token: &Token| {
             Self::resolve(records, *token)
                 .and_then(|id| records.subscriptions.get(id))
                 .is_some_and(|record| record.has_row && record.reserved_cseq < record.local_cseq)
         };
-        living.filter_map(|send| send.token).filter(is_unreserved).collect()
+        living.filter_map(|notify| notify.token).filter(is_unreserved).collect()
     }
 }
 
@@ -232,19 +241,19 @@ impl Composed<'_> {
             && may_see(record.status, record.text(Text::Reason))
     }
 
-    /// The newest document for those who are told because it has changed.
-    fn for_all(&self, told: u32) -> Document {
+    /// The newest document for those who are notified because it has changed.
+    fn for_all(&self, notified: u32) -> Document {
         match self.watchers {
-            Some(watchers) if !later(watchers.full_since, told) => Document::Changed,
+            Some(watchers) if !later(watchers.full_since, notified) => Document::Changed,
             _ => Document::Newest,
         }
     }
 }
 
-impl Send {
-    /// The watcher was told of this round before.
-    fn after(self, told: u32) -> Send {
-        Send { told, ..self }
+impl PlannedNotify {
+    /// The watcher was notified of this state version before.
+    fn after(self, notified: u32) -> PlannedNotify {
+        PlannedNotify { notified, ..self }
     }
 }
 
@@ -255,14 +264,14 @@ fn next_notify<M: Memory>(
     document: Document,
     ending: Option<Ending>,
     now: i64,
-) -> Send {
+) -> PlannedNotify {
     record.in_flight = true;
     record.set_numbers(record.numbers().next());
-    Send {
+    PlannedNotify {
         subscription: snapshot(record, watched, now),
         token,
         document,
-        told: record.told,
+        notified: record.notified,
         ending,
         claim: record.claim,
         expires_at: record.expires_at.get(),

@@ -10,14 +10,14 @@ use crate::store::{LaneRef, Store};
 
 /// An ended publication that some watchers have yet to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Farewell {
-    /// The round in which it ended.
-    pub round: u32,
+pub struct FinalPublication {
+    /// The state version in which it ended.
+    pub state_version: u32,
     /// It is to be shown closed; else as it is, for a last time.
     pub closing: bool,
     /// The publication.
     pub publication: PublicationCopy,
-    /// Number of the document that tells of it, and perhaps of others.
+    /// Number of the document that reports it, and perhaps of others.
     pub document: u32,
 }
 
@@ -27,11 +27,11 @@ pub struct State {
     /// Whose.
     pub key: PresentityKey,
     /// It counts the changes.
-    pub round: u32,
+    pub state_version: u32,
     /// Living publications, oldest first.
     pub publications: Vec<PublicationCopy>,
-    /// Ended ones, by round.
-    pub farewells: Vec<Farewell>,
+    /// Ended ones, by state version.
+    pub finals: Vec<FinalPublication>,
     /// Changes of the watchers that are reported on.
     pub watchers: WatcherChanges,
 }
@@ -48,16 +48,16 @@ impl<M: Memory> Store<M> {
         self.with(usize::from(lane.shard), |records| {
             let package = records.presentities.get(lane.presentity)?.package;
             let newest_at = self.policy.shows_newest(package).then_some(now);
-            copy_state(records, lane.presentity, Wanted { newest_at, farewells: true })
+            copy_state(records, lane.presentity, Wanted { newest_at, finals: true })
         })
         .ok()?
     }
 
     /// The state of any presentity without what is not shown at this time, and
-    /// without farewells.
+    /// without final publications.
     pub fn state_shown(&self, key: &PresentityKey, now: i64) -> State {
         let newest_at = self.policy.shows_newest(key.package).then_some(now);
-        self.copy_of(key, Wanted { newest_at, farewells: false })
+        self.copy_of(key, Wanted { newest_at, finals: false })
     }
 
     /// Copies the state of any presentity; empty if there is none.
@@ -65,9 +65,9 @@ impl<M: Memory> Store<M> {
         self.copy_of(key, ALL)
     }
 
-    /// The same without farewells.
+    /// The same without final publications.
     pub fn living(&self, key: &PresentityKey) -> State {
-        self.copy_of(key, Wanted { farewells: false, ..ALL })
+        self.copy_of(key, Wanted { finals: false, ..ALL })
     }
 
     fn copy_of(&self, key: &PresentityKey, wanted: Wanted) -> State {
@@ -79,9 +79,9 @@ impl<M: Memory> Store<M> {
         .flatten()
         .unwrap_or_else(|| State {
             key: key.clone(),
-            round: 0,
+            state_version: 0,
             publications: Vec::new(),
-            farewells: Vec::new(),
+            finals: Vec::new(),
             watchers: WatcherChanges::default(),
         })
     }
@@ -92,10 +92,10 @@ impl<M: Memory> Store<M> {
 struct Wanted {
     /// Of the publications none but the newest that lives at this time.
     newest_at: Option<i64>,
-    farewells: bool,
+    finals: bool,
 }
 
-const ALL: Wanted = Wanted { newest_at: None, farewells: true };
+const ALL: Wanted = Wanted { newest_at: None, finals: true };
 
 fn copy_state<M: Memory>(
     records: &Shard<M>,
@@ -121,23 +121,25 @@ fn copy_state<M: Memory>(
             newest.into_iter().collect()
         }
     };
-    let mut farewells: Vec<Farewell> = owner
-        .farewells
+    let mut finals: Vec<FinalPublication> = owner
+        .finals
         .iter(&records.publications)
-        .take_while(|_| wanted.farewells)
-        .map(|(_, record)| Farewell {
-            round: record.round,
+        .take_while(|_| wanted.finals)
+        .map(|(_, record)| FinalPublication {
+            state_version: record.state_version,
             closing: record.phase == PublicationPhase::Closing,
             publication: copy_publication(records, record),
             document: 0,
         })
         .collect();
-    farewells.sort_by_key(|farewell| farewell.round.wrapping_sub(owner.round) as i32);
+    finals.sort_by_key(|final_publication| {
+        final_publication.state_version.wrapping_sub(owner.state_version) as i32
+    });
     Some(State {
         key: records.key_of(id)?,
-        round: owner.round,
+        state_version: owner.state_version,
         publications,
-        farewells,
+        finals,
         watchers: copy_changes(records, owner),
     })
 }

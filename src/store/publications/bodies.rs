@@ -6,7 +6,7 @@ use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
 use crate::shm::{Heap, Id, List, Memory, Slab, Unkeyed};
 use crate::store::Store;
-use crate::store::records::{Document, Kept, Publication, PublicationPhase};
+use crate::store::records::{Cached, Document, Publication, PublicationPhase};
 use crate::store::shard::Shard;
 
 /// One document takes at most this part of what may be kept.
@@ -16,7 +16,7 @@ const LARGEST: usize = 8;
 pub struct Documents<M: Memory> {
     documents: Slab<Document<M>, M, Unkeyed>,
     /// Those that may go when there is no room; the ones kept longest first.
-    list: List<Document<M>, Kept>,
+    list: List<Document<M>, Cached>,
     bytes: usize,
     most: usize,
 }
@@ -77,7 +77,7 @@ impl<M: Memory> Shard<M> {
             document.body = blob;
             return Ok(known);
         }
-        let document = Document { publication: id, body: blob, kept: Default::default() };
+        let document = Document { publication: id, body: blob, cached: Default::default() };
         let added = documents.insert(document).map_err(|_| Fault::SharedMemory)?;
         record.document = Some(added);
         Ok(added)

@@ -18,7 +18,7 @@ use crate::store::publication_block::{self, Block, Parts};
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::Shard;
 
-use super::{Begun, Change, Pending, enter, stored};
+use super::{Begun, Pending, PublicationChange, enter, stored};
 
 impl<M: Memory> Store<M> {
     /// First step: judges the change against what is stored and claims it.
@@ -26,7 +26,7 @@ impl<M: Memory> Store<M> {
         &self,
         key: &PresentityKey,
         package: &EventPackage,
-        change: &Change<'_>,
+        change: &PublicationChange<'_>,
     ) -> Result<Begun<M>, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
@@ -47,7 +47,7 @@ impl<M: Memory> Store<M> {
         shard: usize,
         key: &PresentityKey,
         hash: u64,
-        (change, is_stored): (&Change<'_>, bool),
+        (change, is_stored): (&PublicationChange<'_>, bool),
     ) -> Result<Begun<M>, Fault> {
         let presentity = self.find_or_create(records, key, hash)?;
         // Rows of one dialog coexist in the table; so they do here.
@@ -83,7 +83,7 @@ impl<M: Memory> Store<M> {
         if let Some(record) = replaced.and_then(|id| records.publications.get_mut(id)) {
             record.phase = PublicationPhase::Changing;
         }
-        let claim = Claim { shard, presentity, publication, block: None, replaced };
+        let claim = ClaimedChange { shard, presentity, publication, block: None, replaced };
         claim.pending(records, change, made)
     }
 
@@ -91,7 +91,7 @@ impl<M: Memory> Store<M> {
     pub fn restore_publication(
         &self,
         key: &PresentityKey,
-        change: &Change<'_>,
+        change: &PublicationChange<'_>,
     ) -> Result<(), Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
         let shard = self.shard_of(&key.identity);
@@ -150,7 +150,7 @@ fn begin_change<M: Memory>(
     presentity: Option<Id<Presentity<M>>>,
     package: &EventPackage,
     tag: &[u8],
-    change: &Change<'_>,
+    change: &PublicationChange<'_>,
 ) -> Result<Begun<M>, Fault> {
     let found = presentity.and_then(|owner| Some((owner, records.with_tag(owner, tag)?)));
     let claimable = found.and_then(|(owner, id)| {
@@ -203,11 +203,12 @@ fn begin_change<M: Memory>(
     if let Some(record) = records.publications.get_mut(publication) {
         record.phase = PublicationPhase::Changing;
     }
-    Claim { shard, presentity, publication, block, replaced: None }.pending(records, change, made)
+    ClaimedChange { shard, presentity, publication, block, replaced: None }
+        .pending(records, change, made)
 }
 
 /// What a change has claimed, and the text that it needs.
-struct Claim<M: Memory> {
+struct ClaimedChange<M: Memory> {
     shard: usize,
     presentity: Id<Presentity<M>>,
     publication: Id<Publication<M>>,
@@ -215,14 +216,14 @@ struct Claim<M: Memory> {
     replaced: Option<Id<Publication<M>>>,
 }
 
-impl<M: Memory> Claim<M> {
+impl<M: Memory> ClaimedChange<M> {
     fn pending(
         self,
         records: &Shard<M>,
-        change: &Change<'_>,
-        made: transition::Change,
+        change: &PublicationChange<'_>,
+        made: transition::PublicationTransition,
     ) -> Result<Begun<M>, Fault> {
-        let Claim { shard, presentity, publication, block, replaced } = self;
+        let ClaimedChange { shard, presentity, publication, block, replaced } = self;
         Ok(Begun::Pending(Pending {
             shard,
             presentity,
@@ -247,7 +248,7 @@ fn reserve<M: Memory>(
     records: &mut Shard<M>,
     presentity: Id<Presentity<M>>,
     key: &PresentityKey,
-    change: &Change<'_>,
+    change: &PublicationChange<'_>,
 ) -> Result<Id<Publication<M>>, Fault> {
     let parts = Parts {
         user: otherwise_spelled(records, presentity, key),

@@ -7,16 +7,16 @@ use crate::shm::{Id, Memory};
 use crate::store::Store;
 use crate::store::records::{Publication, PublicationPhase};
 
-use super::{Stored, keep_document, stored};
+use super::{PublicationRowKey, keep_document, stored};
 
 /// An expired publication that was claimed for removal.
 pub struct Expired<M: Memory> {
     shard: usize,
     publication: Id<Publication<M>>,
     /// Its row.
-    pub stored: Stored,
+    pub stored: PublicationRowKey,
     /// What its end makes of it.
-    pub change: transition::Change,
+    pub change: transition::PublicationTransition,
     closing: bool,
 }
 
@@ -66,7 +66,7 @@ impl<M: Memory> Store<M> {
         .unwrap_or_default()
     }
 
-    /// Removes a claimed publication. Its watchers are told by the sender
+    /// Removes a claimed publication. Its watchers are notified by the sender
     /// processes.
     pub fn remove_expired(&self, expired: Expired<M>, document: Option<&[u8]>) {
         let _ = self.with(expired.shard, |records| {
@@ -74,7 +74,7 @@ impl<M: Memory> Store<M> {
             let presentity = record.presentity;
             keep_document(records, expired.publication, document);
             let Expired { publication, closing, change, .. } = expired;
-            records.end_publication(publication, closing, change.told, b"");
+            records.end_publication(publication, closing, change.fan_out, b"");
             self.queue_lane(records, presentity);
             self.drop_if_idle(records, presentity);
         });

@@ -4,9 +4,9 @@
 
 use crate::error::Fault;
 use crate::presence::publication::PublicationCopy;
-use crate::presence::publication::transition::{Shown, Stored, Told, Watchers};
+use crate::presence::publication::transition::{CurrentPublication, FanOut, FinalForm, Watchers};
 use crate::shm::{Blob, Id, Memory};
-use crate::store::lanes::forget_told;
+use crate::store::lanes::forget_seen;
 use crate::store::publication_block::Parts;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::{Shard, later};
@@ -23,20 +23,23 @@ const RECORD_BYTES: usize = 256;
 
 impl<M: Memory> Shard<M> {
     /// A publication as its transitions see it. Its document may be in its row.
-    pub(in crate::store) fn stored<'a>(&'a self, record: &'a Publication<M>) -> Stored<'a> {
+    pub(in crate::store) fn stored<'a>(
+        &'a self,
+        record: &'a Publication<M>,
+    ) -> CurrentPublication<'a> {
         let owner = self.presentities.get(record.presentity);
-        Stored {
+        CurrentPublication {
             facts: record.facts,
             sender: Some(record.block().sender()),
             has_document: true,
-            unseen: owner.is_some_and(|owner| later(record.round, owner.completed)),
+            unseen: owner.is_some_and(|owner| later(record.state_version, owner.completed)),
         }
     }
 
     /// Those who watch a presentity.
     pub(in crate::store) fn watchers_of(&self, id: Id<Presentity<M>>) -> Watchers {
-        let owed = self.presentities.get(id).is_some_and(|owner| owner.farewell_kib >= MOST);
-        Watchers { any: self.may_be_watched(id), owed }
+        let backlogged = self.presentities.get(id).is_some_and(|owner| owner.finals_kib >= MOST);
+        Watchers { any: self.may_be_watched(id), backlogged }
     }
 
     /// Ends a publication: it leaves the state, and becomes a final one if
@@ -45,21 +48,21 @@ impl<M: Memory> Shard<M> {
         &mut self,
         id: Id<Publication<M>>,
         closing: bool,
-        told: Told,
+        fan_out: FanOut,
         sender: &[u8],
     ) {
         let Some(record) = self.publications.get(id) else { return };
         let owner = record.presentity;
         let has_document = !self.body(record).is_empty();
-        let stored = Stored { has_document, ..self.stored(record) };
+        let stored = CurrentPublication { has_document, ..self.stored(record) };
         match stored.ends(closing, self.watchers_of(owner)) {
             Some(shown) => self.becomes_final(id, shown),
             None => self.remove_publication(id),
         }
-        self.publications_changed(owner, told, sender);
+        self.publications_changed(owner, fan_out, sender);
     }
 
-    fn becomes_final(&mut self, id: Id<Publication<M>>, shown: Shown) {
+    fn becomes_final(&mut self, id: Id<Publication<M>>, shown: FinalForm) {
         self.publication_expiry.cancel(&mut self.publications, id);
         self.leave_index(id);
         self.release_body(id);
@@ -67,11 +70,11 @@ impl<M: Memory> Shard<M> {
             return;
         };
         let Some(owner) = self.presentities.get_mut(owner_id) else { return };
-        let next = owner.round.wrapping_add(1);
+        let next = owner.state_version.wrapping_add(1);
         owner.publications.unlink(&mut self.publications, id);
         owner.is_indexed &= !owner.publications.is_empty();
         if let Some(record) = self.publications.get_mut(id) {
-            (record.phase, record.round) = as_final(shown, record.round, next);
+            (record.phase, record.state_version) = as_final(shown, record.state_version, next);
         }
         self.add_final(id);
     }
@@ -86,7 +89,8 @@ impl<M: Memory> Shard<M> {
     ) {
         let Some(record) = self.publications.get(id) else { return };
         let document = document.unwrap_or_else(|| self.body(record));
-        let stored = Stored { has_document: !document.is_empty(), ..self.stored(record) };
+        let stored =
+            CurrentPublication { has_document: !document.is_empty(), ..self.stored(record) };
         let Some(shown) = stored.ends(false, self.watchers_of(record.presentity)) else { return };
         let block = record.block();
         let parts = Parts {
@@ -99,7 +103,7 @@ impl<M: Memory> Shard<M> {
         // Without memory for the copy the watchers see the newer state at once.
         let Ok(copy) = repack(self, &block, &parts) else { return };
         let (owner, received, priority) = (record.presentity, record.received, record.priority);
-        let when = (record.round, received, priority);
+        let when = (record.state_version, received, priority);
         let _ = self.insert_final(owner, copy, shown, when);
     }
 
@@ -108,7 +112,7 @@ impl<M: Memory> Shard<M> {
         &mut self,
         presentity: Id<Presentity<M>>,
         from: &PublicationCopy,
-        shown: Shown,
+        shown: FinalForm,
     ) -> Result<(), Fault> {
         let parts = Parts {
             entity_tag: &from.entity_tag,
@@ -120,7 +124,7 @@ impl<M: Memory> Shard<M> {
         };
         let block = pack(self, &parts)?;
         let Some(owner) = self.presentities.get(presentity) else { return Ok(()) };
-        let when = (owner.round, from.received.into(), from.priority);
+        let when = (owner.state_version, from.received.into(), from.priority);
         self.insert_final(presentity, block, shown, when)
     }
 
@@ -128,13 +132,17 @@ impl<M: Memory> Shard<M> {
         &mut self,
         presentity: Id<Presentity<M>>,
         block: Blob<M>,
-        shown: Shown,
+        shown: FinalForm,
         (changed, received, priority): (u32, Seconds, i32),
     ) -> Result<(), Fault> {
         let Some(owner) = self.presentities.get(presentity) else { return Ok(()) };
-        let (phase, round) = as_final(shown, changed, owner.round.wrapping_add(1));
-        let record =
-            Publication { received, priority, round, ..Publication::new(presentity, block, phase) };
+        let (phase, state_version) = as_final(shown, changed, owner.state_version.wrapping_add(1));
+        let record = Publication {
+            received,
+            priority,
+            state_version,
+            ..Publication::new(presentity, block, phase)
+        };
         let id = self.publications.insert(record).map_err(|_| Fault::SharedMemory)?;
         self.add_final(id);
         Ok(())
@@ -144,56 +152,56 @@ impl<M: Memory> Shard<M> {
         let Some(record) = self.publications.get(id) else { return };
         let (presentity, weight) = (record.presentity, self.weight(record));
         if let Some(owner) = self.presentities.get_mut(presentity) {
-            owner.farewells.push_back(&mut self.publications, id);
-            owner.farewell_kib = owner.farewell_kib.saturating_add(weight);
+            owner.finals.push_back(&mut self.publications, id);
+            owner.finals_kib = owner.finals_kib.saturating_add(weight);
         }
     }
 
     /// Published state has changed. `sender` has done that (empty: nobody to be
-    /// spared).
+    /// excluded).
     pub(in crate::store) fn publications_changed(
         &mut self,
         id: Id<Presentity<M>>,
-        told: Told,
+        fan_out: FanOut,
         sender: &[u8],
     ) {
-        match told {
-            Told::Nobody => {}
-            Told::Silently => {
-                let before = self.presentities.get(id).map(|owner| (owner.completed, owner.round));
+        match fan_out {
+            FanOut::None => {}
+            FanOut::Silent => {
+                let before =
+                    self.presentities.get(id).map(|owner| (owner.completed, owner.state_version));
                 self.state_changed(id, sender);
-                if let (Some((completed, round)), Some(owner)) =
+                if let (Some((completed, state_version)), Some(owner)) =
                     (before, self.presentities.get_mut(id))
-                    && completed == round
+                    && completed == state_version
                 {
-                    owner.completed = owner.round;
-                    // Otherwise the lane's owner forgets what is not told.
+                    owner.completed = owner.state_version;
+                    // Otherwise the lane's owner forgets what is not notified.
                     if owner.lane.owners() == 0 {
-                        forget_told(self, id);
+                        forget_seen(self, id);
                     }
                 }
             }
-            Told::Watchers { urgent } => {
+            FanOut::Watchers { urgent } => {
                 self.state_changed(id, sender);
                 if urgent
                     && self.watchers_are_rows()
-                    && let Some(aside) = self.aside_mut(id)
+                    && let Some(extra) = self.extra_mut(id)
                 {
-                    aside.rows.urgent = true;
+                    extra.rows.urgent = true;
                 }
             }
         }
     }
 
     /// Forgets final publications that all watchers have seen: those up to a
-    /// round, or all.
-    pub fn drop_farewells(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let first = |shard: &Self| shard.presentities.get(id)?.farewells.front();
+    /// state version, or all.
+    pub fn drop_finals(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
+        let first = |shard: &Self| shard.presentities.get(id)?.finals.front();
         while let Some(ended) = first(self) {
-            let seen = self
-                .publications
-                .get(ended)
-                .is_none_or(|record| up_to.is_none_or(|round| !later(record.round, round)));
+            let seen = self.publications.get(ended).is_none_or(|record| {
+                up_to.is_none_or(|state_version| !later(record.state_version, state_version))
+            });
             if !seen {
                 break;
             }
@@ -207,11 +215,11 @@ impl<M: Memory> Shard<M> {
     }
 }
 
-/// Phase and round of a final publication: one shown closed has changed in the
-/// next round, one shown as it was in that of its latest change.
-fn as_final(shown: Shown, changed: u32, next: u32) -> (PublicationPhase, u32) {
+/// Phase and state version of a final publication: one shown closed has changed in the
+/// next state version, one shown as it was in that of its latest change.
+fn as_final(shown: FinalForm, changed: u32, next: u32) -> (PublicationPhase, u32) {
     match shown {
-        Shown::Closed => (PublicationPhase::Closing, next),
-        Shown::AsItWas => (PublicationPhase::Superseded, changed),
+        FinalForm::Closed => (PublicationPhase::Closing, next),
+        FinalForm::AsItWas => (PublicationPhase::Superseded, changed),
     }
 }

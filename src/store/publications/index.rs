@@ -262,7 +262,7 @@ impl<M: Memory> Shard<M> {
     fn is_indexed(&self, id: Id<Publication<M>>) -> bool {
         self.publications.get(id).is_some_and(|record| {
             let owner = self.presentities.get(record.presentity);
-            !record.phase.is_farewell() && owner.is_some_and(|owner| owner.is_indexed)
+            !record.phase.is_final_publication() && owner.is_some_and(|owner| owner.is_indexed)
         })
     }
 

@@ -4,7 +4,7 @@
 use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
-use crate::presence::publication::transition::{Shown, Told, Watchers};
+use crate::presence::publication::transition::{FanOut, FinalForm, Watchers};
 use crate::shm::Memory;
 use crate::store::{LaneRef, Store};
 
@@ -13,31 +13,31 @@ use crate::store::{LaneRef, Store};
 pub struct Audience {
     /// Whether there are any.
     pub watchers: Watchers,
-    /// Some of those who watch here have not been told of the latest change.
-    pub is_behind: bool,
+    /// Some of those who watch here have not been notified of the latest change.
+    pub has_unnotified: bool,
 }
 
 /// What has become of the publications of a presentity.
 #[derive(Debug, Clone, Copy)]
 pub struct RowsChanged<'a> {
-    /// Watcher URI of who changed it; empty for nobody to be spared.
+    /// Watcher URI of who changed it; empty for nobody to be excluded.
     pub sender: &'a [u8],
     /// A publication, with the document that its row had, that stays as a final
     /// one.
-    pub ended: Option<(&'a PublicationCopy, Shown)>,
-    /// Who is told.
-    pub told: Told,
+    pub ended: Option<(&'a PublicationCopy, FinalForm)>,
+    /// Who is notified.
+    pub fan_out: FanOut,
 }
 
 impl Default for RowsChanged<'_> {
     /// Somebody has changed something.
     fn default() -> Self {
-        RowsChanged { sender: b"", ended: None, told: Told::Watchers { urgent: false } }
+        RowsChanged { sender: b"", ended: None, fan_out: FanOut::Watchers { urgent: false } }
     }
 }
 
 impl<M: Memory> Store<M> {
-    /// Rows of publications have changed: whoever watches is to be told. Gives
+    /// Rows of publications have changed: whoever watches is to be notified. Gives
     /// the lane when the caller is the one to do so.
     pub fn rows_changed(
         &self,
@@ -54,7 +54,7 @@ impl<M: Memory> Store<M> {
                 // Without memory the watchers see the newer state at once.
                 let _ = records.keep_row(presentity, publication, shown);
             }
-            records.publications_changed(presentity, change.told, change.sender);
+            records.publications_changed(presentity, change.fan_out, change.sender);
             let lane = records.take_lane(presentity);
             if !lane {
                 self.drop_if_idle(records, presentity);
@@ -67,12 +67,13 @@ impl<M: Memory> Store<M> {
     pub fn audience(&self, key: &PresentityKey) -> Audience {
         let hash = self.presentity_hash(&key.identity, key.package);
         let any = self.policy.rows_only();
-        let nobody = Audience { watchers: Watchers { any, owed: false }, is_behind: false };
+        let nobody =
+            Audience { watchers: Watchers { any, backlogged: false }, has_unnotified: false };
         self.with(self.shard_of(&key.identity), |records| {
             let id = records.find(key, hash)?;
             let owner = records.presentities.get(id)?;
-            let is_behind = owner.completed != owner.round;
-            Some(Audience { watchers: records.watchers_of(id), is_behind })
+            let has_unnotified = owner.completed != owner.state_version;
+            Some(Audience { watchers: records.watchers_of(id), has_unnotified })
         })
         .ok()
         .flatten()

@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::presence::event_package::PackageId;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{Authorization, DialogId, Ending, Text};
-use crate::presence::transition::{Event, Next, Notify, Phase, Standing, Transition};
+use crate::presence::transition::{CurrentSubscription, Event, Next, Notify, Phase, Transition};
 use crate::shm::{Blob, Id, Memory};
 use crate::store::dialogs::Places;
 use crate::store::records::Subscription;
@@ -15,7 +15,7 @@ use crate::store::{Store, Token};
 
 impl<M: Memory> Store<M> {
     /// Something happens to a subscription. What that leads to is done, but for
-    /// what its watcher is told: the NOTIFY is due, and the lane is the caller's to
+    /// what its watcher is notified of: the NOTIFY is pending, and the lane is the caller's to
     /// look for.
     pub fn update<'e>(&self, token: Token, event: &Event<'e>) -> Result<Transition<'e>, Fault> {
         let done = self.with(token.shard(), |records| match Self::resolve(records, token) {
@@ -83,8 +83,8 @@ impl<M: Memory> Store<M> {
             return Ok((Transition::of_nobody(event), None));
         };
         let (presentity, watched) = (record.presentity, records.watched(record.presentity));
-        let standing = standing(record, watched.package);
-        let transition = standing.handle(event, || expand(&record.text, watched.owner))?;
+        let current = current(record, watched.package);
+        let transition = current.handle(event, || expand(&record.text, watched.owner))?;
         let removed = matches!(transition.next, Next::Removed);
         let places = removed.then(|| self.places(records, record));
         match transition.next {
@@ -107,7 +107,7 @@ impl<M: Memory> Store<M> {
             Next::Removed => {
                 records.retire_subscription(id);
                 if records.presentities.get(presentity).is_some_and(|p| p.watchers.is_empty()) {
-                    records.everybody_told(presentity);
+                    records.mark_all_notified(presentity);
                 }
                 self.drop_if_idle(records, presentity);
             }
@@ -117,15 +117,15 @@ impl<M: Memory> Store<M> {
             _ => {}
         }
         if matches!(transition.notify, Notify::Now | Notify::Last(_)) {
-            records.mark_due(id);
+            records.mark_notify_pending(id);
         }
         Ok((transition, places))
     }
 }
 
 /// What is known of a subscription in this package.
-fn standing<M: Memory>(record: &Subscription<M>, package: PackageId) -> Standing<'_> {
-    Standing {
+fn current<M: Memory>(record: &Subscription<M>, package: PackageId) -> CurrentSubscription<'_> {
+    CurrentSubscription {
         package,
         event_id: record.text(Text::EventId),
         contact: record.text(Text::Contact),
@@ -150,7 +150,7 @@ fn renew<M: Memory>(
     let text = text.map(|block| text_of(records, id, block)).transpose()?;
     match phase {
         Phase::Ending(why) => records.end_subscription(id, why),
-        Phase::Held | Phase::Live | Phase::Leaving | Phase::Gone => {
+        Phase::AwaitingResponse | Phase::Live | Phase::Leaving | Phase::Gone => {
             records.revive_subscription(id)?;
         }
     }

@@ -15,7 +15,7 @@ use model::{Expected, Model, Watcher, labels};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::presence::event_package::PackageId;
 use presence::presence::subscription::{Snapshot, Text};
-use presence::service::{expiry, notify_reply, restore, subscriptions, turns, write_back};
+use presence::service::{expiry, notifier_slots, notify_reply, restore, subscriptions, write_back};
 use presence::store::Token;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
@@ -181,8 +181,8 @@ impl Run {
         for _ in 0..3 {
             self.world.send();
             if self.storage.notifiers {
-                for turn in 0..self.storage.turns() {
-                    turns::serve(&self.world.server, &mut self.world.host, turn);
+                for slot in 0..self.storage.slots() {
+                    notifier_slots::serve(&self.world.server, &mut self.world.host, slot);
                 }
             }
         }

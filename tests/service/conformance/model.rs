@@ -182,7 +182,7 @@ impl Model {
         all.map(|it| it.call.clone()).collect()
     }
 
-    fn told(&self, document: &str) -> Expected {
+    fn notified(&self, document: &str) -> Expected {
         let mut expected = Expected::default();
         for call in self.seers() {
             expected.add(&call, "active", document.to_owned());
@@ -274,7 +274,7 @@ impl Model {
 
     pub fn create(&mut self, slot: u8, tag: String, body: String, expires_at: i64) -> Expected {
         self.publications.push(Publication { slot, tag, body, expires_at });
-        self.told(&self.document())
+        self.notified(&self.document())
     }
 
     pub fn modify(&mut self, slot: u8, tag: String, body: String, expires_at: i64) -> Expected {
@@ -300,7 +300,7 @@ impl Model {
     /// Watchers see what has ended closed, once, where the package can say so.
     fn told_of_ends(&self, closed: BTreeSet<String>) -> Expected {
         if !self.aggregates() {
-            return self.told(&self.document());
+            return self.notified(&self.document());
         }
         let last = self.publications.iter().map(|it| it.body.clone()).collect();
         Expected { ends: Some(Ends { calls: self.seers(), closed, last }), ..Expected::default() }
@@ -312,7 +312,7 @@ impl Model {
         }
     }
 
-    /// What has run out ends, and its watchers are told.
+    /// What has run out ends, and its watchers are notified.
     pub fn pass(&mut self, now: i64) -> Expected {
         self.now = now;
         let closed: BTreeSet<_> = self
@@ -337,9 +337,9 @@ impl Model {
         if closed.is_empty() {
             return expected;
         }
-        let told = self.told_of_ends(closed);
-        expected.exactly.extend(told.exactly);
-        Expected { ends: told.ends, ..expected }
+        let notified = self.told_of_ends(closed);
+        expected.exactly.extend(notified.exactly);
+        Expected { ends: notified.ends, ..expected }
     }
 
     pub fn crash(&mut self) -> Expected {

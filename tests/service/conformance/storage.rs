@@ -11,7 +11,7 @@ use presence::config::{Config, PublicationCache, SubscriptionMode};
 /// | subscriptions are gone after a crash | `subs_db_mode=0` | A7 |
 /// | publications are gone after a crash | `publ_cache=2` | A7 |
 /// | who waits for a decision is forgotten | without a database | D2 |
-/// | watchers are told of a change a little later | notifier processes | B40 |
+/// | watchers are notified of a change a little later | notifier processes | B40 |
 #[derive(Debug, Clone, Copy)]
 pub struct Storage {
     pub mode: SubscriptionMode,
@@ -53,7 +53,7 @@ impl Storage {
     }
 
     /// Turns of all notifier processes.
-    pub fn turns(self) -> i64 {
+    pub fn slots(self) -> i64 {
         2
     }
 

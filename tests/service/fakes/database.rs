@@ -139,7 +139,7 @@ impl FakeDatabase {
         if !self.in_transaction {
             self.announce(verb);
         }
-        let alone = (!self.in_transaction).then(|| Turn::wait(&self.busy));
+        let alone = (!self.in_transaction).then(|| Exclusive::wait(&self.busy));
         let inner = self.inner.clone();
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.statements += 1;
@@ -166,18 +166,18 @@ impl FakeDatabase {
 }
 
 /// While it lives no other process changes anything.
-struct Turn(Arc<AtomicBool>);
+struct Exclusive(Arc<AtomicBool>);
 
-impl Turn {
-    fn wait(busy: &Arc<AtomicBool>) -> Turn {
+impl Exclusive {
+    fn wait(busy: &Arc<AtomicBool>) -> Exclusive {
         while busy.swap(true, SeqCst) {
             std::thread::yield_now();
         }
-        Turn(busy.clone())
+        Exclusive(busy.clone())
     }
 }
 
-impl Drop for Turn {
+impl Drop for Exclusive {
     fn drop(&mut self) {
         self.0.store(false, SeqCst);
     }
@@ -328,7 +328,7 @@ impl Database for FakeDatabase {
         if self.lock().fails.as_mut().is_some_and(|fails| fails(&begin)) {
             return Err(Fault::Database);
         }
-        std::mem::forget(Turn::wait(&self.busy));
+        std::mem::forget(Exclusive::wait(&self.busy));
         self.in_transaction = true;
         self.undo.clear();
         Ok(())

@@ -13,7 +13,9 @@ use presence::presence::registry::EventPackageRegistry;
 use presence::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
 use presence::presence::uri::UserCase;
 use presence::service::notifier::{self, Budget};
-use presence::service::{Served, Server, expiry, policy, publish, subscribe, subscriptions};
+use presence::service::{
+    RequestOutcome, Server, expiry, policy, publish, subscribe, subscriptions,
+};
 use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
@@ -100,7 +102,7 @@ pub struct Setup {
     pub user_case: UserCase,
     pub same_call: bool,
     /// Bytes of documents kept beside their rows, in each shard.
-    pub kept_bodies: usize,
+    pub document_cache_bytes: usize,
     pub config: fn(&mut Config),
 }
 
@@ -115,7 +117,7 @@ impl Default for Setup {
             restricts: false,
             user_case: UserCase::Sensitive,
             same_call: false,
-            kept_bodies: 0,
+            document_cache_bytes: 0,
             config: |_| {},
         }
     }
@@ -176,7 +178,10 @@ impl World {
             place_slice(arena, setup.shards.div_ceil(SHARDS_PER_HEAP), |_| Ok(Heap::new(pool)));
         let heaps = heaps.unwrap();
         let index_heap = place(arena, Heap::new(pool)).unwrap();
-        let policy = ShardPolicy { kept_bodies: setup.kept_bodies, ..policy::shard(&config) };
+        let policy = ShardPolicy {
+            document_cache_bytes: setup.document_cache_bytes,
+            ..policy::shard(&config)
+        };
         let watchers =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let times = place_slice(arena, TIMES, |_| Ok(AtomicU64::new(0))).unwrap();
@@ -515,7 +520,7 @@ impl<'a> Subscribe<'a> {
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
-    pub served: Served,
+    pub served: RequestOutcome,
     /// 0 if there was no reply.
     pub code: u16,
     pub reason: &'static str,
@@ -526,7 +531,7 @@ pub struct Answered {
 
 impl Answered {
     #[track_caller]
-    fn new(served: Served, replies: Vec<Reply>) -> Answered {
+    fn new(served: RequestOutcome, replies: Vec<Reply>) -> Answered {
         assert!(replies.len() <= 1, "several final replies: {replies:?}");
         let reply = replies.into_iter().next();
         let headers = reply.as_ref().map(|r| String::from_utf8_lossy(&r.headers).into_owned());

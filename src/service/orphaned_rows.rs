@@ -22,38 +22,38 @@ use crate::store::rows::{
 
 /// Rows read in one go.
 const PAGE: usize = 500;
-/// Rows deleted in one transaction of which nobody has to be told.
+/// Rows deleted in one transaction of which nobody has to be notified.
 const BATCH: usize = 200;
 
-/// Seconds after its end that a watcher is told of it. Its last refresh may
+/// Seconds after its end that a watcher is notified of it. Its last refresh may
 /// have been lost with the server; later it has noticed by itself.
-pub const TOLD: i64 = 600;
-/// Watchers told in one sweep. All at once are more than memory has room for,
+pub const NOTIFY_WITHIN: i64 = 600;
+/// Watchers notified in one sweep. All at once are more than memory has room for,
 /// most of them where nobody answers any more.
-const MOST_TOLD: usize = 1000;
+const MAX_NOTIFIED: usize = 1000;
 
 /// Rows that are kept, as of the last sweep.
-static KEPT: AtomicUsize = AtomicUsize::new(0);
+static UNUSABLE: AtomicUsize = AtomicUsize::new(0);
 
 /// Rows that are of no use here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Kept {
+pub struct UnusableRows {
     /// They do not have the form of a subscription.
     pub unreadable: usize,
     /// Their packages are not loaded.
     pub unknown: usize,
 }
 
-impl Kept {
+impl UnusableRows {
     /// All of them.
     pub fn all(self) -> usize {
         self.unreadable + self.unknown
     }
 }
 
-impl std::fmt::Display for Kept {
+impl std::fmt::Display for UnusableRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Kept { unreadable, unknown } = self;
+        let UnusableRows { unreadable, unknown } = self;
         write!(f, "{unreadable} unreadable, {unknown} of packages that are not loaded")
     }
 }
@@ -63,7 +63,7 @@ pub fn at_start<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     let swept = server.subscriptions().at_start(server, host);
     report(swept, host, "subscriptions");
     if server.config.clean_period.is_some() {
-        let swept = server.publications().end_left_over(server, host);
+        let swept = server.publications().end_orphaned(server, host);
         report(swept, host, "publications");
     }
     server.wake_senders(host);
@@ -103,7 +103,7 @@ pub(super) fn as_read(id: i64, expires_at: i64, remote_cseq: u32) -> Vec<Conditi
 pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let table = subscription_rows::table(server)?;
     let mut pages = Pages::new(PAGE, true);
-    let (mut kept, mut told) = (0, 0);
+    let (mut unusable, mut notified) = (0, 0);
     loop {
         let now = host.now();
         let before = now - i64::from(server.config.expires_offset);
@@ -118,27 +118,27 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Resu
                     strangers.push(Expired { id, row, key });
                 }
                 Ok(_) => {}
-                Err(_) => kept += 1,
+                Err(_) => unusable += 1,
             }
         }
         // A subscription that is over may have had the row, which is about to
-        // be deleted: its end has been told.
+        // be deleted: its end has been reported.
         if !strangers.is_empty() {
             write_back::write_urgent(server, host)?;
-            end_all(server, host, table, strangers, &mut told)?;
+            end_all(server, host, table, strangers, &mut notified)?;
         }
         server.wake_senders(host);
     }
-    are_kept(host, table, kept);
+    warn_of_unusable(host, table, unusable);
     Ok(())
 }
 
 /// So many expired rows are kept, for nobody here can use them: one line when
 /// there are more or fewer than the last time.
-pub(super) fn are_kept(host: &mut dyn Host, table: &str, kept: usize) {
-    if KEPT.swap(kept, Ordering::Relaxed) != kept && kept > 0 {
+pub(super) fn warn_of_unusable(host: &mut dyn Host, table: &str, unusable: usize) {
+    if UNUSABLE.swap(unusable, Ordering::Relaxed) != unusable && unusable > 0 {
         let line = format_args!(
-            "{kept} expired rows of {table} are kept: they cannot be read, or their packages are \
+            "{unusable} expired rows of {table} are kept: they cannot be read, or their packages are \
              not loaded"
         );
         host.log(Level::Warning, line);
@@ -168,11 +168,11 @@ fn end_all<M: Memory>(
     host: &mut dyn Host,
     table: &str,
     strangers: Vec<Expired>,
-    told: &mut usize,
+    notified: &mut usize,
 ) -> Result<(), Fault> {
     let mut silent = Vec::new();
     for one in strangers {
-        let recent = host.now() - one.row.expires_at <= TOLD && *told < MOST_TOLD;
+        let recent = host.now() - one.row.expires_at <= NOTIFY_WITHIN && *notified < MAX_NOTIFIED;
         if !recent && !server.store.is_reported(&one.key) {
             silent.push(one.conditions());
             continue;
@@ -184,9 +184,9 @@ fn end_all<M: Memory>(
             Ok(false) | Err(Fault::Refused) => continue,
             Err(fault) => return Err(fault),
         }
-        *told += usize::from(recent);
+        *notified += usize::from(recent);
         let Expired { row, key, .. } = one;
-        tell(server, &key, row.snapshot, row.expires_at, recent);
+        notify_end(server, &key, row.snapshot, row.expires_at, recent);
     }
     delete_all(host, table, &silent)
 }
@@ -201,7 +201,7 @@ pub(super) fn delete(
     durable::delete(database, table, conditions)
 }
 
-/// Deletes rows that nobody has to be told of.
+/// Deletes rows that nobody has to be notified of.
 pub(super) fn delete_all(
     host: &mut dyn Host,
     table: &str,
@@ -225,9 +225,9 @@ pub(super) fn delete_all(
     Ok(())
 }
 
-/// A subscription whose row is gone has ended: its watcher is told, and those
+/// A subscription whose row is gone has ended: its watcher is notified, and those
 /// who watch the watchers.
-fn tell<M: Memory>(
+fn notify_end<M: Memory>(
     server: &Server<M>,
     key: &PresentityKey,
     mut subscription: Snapshot,
@@ -251,9 +251,12 @@ pub fn restored_cseq(stored: u32) -> u32 {
 
 /// Rows of subscriptions that are of no use here, whether their time is over or
 /// not.
-pub fn kept<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<Kept, Fault> {
+pub fn unusable_rows<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+) -> Result<UnusableRows, Fault> {
     let table = subscription_rows::table(server)?;
-    let (mut kept, now) = (Kept::default(), host.now());
+    let (mut unusable, now) = (UnusableRows::default(), host.now());
     let most = server.config.fetch_rows as usize;
     let database = host.database().ok_or(Fault::Database)?;
     paging::all(
@@ -264,20 +267,23 @@ pub fn kept<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<Kept, 
         (most, true),
         &mut |columns| match read(server, columns, now) {
             Ok(_) => {}
-            Err(true) => kept.unreadable += 1,
-            Err(false) => kept.unknown += 1,
+            Err(true) => unusable.unreadable += 1,
+            Err(false) => unusable.unknown += 1,
         },
     )?;
-    Ok(kept)
+    Ok(unusable)
 }
 
 /// Says how many rows of subscriptions are of no use here (`presence.cleanup`).
-pub fn report_kept<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    match kept(server, host) {
-        Ok(kept) => {
-            let level = if kept.all() > 0 { Level::Warning } else { Level::Info };
-            let all = kept.all();
-            host.log(level, format_args!("{all} rows of subscriptions are of no use here: {kept}"));
+pub fn report_unusable_rows<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    match unusable_rows(server, host) {
+        Ok(unusable) => {
+            let level = if unusable.all() > 0 { Level::Warning } else { Level::Info };
+            let all = unusable.all();
+            host.log(
+                level,
+                format_args!("{all} rows of subscriptions are of no use here: {unusable}"),
+            );
         }
         Err(fault) => {
             let line = format_args!("rows of subscriptions cannot be counted: {fault}");

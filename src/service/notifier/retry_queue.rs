@@ -11,12 +11,12 @@ use crate::presence::event_package::PackageId;
 use crate::presence::presentity::PresentityKey;
 use crate::service::Server;
 use crate::service::notifier::shortage::Shortage;
-use crate::service::notifier::{Budget, Left, Owned, POSTPONED, rounds};
-use crate::service::seldom::Seldom;
+use crate::service::notifier::{Budget, Owned, POSTPONED, Remaining, send_versions};
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::shm::Memory;
 use crate::store::LaneRef;
 
-static GIVEN_UP: Seldom = Seldom::new();
+static GIVEN_UP: RateLimitedLog = RateLimitedLog::new();
 
 /// The first pause; each one is twice as long as the one before, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -34,27 +34,27 @@ const ATTEMPTS: u32 = 9;
 const OTHER_ATTEMPTS: u32 = 25;
 
 /// The lanes that one sender process comes back to.
-pub struct Waiting<'a, M: Memory> {
+pub struct RetryQueue<'a, M: Memory> {
     server: &'a Server<M>,
     /// By the time of the next attempt.
     entries: BTreeMap<(Duration, u64), Entry<'a, M>>,
     /// Presentities in it whose lanes are not ours meanwhile.
-    short: HashSet<(PackageId, Vec<u8>)>,
+    unsent: HashSet<(PackageId, Vec<u8>)>,
     number: u64,
 }
 
 /// A lane and how often it has failed.
 enum Entry<'a, M: Memory> {
     /// Nothing can be composed: the lane stays ours.
-    Held(Owned<'a, M>, u32),
-    /// Some watchers cannot be told. The lane is free, for the others.
-    Short(PresentityKey, u32),
+    Owned(Owned<'a, M>, u32),
+    /// Some watchers cannot be notified. The lane is free, for the others.
+    Unsent(PresentityKey, u32),
 }
 
-impl<'a, M: Memory> Waiting<'a, M> {
+impl<'a, M: Memory> RetryQueue<'a, M> {
     /// None yet.
     pub fn new(server: &'a Server<M>) -> Self {
-        Waiting { server, entries: BTreeMap::new(), short: HashSet::new(), number: 0 }
+        RetryQueue { server, entries: BTreeMap::new(), unsent: HashSet::new(), number: 0 }
     }
 
     /// Serves a lane that was handed over. `now` counts from any start.
@@ -68,11 +68,11 @@ impl<'a, M: Memory> Waiting<'a, M> {
             return false;
         };
         match first.remove() {
-            Entry::Held(owned, failures) => {
+            Entry::Owned(owned, failures) => {
                 self.run(host, owned, false, failures, now);
             }
-            Entry::Short(key, failures) => {
-                self.short.remove(&name(&key));
+            Entry::Unsent(key, failures) => {
+                self.unsent.remove(&name(&key));
                 // Who has the lane now tries them as well.
                 if let Some(lane) = self.server.store.lane_of(&key) {
                     let is_last = failures + 1 >= ATTEMPTS;
@@ -98,17 +98,17 @@ impl<'a, M: Memory> Waiting<'a, M> {
     ) {
         let Some(lane) = owned.lane() else { return };
         let mut shortage = Shortage::new(self.server, lane, is_last);
-        let left = rounds(&mut owned, host, Budget::SENDER, &mut shortage);
-        let short_of = shortage.settle(host);
-        match (left, short_of) {
-            (Ok(Left::Nothing), Some(key)) if !is_last => {
+        let left = send_versions(&mut owned, host, Budget::SENDER, &mut shortage);
+        let unsent_of = shortage.settle(host);
+        match (left, unsent_of) {
+            (Ok(Remaining::Nothing), Some(key)) if !is_last => {
                 owned.park();
-                if self.short.insert(name(&key)) {
-                    self.put(Entry::Short(key, failures + 1), pause(failures), now);
+                if self.unsent.insert(name(&key)) {
+                    self.put(Entry::Unsent(key, failures + 1), pause(failures), now);
                 }
             }
             // The rest is for whoever comes next.
-            (Ok(Left::Nothing | Left::Work), _) => {}
+            (Ok(Remaining::Nothing | Remaining::Work), _) => {}
             (Err(fault), _) => self.failed(host, owned, fault, failures, now),
         }
         self.server.wake_senders(host);
@@ -123,8 +123,8 @@ impl<'a, M: Memory> Waiting<'a, M> {
         now: Duration,
     ) {
         POSTPONED.log(host, Level::Error, format_args!("NOTIFY postponed: {fault}"));
-        let passes = matches!(fault, Fault::Database | Fault::SharedMemory);
-        if !passes && failures + 1 >= OTHER_ATTEMPTS {
+        let is_transient = matches!(fault, Fault::Database | Fault::SharedMemory);
+        if !is_transient && failures + 1 >= OTHER_ATTEMPTS {
             let line = format_args!("NOTIFYs given up until the next change: {fault}");
             GIVEN_UP.log(host, Level::Error, line);
             owned.park();
@@ -134,7 +134,7 @@ impl<'a, M: Memory> Waiting<'a, M> {
             Fault::Database => LONGEST_WITHOUT_DATABASE,
             _ => LONGEST_PAUSE,
         };
-        self.put(Entry::Held(owned, failures + 1), pause(failures).min(longest), now);
+        self.put(Entry::Owned(owned, failures + 1), pause(failures).min(longest), now);
     }
 
     fn put(&mut self, entry: Entry<'a, M>, pause: Duration, now: Duration) {

@@ -10,7 +10,7 @@ const TRIES: u32 = 1000;
 ///
 /// # Safety
 /// No other thread or process is left that could hold the lock or take it.
-pub unsafe fn seize<R: RawMutex, T>(mutex: &Mutex<R, T>) {
+pub unsafe fn force_unlock<R: RawMutex, T>(mutex: &Mutex<R, T>) {
     for _ in 0..TRIES {
         if mutex.try_lock().is_some() {
             return;

@@ -30,7 +30,7 @@ impl<M: Memory> Store<M> {
             let (presentity, status) = (record.presentity, record.status);
             records.subscription_expiry.cancel(&mut records.subscriptions, id);
             self.watcher_changed(records, id, WatcherNews::ended(status, Ending::Expired));
-            records.mark_due(id);
+            records.mark_notify_pending(id);
             self.queue_lane(records, presentity);
         })
     }

@@ -4,7 +4,7 @@
 use crate::fakes::{FakeDatabase, PRESENCE, Setup, Subscribe, World};
 use presence::config::{Config, PublicationCache, SubscriptionMode};
 use presence::ports::{Compare, Condition, Database, Value};
-use presence::service::{expiry, left_over, restore, write_back};
+use presence::service::{expiry, orphaned_rows, restore, write_back};
 use std::sync::Arc;
 
 fn setup(mode: SubscriptionMode) -> Setup {
@@ -38,7 +38,7 @@ fn start(database: &FakeDatabase, setup: Setup) -> World {
         let server = Arc::get_mut(&mut world.server).unwrap();
         restore::subscriptions(server, &mut world.host).unwrap();
     }
-    left_over::at_start(&world.server, &mut world.host);
+    orphaned_rows::at_start(&world.server, &mut world.host);
     world
 }
 
@@ -96,8 +96,8 @@ fn who_watches_the_watchers_is_told_once() {
         ended(&mut database, now, "old", 4000);
         let mut world = start(&database, setup(mode));
         world.send();
-        let told = bodies(&world);
-        assert_eq!(told.matches("event=\"timeout\"").count(), 2, "{mode:?} {told}");
+        let notified = bodies(&world);
+        assert_eq!(notified.matches("event=\"timeout\"").count(), 2, "{mode:?} {notified}");
         assert_eq!(calls(&world), ["guard"], "{mode:?}");
         expiry::update(&world.server, &mut world.host);
         world.send();
@@ -132,7 +132,7 @@ fn a_record_whose_row_lags_behind_is_not_touched() {
     world.subscribe(Subscribe { cseq: Some(900), ..Subscribe::refresh("w") });
     world.pass(10);
     world.events();
-    left_over::subscriptions(&world.server, &mut world.host).unwrap();
+    orphaned_rows::subscriptions(&world.server, &mut world.host).unwrap();
     world.send();
     assert_eq!((world.seen(), calls(&world)), (vec![], vec!["w".to_owned()]));
     assert_eq!(world.watchers("alice", PRESENCE), 1);
@@ -152,10 +152,10 @@ fn an_end_that_was_told_is_not_told_again() {
     world.pass(7);
     world.events();
     world.expire();
-    let told = bodies(&world);
-    assert_eq!(told.matches("event=\"timeout\"").count(), 1, "{told}");
+    let notified = bodies(&world);
+    assert_eq!(notified.matches("event=\"timeout\"").count(), 1, "{notified}");
     assert_eq!(calls(&world), ["guard", "w"]);
-    left_over::subscriptions(&world.server, &mut world.host).unwrap();
+    orphaned_rows::subscriptions(&world.server, &mut world.host).unwrap();
     world.send();
     assert_eq!((world.seen(), calls(&world)), (vec![], vec!["guard".to_owned()]));
 }
@@ -177,7 +177,7 @@ fn a_refresh_wins() {
                 beside.update("active_watchers", &of("w"), &set).unwrap();
             }
         });
-        left_over::at_start(&world.server, &mut world.host);
+        orphaned_rows::at_start(&world.server, &mut world.host);
         world.send();
         assert_eq!((world.seen(), calls(&world)), (vec![], vec!["w".to_owned()]), "{mode:?}");
     }
@@ -219,13 +219,13 @@ fn rows_that_nobody_can_use_are_counted_and_kept() {
         }
         let mut world = start(&database, setup(mode));
         let lines = world.complaints();
-        let kept: Vec<_> = lines.iter().filter(|line| line.contains("are kept")).collect();
-        assert_eq!(kept.len(), 1, "{mode:?} {lines:?}");
-        assert!(kept[0].starts_with("2 expired rows"), "{kept:?}");
+        let unusable: Vec<_> = lines.iter().filter(|line| line.contains("are kept")).collect();
+        assert_eq!(unusable.len(), 1, "{mode:?} {lines:?}");
+        assert!(unusable[0].starts_with("2 expired rows"), "{unusable:?}");
         expiry::update(&world.server, &mut world.host);
         assert!(!world.complaints().iter().any(|line| line.contains("are kept")), "one line");
-        let kept = left_over::kept(&world.server, &mut world.host).unwrap();
-        assert_eq!((kept.unreadable, kept.unknown), (1, 2), "{mode:?}");
+        let unusable = orphaned_rows::unusable_rows(&world.server, &mut world.host).unwrap();
+        assert_eq!((unusable.unreadable, unusable.unknown), (1, 2), "{mode:?}");
         world.pass(100_000);
         expiry::update(&world.server, &mut world.host);
         world.send();
@@ -271,7 +271,7 @@ fn very_many_take_neither_memory_nor_notifies() {
         if mode != SubscriptionMode::WriteBack {
             continue;
         }
-        // Of those that ended just now as many are told as memory has room for.
+        // Of those that ended just now as many are notified as memory has room for.
         let (mut database, now) = stored(setup(mode), |world| {
             for n in 0..1020 {
                 world.watch(&format!("w{n}"), "presence");
@@ -363,7 +363,7 @@ mod publications {
         let set = [("expires", Value::Int(world.now() - 1000))];
         database.update("presentity", &[], &set).unwrap();
         let server = world.server.clone();
-        server.publications().end_left_over(&server, &mut world.host).unwrap();
+        server.publications().end_orphaned(&server, &mut world.host).unwrap();
         assert_eq!(tags(&world), [tag]);
     }
 
@@ -387,7 +387,7 @@ mod publications {
         let mut world = World::new(Setup { database: Some(database.clone()), ..setup() });
         let server = Arc::get_mut(&mut world.server).unwrap();
         restore::publications(server, &mut world.host).unwrap();
-        left_over::at_start(&world.server, &mut world.host);
+        orphaned_rows::at_start(&world.server, &mut world.host);
         assert_eq!(tags(&world), ["late", "hard", "on"]);
         world.expire();
         assert_eq!(tags(&world), ["hard", "on"]);

@@ -12,7 +12,7 @@ pub fn facts_of(document: &[u8]) -> Facts {
 
 /// A publication to be made or changed, from a request or from a sibling.
 #[derive(Debug, Clone)]
-pub struct Publishing<'a> {
+pub struct PublicationRequest<'a> {
     /// The package's id.
     pub package_id: PackageId,
     /// The package.

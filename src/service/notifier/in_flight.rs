@@ -6,66 +6,66 @@ use crate::presence::event_package::EventPackage;
 use crate::service::compose::Composition;
 use crate::service::durable::{each_or_all, single};
 use crate::service::notifier::deliver::{Delivery, deliver};
-use crate::service::notifier::number::{Dialog, due_again, keep_last};
+use crate::service::notifier::number::{Dialog, keep_last, notify_again};
 use crate::service::notifier::shortage::{Shortage, requeue};
-use crate::service::seldom::Seldom;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows as rows;
 use crate::service::{Server, notify_reply};
 use crate::shm::Memory;
-use crate::store::lanes::{Document, Send};
-use crate::store::records::Claim;
-use crate::store::row_lanes::DueRow;
+use crate::store::lanes::{Document, PlannedNotify};
+use crate::store::records::RowClaim;
+use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::dialog_of;
 use crate::store::{LaneRef, Token};
 
-static UNDELETED: Seldom = Seldom::new();
+static UNDELETED: RateLimitedLog = RateLimitedLog::new();
 
 /// NOTIFYs that were picked. Until they are settled nobody else sends one in their
 /// dialogs. Also when a callback panics the dialogs are free again, and what was not
-/// tried is due.
-pub(super) struct InHand<'a, M: Memory> {
+/// tried is pending.
+pub(super) struct InFlight<'a, M: Memory> {
     pub server: &'a Server<M>,
     pub lane: LaneRef<M>,
     /// Dialogs that have yet to get the numbers of their NOTIFYs.
     pub open: Vec<Dialog>,
     /// NOTIFYs with numbers, in the order in which they leave.
-    pub numbered: Vec<Send>,
+    pub numbered: Vec<PlannedNotify>,
     /// So many of them were tried.
     tried: usize,
     /// Those that did not leave.
     failed: Vec<(usize, Delivery)>,
 }
 
-impl<'a, M: Memory> InHand<'a, M> {
+impl<'a, M: Memory> InFlight<'a, M> {
     /// Nothing yet.
     pub fn new(server: &'a Server<M>, lane: LaneRef<M>) -> Self {
         let (open, numbered, failed) = (Vec::new(), Vec::new(), Vec::new());
-        InHand { server, lane, open, numbered, tried: 0, failed }
+        InFlight { server, lane, open, numbered, tried: 0, failed }
     }
 
     /// Some of those that have no numbers yet were flagged.
     pub fn serves_flags(&self) -> bool {
-        let first = |dialog: &Dialog| dialog.sends.first().map(|first| first.claim);
-        self.open.iter().any(|dialog| matches!(first(dialog), Some(Claim::Turn(_))))
+        let first = |dialog: &Dialog| dialog.notifies.first().map(|first| first.claim);
+        self.open.iter().any(|dialog| matches!(first(dialog), Some(RowClaim::NotifierSlot(_))))
     }
 
     /// Those numbered that show the state and whose flags were taken off, as
     /// something that awaits another NOTIFY.
-    pub fn flagged(&self) -> Vec<DueRow> {
-        let mut again: Vec<DueRow> = Vec::new();
-        let shows = |send: &&Send| {
-            matches!(send.claim, Claim::Turn(_))
-                && send.ending.is_none()
-                && send.document != Document::None
+    pub fn flagged(&self) -> Vec<PendingNotify> {
+        let mut again: Vec<PendingNotify> = Vec::new();
+        let shows = |notify: &&PlannedNotify| {
+            matches!(notify.claim, RowClaim::NotifierSlot(_))
+                && notify.ending.is_none()
+                && notify.document != Document::None
         };
-        for send in self.numbered.iter().filter(shows) {
-            keep_last(&mut again, due_again(send));
+        for notify in self.numbered.iter().filter(shows) {
+            keep_last(&mut again, notify_again(notify));
         }
         again
     }
 
-    /// These are due again.
-    pub fn repeat(&self, host: &mut dyn Host, rows: impl IntoIterator<Item = DueRow>) {
+    /// These are pending again.
+    pub fn repeat(&self, host: &mut dyn Host, rows: impl IntoIterator<Item = PendingNotify>) {
         if let Some(key) = self.server.store.lane_key(self.lane) {
             requeue(self.server, host, &key, rows.into_iter());
         }
@@ -80,22 +80,22 @@ impl<'a, M: Memory> InHand<'a, M> {
         composition: &Composition<'_>,
         shortage: &mut Shortage<'_, M>,
     ) {
-        for (n, send) in self.numbered.iter().enumerate() {
+        for (n, notify) in self.numbered.iter().enumerate() {
             self.tried = n + 1;
             let before = self.failed.iter().find(|(at, _)| {
-                self.numbered.get(*at).is_some_and(|failed| is_same_dialog(failed, send))
+                self.numbered.get(*at).is_some_and(|failed| is_same_dialog(failed, notify))
             });
             let delivery = match before {
                 Some((_, delivery)) => *delivery,
-                None => deliver(host, package, composition, send, &mut shortage.room),
+                None => deliver(host, package, composition, notify, &mut shortage.host_memory),
             };
-            match (delivery, send.token) {
+            match (delivery, notify.token) {
                 (Delivery::Done, _) => continue,
-                (Delivery::Gone, Some(token)) if send.ending.is_none() && before.is_none() => {
-                    notify_reply::gone(self.server, host, token, &send.subscription);
+                (Delivery::Gone, Some(token)) if notify.ending.is_none() && before.is_none() => {
+                    notify_reply::gone(self.server, host, token, &notify.subscription);
                 }
                 (Delivery::Gone, _) => {}
-                (Delivery::Postponed, _) => shortage.keep(send),
+                (Delivery::Postponed, _) => shortage.keep(notify),
             }
             self.failed.push((n, delivery));
         }
@@ -108,9 +108,9 @@ impl<'a, M: Memory> InHand<'a, M> {
         self.free();
     }
 
-    /// What has no numbers yet is due again.
+    /// What has no numbers yet is pending again.
     pub fn give_back(&mut self, host: &mut dyn Host) {
-        let open: Vec<_> = self.open.drain(..).filter_map(Dialog::due).collect();
+        let open: Vec<_> = self.open.drain(..).filter_map(Dialog::into_pending).collect();
         let untried = self.untried_rows();
         if open.is_empty() && untried.is_empty() {
             return;
@@ -119,39 +119,39 @@ impl<'a, M: Memory> InHand<'a, M> {
     }
 
     /// Those numbered that were not tried, where they are rows; they are taken out.
-    fn untried_rows(&mut self) -> Vec<DueRow> {
+    fn untried_rows(&mut self) -> Vec<PendingNotify> {
         let tried = self.tried.min(self.numbered.len());
         if !self.numbered.first().is_some_and(is_row) {
             return Vec::new();
         }
-        let mut again: Vec<DueRow> = Vec::new();
-        for send in self.numbered.drain(tried..) {
-            keep_last(&mut again, due_again(&send));
+        let mut again: Vec<PendingNotify> = Vec::new();
+        for notify in self.numbered.drain(tried..) {
+            keep_last(&mut again, notify_again(&notify));
         }
         again
     }
 
-    /// Frees the dialogs in memory. What was not tried is due again.
+    /// Frees the dialogs in memory. What was not tried is pending again.
     fn free(&mut self) {
         let store = &self.server.store;
-        let sends = std::mem::take(&mut self.numbered);
+        let notifies = std::mem::take(&mut self.numbered);
         let failed = std::mem::take(&mut self.failed);
-        let tried = std::mem::take(&mut self.tried).min(sends.len());
-        if sends.first().is_none_or(is_row) {
+        let tried = std::mem::take(&mut self.tried).min(notifies.len());
+        if notifies.first().is_none_or(is_row) {
             return;
         }
-        let (tried, untried) = sends.split_at(tried);
+        let (tried, untried) = notifies.split_at(tried);
         let is_unsent = |n| failed.contains(&(n, Delivery::Postponed));
         let sent = tried.iter().enumerate().filter(|(n, _)| !is_unsent(*n));
-        store.delivered(self.lane, sent.filter_map(|(_, send)| send.token));
+        store.delivered(self.lane, sent.filter_map(|(_, notify)| notify.token));
         if failed.is_empty() && untried.is_empty() {
             return;
         }
         let unsent = tried.iter().enumerate().filter(|(n, _)| is_unsent(*n));
-        store.not_sent(self.lane, unsent.map(|(_, send)| send).chain(untried));
-        let number = |send: &Send| Some((send.token?, send.subscription.local_cseq));
+        store.not_sent(self.lane, unsent.map(|(_, notify)| notify).chain(untried));
+        let number = |notify: &PlannedNotify| Some((notify.token?, notify.subscription.local_cseq));
         let again: Vec<_> = untried.iter().filter_map(number).collect();
-        store.due_again(&again);
+        store.notify_again(&again);
     }
 
     /// Deletes the rows of dialogs whose last NOTIFY has left. One that stays is
@@ -160,22 +160,22 @@ impl<'a, M: Memory> InHand<'a, M> {
         let postponed = |n| self.failed.contains(&(n, Delivery::Postponed));
         let tried = self.numbered.iter().enumerate().take(self.tried);
         let ended: Vec<_> = tried
-            .filter(|(n, send)| {
-                send.ending.is_some() && send.claim != Claim::None && !postponed(*n)
+            .filter(|(n, notify)| {
+                notify.ending.is_some() && notify.claim != RowClaim::None && !postponed(*n)
             })
-            .map(|(_, send)| send)
+            .map(|(_, notify)| notify)
             .collect();
         let (Ok(table), false) = (rows::table(self.server), ended.is_empty()) else { return };
-        let delete = |database: &mut dyn Database, send: &Send| {
-            rows::delete_ended(database, table, &send.subscription)
+        let delete = |database: &mut dyn Database, notify: &PlannedNotify| {
+            rows::delete_ended(database, table, &notify.subscription)
         };
         let deleted = host.database().ok_or(Fault::Database).and_then(|database| {
             if self.server.config.notifier_processes > 0 || ended.len() == 1 {
-                return ended
-                    .iter()
-                    .try_for_each(|send| single(database, |database, _| delete(database, send)));
+                return ended.iter().try_for_each(|notify| {
+                    single(database, |database, _| delete(database, notify))
+                });
             }
-            each_or_all(database, &ended, |database, send| delete(database, send))
+            each_or_all(database, &ended, |database, notify| delete(database, notify))
         });
         if let Err(fault) = deleted {
             let line = format_args!("ended subscriptions stay in the table for now: {fault}");
@@ -184,27 +184,27 @@ impl<'a, M: Memory> InHand<'a, M> {
     }
 }
 
-impl<M: Memory> Drop for InHand<'_, M> {
+impl<M: Memory> Drop for InFlight<'_, M> {
     fn drop(&mut self) {
-        let mut rows: Vec<_> = self.open.drain(..).filter_map(Dialog::due).collect();
+        let mut rows: Vec<_> = self.open.drain(..).filter_map(Dialog::into_pending).collect();
         rows.append(&mut self.untried_rows());
         if !rows.is_empty()
             && let Some(key) = self.server.store.lane_key(self.lane)
         {
-            for due in rows {
+            for pending in rows {
                 // The lane is the caller's: it is not given again.
-                let _ = self.server.store.queue_row(&key, &due);
+                let _ = self.server.store.queue_row(&key, &pending);
             }
         }
         self.free();
     }
 }
 
-fn is_row(send: &Send) -> bool {
-    send.token == Some(Token::ROW)
+fn is_row(notify: &PlannedNotify) -> bool {
+    notify.token == Some(Token::ROW)
 }
 
-fn is_same_dialog(one: &Send, other: &Send) -> bool {
+fn is_same_dialog(one: &PlannedNotify, other: &PlannedNotify) -> bool {
     one.token == other.token
         && (!is_row(one) || dialog_of(&one.subscription) == dialog_of(&other.subscription))
 }

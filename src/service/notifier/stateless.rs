@@ -9,15 +9,15 @@ use crate::presence::subscription::{Ending, Snapshot, Text, may_see};
 use crate::service::Server;
 use crate::service::compose::{Composition, compose};
 use crate::service::notifier::deliver::{Delivery, deliver};
-use crate::service::notifier::number::due_again;
-use crate::service::notifier::shortage::Room;
+use crate::service::notifier::number::notify_again;
+use crate::service::notifier::shortage::HostMemory;
 use crate::shm::Memory;
-use crate::store::lanes::{Document, Send};
-use crate::store::records::Claim;
+use crate::store::lanes::{Document, PlannedNotify};
+use crate::store::records::RowClaim;
 
 /// Sends one NOTIFY outside any dialog's order: to a watcher that fetches, or
 /// whose subscription is refused, and of whom nothing is stored.
-pub fn send_once<M: Memory>(
+pub fn send_stateless<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
@@ -36,30 +36,34 @@ pub fn send_once<M: Memory>(
         false => Composition::default(),
     };
     let document = if sees { Document::Newest } else { Document::None };
-    let told = composition.round;
-    let send = Send {
+    let notified = composition.state_version;
+    let notify = PlannedNotify {
         subscription,
         token: None,
         document,
-        told,
+        notified,
         ending: Some(ending),
-        claim: Claim::None,
+        claim: RowClaim::None,
         expires_at: host.now(),
         null_reason: false,
     };
-    match deliver(host, package, &composition, &send, &mut Room::default()) {
+    match deliver(host, package, &composition, &notify, &mut HostMemory::default()) {
         Delivery::Done | Delivery::Gone => Ok(()),
-        Delivery::Postponed => later(server, key, &send),
+        Delivery::Postponed => later(server, key, &notify),
     }
 }
 
 /// There is no memory for such a NOTIFY: its subscription is stored until it has
 /// left.
-fn later<M: Memory>(server: &Server<M>, key: &PresentityKey, send: &Send) -> Result<(), Fault> {
-    let mut due = due_again(send);
+fn later<M: Memory>(
+    server: &Server<M>,
+    key: &PresentityKey,
+    notify: &PlannedNotify,
+) -> Result<(), Fault> {
+    let mut pending = notify_again(notify);
     // Of changes it has seen what it is shown.
-    due.told = None;
-    if let Some(lane) = server.store.queue_row(key, &due)? {
+    pending.notified = None;
+    if let Some(lane) = server.store.queue_row(key, &pending)? {
         server.store.hand_over(lane);
     }
     Ok(())

@@ -10,15 +10,15 @@ const PAUSE: i64 = 10;
 /// A kind of log line that a lasting condition (a database that is away, a
 /// document that cannot be read) would repeat at every change.
 #[derive(Debug)]
-pub struct Seldom {
+pub struct RateLimitedLog {
     last: AtomicI64,
     kept_back: AtomicU64,
 }
 
-impl Seldom {
+impl RateLimitedLog {
     /// No line of this kind has been written yet.
-    pub const fn new() -> Seldom {
-        Seldom { last: AtomicI64::new(i64::MIN), kept_back: AtomicU64::new(0) }
+    pub const fn new() -> RateLimitedLog {
+        RateLimitedLog { last: AtomicI64::new(i64::MIN), kept_back: AtomicU64::new(0) }
     }
 
     /// Writes the line; within the pause for debugging only. The next one says

@@ -1,4 +1,4 @@
-//! The version of a presentity's state that its watchers are told: copied from
+//! The version of a presentity's state that its watchers are notified of: copied from
 //! the store once, and composed into the documents that NOTIFYs carry.
 
 use std::borrow::Cow;
@@ -16,7 +16,7 @@ use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, State};
 
 /// A version of the state, for all portions of its watchers.
-pub(super) struct Version<'a> {
+pub(super) struct NotifiedState<'a> {
     /// The event package.
     pub package: &'a EventPackage,
     content: Content,
@@ -47,14 +47,14 @@ pub(super) enum Read {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint(u64);
 
-impl<'a> Version<'a> {
-    /// The newest one of a lane that the caller owns; `None` if nobody can be told.
+impl<'a> NotifiedState<'a> {
+    /// The newest one of a lane that the caller owns; `None` if nobody can be notified.
     pub fn copy<M: Memory>(
         server: &'a Server<M>,
         host: &mut dyn Host,
         lane: LaneRef<M>,
         numbering: Numbering,
-    ) -> Result<Option<Version<'a>>, Fault> {
+    ) -> Result<Option<NotifiedState<'a>>, Fault> {
         let Some(mut state) = server.store.lane_state_shown(lane, host.now()) else {
             return Ok(None);
         };
@@ -70,44 +70,44 @@ impl<'a> Version<'a> {
                 may_skip && compose(server, host, package, without_ends(&state))?.is_empty();
             let known = server.publications().are_complete(&state.publications);
             let living = state.publications.iter().map(|living| living.body.len()).sum();
-            fold(package, &mut state.farewells, known.then_some(living));
+            fold(package, &mut state.finals, known.then_some(living));
             (Content::Copied(state), is_empty)
         };
-        Ok(Some(Version { package, content, skip_first: may_skip && is_empty, is_in_memory }))
+        Ok(Some(NotifiedState { package, content, skip_first: may_skip && is_empty, is_in_memory }))
     }
 
     /// What the store has to know of it to pick those who lack it.
     pub fn composed(&self) -> Composed<'_> {
-        let (round, farewells, watchers) = match &self.content {
+        let (state_version, finals, watchers) = match &self.content {
             Content::Composed(made) => {
                 let watchers = made.watchers.as_ref();
                 let watchers = watchers.map(|list| (list.full_since, list.has_all()));
-                (made.round, made.farewells(), watchers)
+                (made.state_version, made.finals(), watchers)
             }
             Content::Copied(state) => {
                 let changes = &state.watchers;
                 let watchers = (changes.full_since, changes.wants_full);
                 let reports = self.package.kind == Kind::WatcherInfo;
-                (state.round, state.farewells.as_slice(), reports.then_some(watchers))
+                (state.state_version, state.finals.as_slice(), reports.then_some(watchers))
             }
         };
         Composed {
-            round,
-            farewells,
+            state_version,
+            finals,
             skip_first: self.skip_first,
             watchers: watchers
                 .map(|(full_since, has_all)| ComposedWatchers { full_since, has_all }),
         }
     }
 
-    /// Several processes may tell it at the same time. (What is read later may be
+    /// Several processes may notify watchers of it at the same time. (What is read later may be
     /// newer: of two processes the one that composes the same version first may
     /// send an older document.)
     pub fn may_be_shared(&self) -> bool {
         self.is_in_memory
     }
 
-    /// The next portion may be told it, too. `is_latest`: nothing has changed here
+    /// The next portion may be notified of it, too. `is_latest`: nothing has changed here
     /// since it was copied. (That the newest document was empty may be over by then,
     /// where others write rows: who has just subscribed must not be left out.)
     pub fn serves_next(&self, is_latest: bool) -> bool {
@@ -199,9 +199,9 @@ fn is_in_memory<M: Memory>(server: &Server<M>, package: &EventPackage, state: &S
 fn without_ends(state: &State) -> State {
     State {
         key: state.key.clone(),
-        round: state.round,
+        state_version: state.state_version,
         publications: state.publications.clone(),
-        farewells: Vec::new(),
+        finals: Vec::new(),
         watchers: state.watchers.clone(),
     }
 }

@@ -14,11 +14,11 @@ const NUMBERS: usize = 8;
 const HEAD: usize = 8 + NUMBERS * 4;
 
 /// The block; freed when dropped.
-pub struct Kept(NonNull<u8>);
+pub struct NotifiedSubscription(NonNull<u8>);
 
-impl Kept {
+impl NotifiedSubscription {
     /// Keeps a NOTIFY's token and subscription; `None` without memory for it.
-    pub fn new(notify: &Notify<'_>) -> Option<Kept> {
+    pub fn new(notify: &Notify<'_>) -> Option<NotifiedSubscription> {
         let subscription = notify.subscription;
         let text = subscription.block();
         let numbers: [u32; NUMBERS] = [
@@ -37,7 +37,7 @@ impl Kept {
             block.extend_from_slice(&number.to_le_bytes());
         }
         block.extend_from_slice(text);
-        shm_copy(&block).map(Kept)
+        shm_copy(&block).map(NotifiedSubscription)
     }
 
     /// For tm to carry; still ours.
@@ -54,8 +54,8 @@ impl Kept {
     ///
     /// # Safety
     /// `block` is NULL or was handed over and not taken back yet.
-    pub unsafe fn take_back(block: *mut c_void) -> Option<Kept> {
-        NonNull::new(block.cast()).map(Kept)
+    pub unsafe fn take_back(block: *mut c_void) -> Option<NotifiedSubscription> {
+        NonNull::new(block.cast()).map(NotifiedSubscription)
     }
 
     /// The token and the subscription.
@@ -86,7 +86,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for NotifiedSubscription {
     fn drop(&mut self) {
         // SAFETY: the block came from shm_malloc and is still ours.
         unsafe { sys::kshim_shm_free(self.as_ptr()) };

@@ -11,7 +11,7 @@ use super::index::HashIndex;
 use super::slab::{Slab, Unkeyed};
 
 /// A text, and by how many it is used.
-pub struct Word<M: Memory> {
+pub struct Interned<M: Memory> {
     text: Blob<M>,
     uses: u32,
 }
@@ -19,64 +19,64 @@ pub struct Word<M: Memory> {
 /// Each different text is kept once, for as long as somebody uses it.
 ///
 /// Who [takes](Self::take) a word has to [give it back](Self::give_back) once.
-pub struct Words<M: Memory> {
-    words: Slab<Word<M>, M, Unkeyed>,
-    by_text: HashIndex<Id<Word<M>>, M>,
+pub struct Interner<M: Memory> {
+    entries: Slab<Interned<M>, M, Unkeyed>,
+    by_text: HashIndex<Id<Interned<M>>, M>,
     hash: KeyedHash,
     heap: &'static Heap<M>,
 }
 
-impl<M: Memory> Words<M> {
+impl<M: Memory> Interner<M> {
     /// No words.
     pub fn new(heap: &'static Heap<M>, hash: KeyedHash) -> Self {
-        Self { words: Slab::new(heap), by_text: HashIndex::new(heap), hash, heap }
+        Self { entries: Slab::new(heap), by_text: HashIndex::new(heap), hash, heap }
     }
 
     /// The number of different words.
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.entries.len()
     }
 
     /// Whether there is no word.
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.entries.is_empty()
     }
 
     /// The word for a text, to be used once more.
-    pub fn take(&mut self, text: &[u8]) -> Result<Id<Word<M>>, OutOfMemory> {
+    pub fn take(&mut self, text: &[u8]) -> Result<Id<Interned<M>>, OutOfMemory> {
         let hash = self.hash.hash(text);
         let known = self.by_text.find(hash, |id| self.get(id) == text);
-        if let Some(word) = known.and_then(|id| self.words.get_mut(id)) {
-            word.uses = word.uses.checked_add(1).ok_or(OutOfMemory)?;
+        if let Some(entry) = known.and_then(|id| self.entries.get_mut(id)) {
+            entry.uses = entry.uses.checked_add(1).ok_or(OutOfMemory)?;
             return known.ok_or(OutOfMemory);
         }
-        let word = Word { text: Blob::new(self.heap, text)?, uses: 1 };
-        let id = self.words.insert(word).map_err(|_| OutOfMemory)?;
+        let entry = Interned { text: Blob::new(self.heap, text)?, uses: 1 };
+        let id = self.entries.insert(entry).map_err(|_| OutOfMemory)?;
         if let Err(full) = self.by_text.insert(hash, id) {
-            self.words.remove(id);
+            self.entries.remove(id);
             return Err(full);
         }
         Ok(id)
     }
 
     /// A word is used once less.
-    pub fn give_back(&mut self, id: Id<Word<M>>) {
-        let Some(word) = self.words.get_mut(id) else { return };
-        word.uses = word.uses.saturating_sub(1);
-        if word.uses == 0 {
-            let hash = self.hash.hash(&word.text);
+    pub fn give_back(&mut self, id: Id<Interned<M>>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.uses = entry.uses.saturating_sub(1);
+        if entry.uses == 0 {
+            let hash = self.hash.hash(&entry.text);
             self.by_text.remove(hash, |known| known == id);
-            self.words.remove(id);
+            self.entries.remove(id);
         }
     }
 
     /// The text of a word.
-    pub fn get(&self, id: Id<Word<M>>) -> &[u8] {
-        self.words.get(id).map_or(b"", |word| &word.text)
+    pub fn get(&self, id: Id<Interned<M>>) -> &[u8] {
+        self.entries.get(id).map_or(b"", |entry| &entry.text)
     }
 }
 
-impl<M: Memory> fmt::Debug for Words<M> {
+impl<M: Memory> fmt::Debug for Interner<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Words").field("len", &self.len()).finish_non_exhaustive()
     }
@@ -98,13 +98,13 @@ mod tests {
             failing in prop_oneof![Just(usize::MAX), 0usize..12],
         ) {
             let rig = Rig::new(0);
-            let mut words = Words::<TestMemory>::new(rig.heap, KeyedHash::new([9; 16]));
-            let mut used: Vec<(usize, Id<Word<TestMemory>>)> = Vec::new();
+            let mut entries = Interner::<TestMemory>::new(rig.heap, KeyedHash::new([9; 16]));
+            let mut used: Vec<(usize, Id<Interned<TestMemory>>)> = Vec::new();
             let text = |n: usize| format!("host{n}.example.org");
             rig.heap.faults.fail_after(failing);
             for (take, n, which) in ops {
                 if take || used.is_empty() {
-                    match words.take(text(n).as_bytes()) {
+                    match entries.take(text(n).as_bytes()) {
                         Ok(id) => used.push((n, id)),
                         Err(OutOfMemory) => {
                             prop_assert!(failing != usize::MAX && used.iter().all(|&(m, _)| m != n));
@@ -112,19 +112,19 @@ mod tests {
                     }
                 } else {
                     let (_, id) = used.swap_remove(which.index(used.len()));
-                    words.give_back(id);
+                    entries.give_back(id);
                 }
                 let mut different: Vec<_> = used.iter().map(|(n, _)| n).collect();
                 different.sort_unstable();
                 different.dedup();
-                prop_assert_eq!(words.len(), different.len());
+                prop_assert_eq!(entries.len(), different.len());
                 for &(n, id) in &used {
                     let text = text(n);
-                    prop_assert_eq!(words.get(id), text.as_bytes());
+                    prop_assert_eq!(entries.get(id), text.as_bytes());
                 }
             }
-            used.into_iter().for_each(|(_, id)| words.give_back(id));
-            prop_assert!(words.is_empty());
+            used.into_iter().for_each(|(_, id)| entries.give_back(id));
+            prop_assert!(entries.is_empty());
             rig.assert_empty();
         }
     }

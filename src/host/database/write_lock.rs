@@ -24,25 +24,25 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// A mutex in shared memory that survives the death of its holder.
 #[repr(transparent)]
-pub struct WriteTurn(UnsafeCell<libc::pthread_mutex_t>);
+pub struct WriteLock(UnsafeCell<libc::pthread_mutex_t>);
 
 // SAFETY: the mutex is process-shared, and touched by pthread's functions only.
-unsafe impl Sync for WriteTurn {}
+unsafe impl Sync for WriteLock {}
 // SAFETY: a mutex that is free belongs to no thread; pthread's functions alone
 // touch it.
-unsafe impl Send for WriteTurn {}
+unsafe impl Send for WriteLock {}
 
-impl WriteTurn {
+impl WriteLock {
     /// A new one, for the processes that are forked later; lives as long as the
     /// server. `None` without memory.
-    pub fn new() -> Option<&'static WriteTurn> {
-        let block = shm_allocate(size_of::<WriteTurn>())?.cast::<WriteTurn>();
+    pub fn new() -> Option<&'static WriteLock> {
+        let block = shm_allocate(size_of::<WriteLock>())?.cast::<WriteLock>();
         let mut kind = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
         // SAFETY: `kind` is initialised before it is used. The block has the
         // mutex's size; shm_malloc aligns to 8 bytes, which is a mutex's
         // alignment; nobody else has it, and it is never freed.
         unsafe {
-            const { assert!(align_of::<WriteTurn>() <= 8) };
+            const { assert!(align_of::<WriteLock>() <= 8) };
             let attributes = kind.as_mut_ptr();
             let made = libc::pthread_mutexattr_init(attributes) == 0
                 && libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED)
@@ -58,19 +58,19 @@ impl WriteTurn {
 
     /// Waits for the turn; `None` when it goes without: this process has it
     /// already, or it took too long.
-    pub fn take(&'static self) -> Option<Held> {
+    pub fn take(&'static self) -> Option<WriteGuard> {
         let since = Instant::now();
         loop {
             // SAFETY: the mutex was initialised by `new`.
             match unsafe { libc::pthread_mutex_trylock(self.0.get()) } {
-                // `Held` is made only here: dropping one gives the turn back.
-                0 => return Some(Held(self)),
+                // `WriteGuard` is made only here: dropping one gives the turn back.
+                0 => return Some(WriteGuard(self)),
                 // It guards nothing that could be half done: SQLite rolls back
                 // what the dead process had begun.
                 libc::EOWNERDEAD => {
                     // SAFETY: this process holds the mutex.
                     unsafe { libc::pthread_mutex_consistent(self.0.get()) };
-                    return Some(Held(self));
+                    return Some(WriteGuard(self));
                 }
                 libc::EBUSY if since.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
                 _ => return None,
@@ -80,9 +80,9 @@ impl WriteTurn {
 }
 
 /// The turn is this process's until this is dropped.
-pub struct Held(&'static WriteTurn);
+pub struct WriteGuard(&'static WriteLock);
 
-impl Drop for Held {
+impl Drop for WriteGuard {
     fn drop(&mut self) {
         // SAFETY: made only by `take`, in this process, which holds the mutex.
         unsafe { libc::pthread_mutex_unlock(self.0.0.get()) };
