@@ -62,8 +62,8 @@ pub struct Connection {
     met_nothing: bool,
     /// When the last statement was sent, on SQLite.
     started: Instant,
-    /// A transaction of ours is open; on SQLite with the turn to write, if it
-    /// got one.
+    /// A transaction of ours is open; on SQLite with the write lock, if it got
+    /// that.
     in_transaction: bool,
     write_guard: Option<WriteGuard>,
     /// Statements that its session knows, and a number that tells them from

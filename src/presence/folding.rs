@@ -1,4 +1,4 @@
-//! How many documents report publications that have ended. A document for each
+//! How many documents report ended publications. A document for each
 //! end, each with all that lives, would be work and memory that is a product of
 //! two counts which clients choose (A14): so one document reports as many ends
 //! as make it at most twice as large as what lives alone.

@@ -17,7 +17,7 @@ pub struct PresentityKey {
 }
 
 impl PresentityKey {
-    /// The same, in each spelling that the rows of others may have (B46).
+    /// Gives the key in each spelling that the rows of others may have (B46).
     pub fn spellings(&self) -> Vec<PresentityKey> {
         let spelled = |user| PresentityKey { user, ..self.clone() };
         user::spellings(&self.user).into_iter().map(spelled).collect()

@@ -107,7 +107,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of what a dialog-info document says.
+    /// Takes the facts from what a dialog-info document says.
     pub fn of(info: &DialogInfo) -> Facts {
         Facts {
             dialogs: u8::try_from(info.dialogs).unwrap_or(u8::MAX),
@@ -116,8 +116,8 @@ impl Facts {
         }
     }
 
-    /// A document with these may open a dialog again that the stored one, if it
-    /// has `stored`, has as terminated (B44).
+    /// A document with these facts may open a dialog again that the stored document,
+    /// whose facts are `stored`, has as terminated (B44).
     pub fn may_reopen(self, stored: Facts) -> bool {
         self.dialogs > 0 && !self.is_final && stored.has_terminated
     }

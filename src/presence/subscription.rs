@@ -63,8 +63,8 @@ pub enum Status {
 }
 
 impl Status {
-    /// From a column or a callback; unknown numbers are pending, which shows
-    /// nothing to anybody.
+    /// Reads the number of a column or a callback. One that is not known is pending,
+    /// which shows nothing to anybody.
     pub fn from_number(number: i64) -> Status {
         match number {
             1 => Status::Active,
@@ -163,7 +163,7 @@ impl Snapshot {
         NotifyNumbers { cseq: self.local_cseq, version: self.version }
     }
 
-    /// The same, counted on.
+    /// Sets both.
     pub fn set_numbers(&mut self, numbers: NotifyNumbers) {
         (self.local_cseq, self.version) = (numbers.cseq, numbers.version);
     }

@@ -189,7 +189,7 @@ impl<'a> Transition<'a> {
 }
 
 impl<'a> CurrentSubscription<'a> {
-    /// Of a copy, in this phase.
+    /// Takes what is known from a copy; the phase and the end are given.
     pub fn of(copy: &'a Snapshot, phase: Phase, expires_at: i64) -> CurrentSubscription<'a> {
         CurrentSubscription {
             package: copy.package,
@@ -322,7 +322,7 @@ impl<'a> CurrentSubscription<'a> {
         if self.phase.is_over() {
             return Transition::NOTHING;
         }
-        // An end that awaits its NOTIFY has been notified.
+        // An end that awaits its NOTIFY has been reported.
         let winfo = self.phase.lives().then(|| WatcherNews::ended(self.status, Ending::Expired));
         Transition { winfo, ..Transition::silently(Next::Removed) }
     }

@@ -27,7 +27,7 @@ pub(super) struct Name {
 }
 
 impl Name {
-    /// Of a subscription.
+    /// The watcher of a subscription.
     pub(super) fn of(subscription: &Snapshot) -> Name {
         Name {
             user: subscription.text(Text::WatcherUser).to_vec(),

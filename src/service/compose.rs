@@ -28,7 +28,7 @@ static UNREADABLE: RateLimitedLog = RateLimitedLog::new();
 /// A presentity's state, composed.
 #[derive(Debug, Default)]
 pub struct Composition<'s> {
-    /// State version.
+    /// Version of the state.
     pub state_version: u32,
     newest: Vec<u8>,
     /// What the documents about ended publications are made of.
@@ -221,7 +221,7 @@ fn with_ends(
     aggregate(host, package, state, &bodies, None)
 }
 
-/// Of several ends of one dialog the last one, each where it was.
+/// Leaves out all ends of a dialog but the last one; the others keep their order.
 fn latest<'a>(
     package: &EventPackage,
     ends: &'a [FinalPublication],

@@ -88,7 +88,7 @@ impl<M: Memory> Server<M> {
         self.config.expires_policy().until(last, now)
     }
 
-    /// The same of publications.
+    /// The limits on the lifetimes of publications.
     fn publication_lifetimes(&self, now: i64) -> ExpiresPolicy {
         let last = self.widths.publications.most("expires");
         self.config.expires_policy().until(last.filter(|_| self.publications().are_rows()), now)

@@ -66,7 +66,8 @@ pub fn end<M: Memory>(
     end_at(server, host, (token, subscription), None, code);
 }
 
-/// As `end`; with `contact` only as long as the watcher is to be reached there.
+/// Ends a subscription; with `contact` only as long as the watcher is to be reached
+/// there.
 fn end_at<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,

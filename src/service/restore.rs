@@ -26,7 +26,7 @@ pub struct Restored {
     pub taken: usize,
     /// Rows that could not be read or kept.
     pub skipped: usize,
-    /// Of those the ones whose packages are not loaded.
+    /// Skipped rows whose packages are not loaded.
     pub unknown: usize,
     out_of_memory: bool,
 }

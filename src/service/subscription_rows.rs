@@ -44,7 +44,7 @@ pub struct ActiveWatcherRow {
     pub subscription: Snapshot,
     /// Unix time of its end.
     pub expires_at: i64,
-    /// The turn that it is flagged for; negative for none.
+    /// The notifier slot that it is flagged for; negative for none.
     pub updated: i64,
     /// Its `reason` is NULL, not empty.
     pub null_reason: bool,
@@ -103,7 +103,7 @@ impl ActiveWatcherRow {
     }
 }
 
-/// Columns that make a `ActiveWatcherRow`, but for its `id`: those of a subscription, then
+/// Columns that make an `ActiveWatcherRow`, but for its `id`: those of a subscription, then
 /// the flag.
 pub(super) fn columns() -> Vec<&'static str> {
     let mut all = SUBSCRIPTION_COLUMNS.to_vec();

@@ -101,7 +101,7 @@ pub fn fetch<M: Memory>(
     Ok(ended)
 }
 
-/// What a SUBSCRIBE is notified that is refused for the state of its dialog.
+/// The answer to a SUBSCRIBE that is refused for the state of its dialog.
 pub fn rejection(refusal: Refusal) -> Rejection {
     match refusal {
         Refusal::Unknown => Rejection::new(481, "Subscription does not exist"),

@@ -119,8 +119,9 @@ pub fn row_ended<M: Memory>(
     server.store.watcher_row_changed(key, watcher, news);
 }
 
-/// Another server may have notified of a later state of the watchers: what is notified
-/// now is what their rows say. Who is gone by now is notified of by who has ended it.
+/// Another server may have reported a later state of the watchers: what is reported
+/// now is what their rows say. A watcher that is gone by now is reported by the server
+/// that has ended it.
 fn follow_rows(changed: &mut Vec<Entry>, living: &HashMap<String, Status>) {
     changed.retain_mut(|entry| {
         if !lives(entry.status) {
@@ -164,7 +165,7 @@ fn living<M: Memory>(
     Ok(Some(found))
 }
 
-/// Of several changes of one watcher the last one.
+/// Leaves out all changes of a watcher but the last one.
 fn latest(changes: Vec<ChangedWatcher>) -> Vec<Entry> {
     let mut named = HashSet::new();
     let mut kept: Vec<Entry> = Vec::with_capacity(changes.len());

@@ -1,4 +1,4 @@
-//! Texts that many records share.
+//! An interner: texts that many records share.
 
 use core::fmt;
 
@@ -10,7 +10,7 @@ use super::id::Id;
 use super::index::HashIndex;
 use super::slab::{Slab, Unkeyed};
 
-/// A text, and by how many it is used.
+/// A text, and how many use it.
 pub struct Interned<M: Memory> {
     text: Blob<M>,
     uses: u32,
@@ -18,7 +18,7 @@ pub struct Interned<M: Memory> {
 
 /// Each different text is kept once, for as long as somebody uses it.
 ///
-/// Who [takes](Self::take) a word has to [give it back](Self::give_back) once.
+/// Who [takes](Self::take) a text has to [give it back](Self::give_back) once.
 pub struct Interner<M: Memory> {
     entries: Slab<Interned<M>, M, Unkeyed>,
     by_text: HashIndex<Id<Interned<M>>, M>,
@@ -27,22 +27,22 @@ pub struct Interner<M: Memory> {
 }
 
 impl<M: Memory> Interner<M> {
-    /// No words.
+    /// Has no text.
     pub fn new(heap: &'static Heap<M>, hash: KeyedHash) -> Self {
         Self { entries: Slab::new(heap), by_text: HashIndex::new(heap), hash, heap }
     }
 
-    /// The number of different words.
+    /// The number of different texts.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is no word.
+    /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The word for a text, to be used once more.
+    /// Interns a text, which is used once more.
     pub fn take(&mut self, text: &[u8]) -> Result<Id<Interned<M>>, OutOfMemory> {
         let hash = self.hash.hash(text);
         let known = self.by_text.find(hash, |id| self.get(id) == text);
@@ -59,7 +59,7 @@ impl<M: Memory> Interner<M> {
         Ok(id)
     }
 
-    /// A word is used once less.
+    /// A text is used once less.
     pub fn give_back(&mut self, id: Id<Interned<M>>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.uses = entry.uses.saturating_sub(1);
@@ -70,7 +70,7 @@ impl<M: Memory> Interner<M> {
         }
     }
 
-    /// The text of a word.
+    /// The text of an entry.
     pub fn get(&self, id: Id<Interned<M>>) -> &[u8] {
         self.entries.get(id).map_or(b"", |entry| &entry.text)
     }

@@ -12,7 +12,7 @@
 //! Arena      the host's allocator: slow, 8-byte aligned, asked for big blocks
 //!  PagePool  512 KiB chunks, cut in runs of 4 KiB pages; one for all heaps
 //!   Heap     slots of 41 sizes, 8-byte aligned; one for some lock shards
-//!    Blob, Slab, HashIndex, Wheel, Words (List and Queue need no memory)
+//!    Blob, Slab, HashIndex, Wheel, Interner (List and Queue need no memory)
 //! ```
 //!
 //! # Rules
@@ -37,8 +37,8 @@
 //!   their shard. The locks are not robust: closures run under one must not
 //!   panic, block or call out.
 //! * **`unsafe` stays in** `arena`, `place`, `pages`, `heap`, `allocator`,
-//!   `blob` and `force_unlock`. The slab, the lists, the wheel, the index and the words are safe
-//!   code: used wrongly they answer wrongly, and no more.
+//!   `blob` and `force_unlock`. The slab, the lists, the wheel, the index and the
+//!   interner are safe code: used wrongly they answer wrongly, and no more.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -32,7 +32,7 @@ pub enum Document {
     Newest,
     /// The state with the final publications from this one to before that one.
     Finals(usize, usize),
-    /// Of the watchers reported on those that have changed.
+    /// The watchers reported on that have changed.
     Changed,
 }
 
@@ -45,7 +45,7 @@ pub struct PlannedNotify {
     pub token: Option<Token>,
     /// What it carries.
     pub document: Document,
-    /// State version that this watcher was notified before.
+    /// State version that this watcher was notified of before.
     pub notified: u32,
     /// It is the last one.
     pub ending: Option<Ending>,
@@ -74,14 +74,14 @@ pub struct Taken {
 /// What the owner of a lane has composed.
 #[derive(Debug, Clone, Copy)]
 pub struct Composed<'a> {
-    /// State version.
+    /// Version of the state.
     pub state_version: u32,
     /// The final publications that go with it.
     pub finals: &'a [FinalPublication],
     /// The newest document is empty, and such are not sent to those who have
     /// just subscribed (`send_fast_notify=0`).
     pub skip_first: bool,
-    /// For watcher information.
+    /// What there is of watcher information, for a package that reports it.
     pub watchers: Option<ComposedWatchers>,
 }
 

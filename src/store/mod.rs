@@ -72,7 +72,7 @@ pub struct Policy {
     pub replaces_same_call: bool,
     /// What clients may pile up.
     pub limits: Limits,
-    /// For each package the one that reports on its watchers.
+    /// The package that reports on the watchers of each package.
     pub watcher_info: Vec<Option<PackageId>>,
     /// For each package: its document is that of its newest publication, which is
     /// the last one in the store's order.
@@ -90,7 +90,7 @@ impl Policy {
         self.watcher_info.get(usize::from(package.0)).copied().flatten()
     }
 
-    /// Of several publications the last one alone is shown.
+    /// The package shows the newest publication alone.
     pub fn shows_newest(&self, package: PackageId) -> bool {
         self.shows_newest.get(usize::from(package.0)).copied().unwrap_or_default()
     }
@@ -107,7 +107,7 @@ impl Policy {
     }
 }
 
-/// Where a presentity is while its lane is held: its record cannot go away.
+/// Where a presentity is while somebody owns its lane: its record cannot go away.
 #[derive(Debug)]
 pub struct LaneRef<M: Memory> {
     shard: u16,
@@ -143,7 +143,7 @@ impl Token {
         u64::from(self.high) << 32 | u64::from(self.place.get())
     }
 
-    /// From the number of a token.
+    /// Reads the number of a token.
     pub fn from_number(number: u64) -> Option<Token> {
         Some(Token { place: NonZeroU32::new(number as u32)?, high: (number >> 32) as u32 })
     }

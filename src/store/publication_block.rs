@@ -84,7 +84,7 @@ pub struct PackedTag {
 }
 
 impl PackedTag {
-    /// Of a tag that a request names.
+    /// Packs a tag that a request names.
     pub fn new(entity_tag: &[u8]) -> Result<PackedTag, TooLong> {
         let mut bytes = Vec::with_capacity(entity_tag.len() + 2);
         let flag = push_tag(&mut bytes, entity_tag)?;

@@ -119,14 +119,14 @@ pub struct RowFanOut {
 pub struct Presentity<M: Memory> {
     /// User, as first spelled.
     pub user: ShortBlob<M>,
-    /// Host, in lower case: one of the shard's words.
+    /// Host, in lower case; the shard interns it.
     pub host: Id<Interned<M>>,
     /// The event package.
     pub package: PackageId,
     /// Who sends its NOTIFYs.
     pub lane: Lane,
-    /// The fan-out over `watchers` that is under way, if `unvisited` > 0. Before
-    /// the next one begins it has visited all.
+    /// Mark that the fan-out under way, or the last one, gives to the watchers that
+    /// it visits. It changes with each fan-out, which visits all of them.
     pub fan_out_mark: bool,
     /// Its subscriptions; those served longest ago come first.
     pub watchers: List<Subscription<M>, Watching>,
@@ -163,7 +163,7 @@ pub struct PresentityExtra<M: Memory> {
     pub full_since: u32,
     /// There may be somebody who was last notified before `full_since`.
     pub needs_full_winfo: bool,
-    /// Runs that have NOTIFYs in hand which did not leave.
+    /// Runs that have NOTIFYs which did not leave.
     pub unsent: u16,
     /// Some watchers may not have been notified of what has ended before `completed`.
     pub keeps_finals: bool,
@@ -176,7 +176,7 @@ pub struct PresentityExtra<M: Memory> {
 }
 
 impl<M: Memory> PresentityExtra<M> {
-    /// Nothing yet.
+    /// Has nothing yet.
     pub fn new() -> PresentityExtra<M> {
         PresentityExtra {
             changes: List::new(),
@@ -271,10 +271,10 @@ pub enum RowClaim {
     None,
     /// Take a CSeq in the row.
     Asked,
-    /// As `Asked`; whoever has ended the row may not have come to tell those who
-    /// watch the watchers.
+    /// Take a CSeq in the row, and notify those who watch the watchers: whoever has
+    /// ended the row may not have come to do so.
     Rescue,
-    /// Take a CSeq in the row; it tells of a change that others are notified, too.
+    /// Take a CSeq in the row; the NOTIFY reports a change that others are notified of, too.
     FanOut,
     /// Take a CSeq in the row while it is flagged for this slot.
     NotifierSlot(i32),
@@ -298,9 +298,9 @@ pub struct Subscription<M: Memory> {
     pub version: u32,
     /// Branch flags for the script.
     pub flags: u32,
-    /// State version it was last notified.
+    /// State version that its watcher was last notified of.
     pub notified: u32,
-    /// The fan-out that last visited it.
+    /// Mark of the fan-out that last visited it.
     pub fan_out_mark: bool,
     /// Its state.
     pub status: Status,
@@ -308,7 +308,7 @@ pub struct Subscription<M: Memory> {
     pub phase: Phase,
     /// A NOTIFY of it is being sent: the next one has to wait.
     pub in_flight: bool,
-    /// It is in its presentity's `pending` list.
+    /// It is in its presentity's list `pending_notifies`.
     pub has_pending_notify: bool,
     /// Which list of its shard waits for its row to be written.
     pub lag: Lag,
@@ -344,7 +344,7 @@ impl<M: Memory> Subscription<M> {
         NotifyNumbers { cseq: self.local_cseq, version: self.version }
     }
 
-    /// The same, counted on.
+    /// Sets both.
     pub fn set_numbers(&mut self, numbers: NotifyNumbers) {
         (self.local_cseq, self.version) = (numbers.cseq, numbers.version);
     }

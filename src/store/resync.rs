@@ -144,7 +144,7 @@ impl<M: Memory> Store<M> {
         .unwrap_or(false)
     }
 
-    /// The state is to be notified again to everybody who may see it. Gives the
+    /// Everybody who may see the state is to be notified of it again. Gives the
     /// lane when the caller is the one to do so.
     pub fn notify_all_again(&self, key: &PresentityKey) -> Result<Option<LaneRef<M>>, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);

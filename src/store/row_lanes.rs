@@ -75,7 +75,7 @@ impl<M: Memory> Store<M> {
         })?
     }
 
-    /// Of a page of the fan-out those who have to be notified; gives how many rows
+    /// Queues those of a page of rows who have to be notified. Gives how many rows
     /// there was memory for.
     pub fn queue_page(&self, lane: LaneRef<M>, page: &[PendingNotify]) -> usize {
         let shard = usize::from(lane.shard);
@@ -91,7 +91,7 @@ impl<M: Memory> Store<M> {
                 let completed = owner.completed;
                 match self.known_row(records, shard, place, dialog) {
                     // What waits may be newer than the page. It has to be notified
-                    // what the fan-out tells.
+                    // of what the fan-out reports.
                     Some(id) => mark_not_notified(records, id, completed),
                     None => match self.add_row(records, shard, lane.presentity, place, pending) {
                         Ok(id) => records.mark_notify_pending(id),

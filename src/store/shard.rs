@@ -37,13 +37,13 @@ pub struct Shard<M: Memory> {
     pub presentities: Slab<Presentity<M>, M, Unkeyed>,
     /// What few of them have.
     pub extras: Slab<PresentityExtra<M>, M, Unkeyed>,
-    /// Their hosts.
+    /// Their hosts, each text once.
     pub hosts: Interner<M>,
     /// Their subscriptions.
     pub subscriptions: Slab<Subscription<M>, M>,
     /// Their publications.
     pub publications: Publications<M>,
-    /// Changes of watchers that are yet to be notified.
+    /// Changes of watchers that are yet to be reported.
     pub changes: Slab<WatcherChange<M>, M, Unkeyed>,
     /// Presentities by the hash of identity and package.
     by_identity: HashIndex<Id<Presentity<M>>, M>,
@@ -210,12 +210,12 @@ impl<M: Memory> Shard<M> {
         self.extras.get(record.extra?)
     }
 
-    /// The same, to be changed.
+    /// Gives it to be changed.
     pub fn extra_mut(&mut self, id: Id<Presentity<M>>) -> Option<&mut PresentityExtra<M>> {
         self.extras.get_mut(self.presentities.get(id)?.extra?)
     }
 
-    /// The same, made if it is not there.
+    /// Gives it to be changed; it is made if it is not there.
     pub fn make_extra(&mut self, id: Id<Presentity<M>>) -> Result<&mut PresentityExtra<M>, Fault> {
         let record = self.presentities.get_mut(id).ok_or(Fault::Host)?;
         let extra = match record.extra {

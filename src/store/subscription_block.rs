@@ -136,7 +136,7 @@ pub fn expand(block: &[u8], owner: Owner<'_>) -> Vec<u8> {
     packed
 }
 
-/// The same, of a block with long texts.
+/// Makes a complete block of one with long texts.
 fn expand_long(block: &[u8], owner: Owner<'_>) -> Vec<u8> {
     // What came out of a packed block fits into one.
     pack::<Text>(|number| get(block, Text::ALL[number], owner)).unwrap_or_default()

@@ -361,7 +361,7 @@ pub(super) fn new_record<M: Memory>(
     Ok(id)
 }
 
-/// What somebody who watches watchers was notified before the restart is not known:
+/// What was reported to somebody who watches watchers before the restart is not known:
 /// the next document lists all of them, not only those that have changed.
 fn require_full_winfo<M: Memory>(
     records: &mut Shard<M>,

@@ -105,7 +105,7 @@ impl<M: Memory> Store<M> {
         self.note(records, peer, packed, news);
     }
 
-    /// As `watcher_changed`, of a subscription that is a row.
+    /// A watcher whose subscription is a row is in another state now.
     pub fn watcher_row_changed(&self, key: &PresentityKey, watcher: &Snapshot, news: WatcherNews) {
         let _ = self.with(self.shard_of(&key.identity), |records| {
             let Some(peer) = self.reporting(records, key) else { return };
@@ -116,7 +116,7 @@ impl<M: Memory> Store<M> {
         });
     }
 
-    /// The presentity whose watchers are notified of those of `key`. Where these are
+    /// Finds the presentity whose watchers are notified of those of `key`. Where these are
     /// rows, whether there are any is seen later.
     fn reporting(&self, records: &mut Shard<M>, key: &PresentityKey) -> Option<Id<Presentity<M>>> {
         let package = self.policy.reported_by(key.package)?;

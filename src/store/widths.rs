@@ -32,7 +32,7 @@ pub enum Unfit {
 }
 
 impl Unfit {
-    /// For a log line, after the column's name.
+    /// Says so in a log line, after the column's name.
     pub fn reason(self) -> &'static str {
         match self {
             Unfit::TooLong => "is longer than the column",
@@ -75,7 +75,7 @@ pub struct TableWidths {
 }
 
 impl Widths {
-    /// From the columns of a table.
+    /// Makes them of the columns of a table.
     pub fn new(columns: Vec<Column>) -> Widths {
         Widths(columns)
     }

@@ -8,6 +8,7 @@ mod markdown;
 mod parameters;
 mod safety;
 mod source;
+mod terms;
 mod walks;
 
 use std::path::{Path, PathBuf};

@@ -374,7 +374,7 @@ impl Model {
             steps += 1;
             assert!(steps < 1000, "the lane is never done");
         }
-        // Nothing may be left that somebody is to be notified.
+        // Nobody may be left who is to be notified.
         let (now, changes) = (self.world.now(), self.changes);
         for known in self.dialogs.values_mut().filter(|known| known.released) {
             assert!(!known.pending && known.ending.is_none(), "{known:?}");

@@ -258,7 +258,7 @@ fn a_sender_is_told_of_rounds_that_others_had_a_part_in() {
     let seen = world.seen();
     assert_eq!(seen.iter().filter(|line| line.starts_with("a ")).count(), 2, "{seen:?}");
     assert!(seen.contains(&"a 4 active 0+by b+by a".to_owned()), "{seen:?}");
-    // Two state versions, both its own: spared.
+    // Two state versions, both its own: it is excluded.
     meanwhile(&mut world, |other| {
         let sender = Some("sip:a@h");
         other.publish(Publish { sender, body: "2", ..Publish::default() });

@@ -71,8 +71,8 @@ impl Connection {
         undone
     }
 
-    /// Waits for the turn to write, where there are turns; not within a
-    /// transaction, which has SQLite's lock already.
+    /// Waits for the write lock, where there is one; not within a transaction,
+    /// which has SQLite's lock already.
     pub(super) fn write_lock(&self) -> Option<WriteGuard> {
         if self.in_transaction { None } else { self.driver.write_lock() }
     }
@@ -93,7 +93,7 @@ impl Connection {
         }
     }
 
-    /// No transaction of ours is open any more: the turn is given back.
+    /// No transaction of ours is open any more: the write lock is free.
     fn ended(&mut self) {
         self.in_transaction = false;
         self.write_guard = None;

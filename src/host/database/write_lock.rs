@@ -1,12 +1,12 @@
-//! Whose turn it is to write to SQLite. The file takes one writer at a time;
+//! The lock for writing to SQLite. The file takes one writer at a time;
 //! the others try again after pauses that grow to a tenth of a second, and
 //! whoever is unlucky waits so long that its request is sent again. Our
 //! processes wait here instead, in short pauses.
 //!
-//! The turn only saves pauses; SQLite's lock still judges who writes. It is
-//! taken before that lock and never in a transaction of ours, for the holder of
-//! the turn may be waiting for it. Other programs, and transactions that a
-//! script has begun, know nothing of turns: so nobody waits long for one.
+//! This lock only saves pauses; SQLite's own still judges who writes. It is
+//! taken before that one and never in a transaction of ours, for its holder may
+//! be waiting for SQLite's. Other programs, and transactions that a script has
+//! begun, know nothing of it: so nobody waits long for it.
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
@@ -56,14 +56,14 @@ impl WriteLock {
         }
     }
 
-    /// Waits for the turn; `None` when it goes without: this process has it
-    /// already, or it took too long.
+    /// Waits for the lock. Gives `None` if this process has it already, or if that took
+    /// too long: the caller goes without.
     pub fn take(&'static self) -> Option<WriteGuard> {
         let since = Instant::now();
         loop {
             // SAFETY: the mutex was initialised by `new`.
             match unsafe { libc::pthread_mutex_trylock(self.0.get()) } {
-                // `WriteGuard` is made only here: dropping one gives the turn back.
+                // `WriteGuard` is made only here: dropping one frees the lock.
                 0 => return Some(WriteGuard(self)),
                 // It guards nothing that could be half done: SQLite rolls back
                 // what the dead process had begun.
@@ -79,7 +79,7 @@ impl WriteLock {
     }
 }
 
-/// The turn is this process's until this is dropped.
+/// This process has the lock until this is dropped.
 pub struct WriteGuard(&'static WriteLock);
 
 impl Drop for WriteGuard {

@@ -37,7 +37,7 @@ pub(super) struct InFlight<'a, M: Memory> {
 }
 
 impl<'a, M: Memory> InFlight<'a, M> {
-    /// Nothing yet.
+    /// Has nothing yet.
     pub fn new(server: &'a Server<M>, lane: LaneRef<M>) -> Self {
         let (open, numbered, failed) = (Vec::new(), Vec::new(), Vec::new());
         InFlight { server, lane, open, numbered, tried: 0, failed }

@@ -47,7 +47,7 @@ pub const SENDERS: u8 = 2;
 impl Budget {
     /// A process that has SIP requests waiting.
     pub const WORKER: Budget = Budget { notifies: 128, versions: 4, shares: 0 };
-    /// A sender process: it lets other lanes have their turn.
+    /// A sender process: it has other lanes to serve, too.
     pub const SENDER: Budget = Budget { notifies: 1024, versions: 16, shares: SENDERS };
 }
 
@@ -100,7 +100,7 @@ pub fn run<M: Memory>(server: &Server<M>, host: &mut dyn Host, lane: LaneRef<M>,
     run_owned(Owned::new(server, lane), host, budget);
 }
 
-/// As `run`.
+/// Sends for a lane whose ownership is passed on.
 pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget: Budget) {
     let (server, Some(lane)) = (owned.server, owned.lane) else { return };
     let mut shortage = Shortage::new(server, lane, false);
@@ -116,7 +116,7 @@ pub fn run_owned<M: Memory>(mut owned: Owned<'_, M>, host: &mut dyn Host, budget
     server.wake_senders(host);
 }
 
-/// The versions of a run. The lane is left when there is no more to send; what there
+/// Sends one state version after the other. The lane is left when there is no more to send; what there
 /// is no memory for does not count.
 fn send_versions<M: Memory>(
     owned: &mut Owned<'_, M>,
@@ -206,7 +206,7 @@ fn pick<M: Memory>(
     picked
 }
 
-/// The other steps: numbers, composes, delivers and settles what is in hand. Those
+/// The other steps: numbers, composes, delivers and settles what was picked. Those
 /// whose numbers others have taken meanwhile are tried again.
 fn portion<M: Memory>(
     host: &mut dyn Host,

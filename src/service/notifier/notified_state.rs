@@ -15,7 +15,7 @@ use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, State};
 
-/// A version of the state, for all portions of its watchers.
+/// A state version with its documents, for all portions of its watchers.
 pub(super) struct NotifiedState<'a> {
     /// The event package.
     pub package: &'a EventPackage,

@@ -73,7 +73,7 @@ pub(super) struct Shortage<'a, M: Memory> {
 }
 
 impl<'a, M: Memory> Shortage<'a, M> {
-    /// Nothing yet, in a run for this lane. After the last run nothing is tried
+    /// Begins a run for this lane. After the last run nothing is tried
     /// again: rather no document than no NOTIFY.
     pub fn new(server: &'a Server<M>, lane: LaneRef<M>, is_last: bool) -> Shortage<'a, M> {
         let host_memory = HostMemory { is_last, ..HostMemory::default() };

@@ -125,7 +125,7 @@ pub(super) fn read<M: Memory>(
     Ok(read_rows(server, host, key, event)?.into_iter().map(|row| row.publication).collect())
 }
 
-/// The same, as rows, in whichever spelling they are (B46).
+/// The rows of the presentity's publications, in whichever spelling they are (B46).
 pub(super) fn read_rows<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,

@@ -81,7 +81,7 @@ pub trait Storage<M: Memory>: Sync {
         Ok(())
     }
 
-    /// The other subscriptions of this one's client in its call end
+    /// Ends the other subscriptions of this one's client in its call
     /// (`delete_same_subs`).
     fn remove_call(
         &self,
@@ -118,7 +118,8 @@ pub trait Storage<M: Memory>: Sync {
         each: &mut dyn FnMut(WatcherRef, Snapshot),
     ) -> Result<(), Fault>;
 
-    /// As `each_watcher`, of those with these users.
+    /// Those subscriptions to a presentity that are not over and whose watchers have
+    /// one of these users.
     fn watchers_named(
         &self,
         server: &Server<M>,

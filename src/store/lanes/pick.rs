@@ -218,7 +218,8 @@ impl<M: Memory> Store<M> {
         }
     }
 
-    /// Of those who go on, whose rows do not reserve the CSeqs of their NOTIFYs.
+    /// Lists those subscriptions that go on and whose rows do not reserve the CSeqs of
+    /// their NOTIFYs.
     fn unreserved(&self, records: &Shard<M>, notifies: &[PlannedNotify]) -> Vec<Token> {
         if !self.policy.keeps_rows() {
             return Vec::new();
@@ -251,7 +252,7 @@ impl Composed<'_> {
 }
 
 impl PlannedNotify {
-    /// The watcher was notified of this state version before.
+    /// Says of which state version the watcher was notified before.
     fn after(self, notified: u32) -> PlannedNotify {
         PlannedNotify { notified, ..self }
     }

@@ -24,9 +24,9 @@ pub struct FinalPublication {
 /// A presentity's state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Whose.
+    /// Whose it is.
     pub key: PresentityKey,
-    /// It counts the changes.
+    /// Its version.
     pub state_version: u32,
     /// Living publications, oldest first.
     pub publications: Vec<PublicationCopy>,
@@ -43,7 +43,7 @@ impl<M: Memory> Store<M> {
             .ok()?
     }
 
-    /// The same, but of what is not shown at this time nothing.
+    /// Copies the state of the lane without what is not shown at this time.
     pub fn lane_state_shown(&self, lane: LaneRef<M>, now: i64) -> Option<State> {
         self.with(usize::from(lane.shard), |records| {
             let package = records.presentities.get(lane.presentity)?.package;
@@ -65,7 +65,7 @@ impl<M: Memory> Store<M> {
         self.copy_of(key, ALL)
     }
 
-    /// The same without final publications.
+    /// Copies the state of any presentity without its final publications.
     pub fn living(&self, key: &PresentityKey) -> State {
         self.copy_of(key, Wanted { finals: false, ..ALL })
     }
@@ -90,7 +90,7 @@ impl<M: Memory> Store<M> {
 /// What of a state is copied.
 #[derive(Clone, Copy)]
 struct Wanted {
-    /// Of the publications none but the newest that lives at this time.
+    /// Only the newest publication that lives at this time is copied.
     newest_at: Option<i64>,
     finals: bool,
 }

@@ -117,7 +117,7 @@ impl<M: Memory> Store<M> {
         });
     }
 
-    /// The same for all presentities.
+    /// Puts the publications of all presentities in order.
     pub fn put_all_in_order(&self) {
         for shard in 0..self.shards() {
             let _ = self.with(shard, |records| {

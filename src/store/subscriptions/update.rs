@@ -29,7 +29,7 @@ impl<M: Memory> Store<M> {
         Ok(transition)
     }
 
-    /// The same of the subscription that a dialog has, whose token it gives.
+    /// Something happens to the subscription of a dialog. Gives its token, too.
     pub fn update_dialog<'e>(
         &self,
         dialog: DialogId<'_>,
