@@ -3,6 +3,8 @@
 //! two counts which clients choose (A14): so one document reports as many ends
 //! as make it at most twice as large as what lives alone.
 
+use crate::presence::state_version::StateVersion;
+
 /// Documents need not be smaller than that, in bytes: a NOTIFY fits into a
 /// datagram.
 const SMALL: usize = 16 * 1024;
@@ -16,7 +18,7 @@ const UNKNOWN_PARTS: usize = 8;
 pub struct End {
     /// The state version in which it ended. What has the same one stays together, for
     /// state versions say what a watcher has seen.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// Bytes of its document.
     pub bytes: usize,
 }
@@ -45,10 +47,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn fold(bytes: &[usize], living: Option<usize>) -> Vec<u32> {
-        let ends = bytes
-            .iter()
-            .zip(0..)
-            .map(|(bytes, state_version)| End { state_version, bytes: *bytes });
+        let versions =
+            std::iter::successors(Some(StateVersion::default()), |last| Some(last.next()));
+        let ends = bytes.iter().zip(versions);
+        let ends = ends.map(|(bytes, state_version)| End { state_version, bytes: *bytes });
         documents(ends, living)
     }
 
@@ -64,10 +66,12 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_not_divided() {
+    fn the_ends_of_a_state_version_are_not_divided() {
         let end = |state_version| End { state_version, bytes: 10_000 };
-        assert_eq!(documents([end(1), end(2), end(2)].into_iter(), Some(0)), [0, 1, 1]);
-        assert_eq!(documents([end(1), end(1), end(2)].into_iter(), Some(0)), [0, 0, 1]);
+        let first = end(StateVersion::default());
+        let second = end(first.state_version.next());
+        assert_eq!(documents([first, second, second].into_iter(), Some(0)), [0, 1, 1]);
+        assert_eq!(documents([first, first, second].into_iter(), Some(0)), [0, 0, 1]);
     }
 
     proptest! {

@@ -19,6 +19,7 @@ pub mod publication;
 pub mod registry;
 pub mod renewal;
 pub mod request;
+pub mod state_version;
 pub mod subscription;
 pub mod text;
 pub mod transition;

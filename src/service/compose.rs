@@ -8,6 +8,7 @@ use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::folding::{self, End};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::Text;
 use crate::presence::{dialog_info, uri};
 use crate::service::Server;
@@ -29,7 +30,7 @@ static UNREADABLE: RateLimitedLog = RateLimitedLog::new();
 #[derive(Debug, Default)]
 pub struct Composition<'s> {
     /// Version of the state.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     newest: Vec<u8>,
     /// What the documents about ended publications are made of.
     state: Option<Cow<'s, State>>,

@@ -6,6 +6,7 @@ use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::event_package::EventPackage;
 use crate::presence::presentity::PresentityKey;
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
 use crate::service::authorization::Name;
@@ -14,7 +15,6 @@ use crate::service::{Server, subscriptions};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, PlannedNotify};
 use crate::store::rows::dialog_of;
-use crate::store::shard::later;
 use crate::store::watcher_changes::{ChangedWatcher, WatcherChanges, id_key};
 use std::collections::{HashMap, HashSet};
 
@@ -24,7 +24,7 @@ static UNREADABLE: RateLimitedLog = RateLimitedLog::new();
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Entry {
     /// State version of its change; `None` for one that is just there.
-    state_version: Option<u32>,
+    state_version: Option<StateVersion>,
     id: String,
     uri: Vec<u8>,
     status: Status,
@@ -38,7 +38,7 @@ pub struct WatcherList {
     all: Option<Vec<Entry>>,
     changed: Vec<Entry>,
     /// `WatcherChanges::full_since`.
-    pub full_since: u32,
+    pub full_since: StateVersion,
 }
 
 impl WatcherList {
@@ -79,7 +79,7 @@ impl WatcherList {
             (gone || !full)
                 && entry
                     .state_version
-                    .is_some_and(|state_version| later(state_version, notify.notified))
+                    .is_some_and(|state_version| state_version.is_after(notify.notified))
         });
         let listed = self.all.iter().flatten().filter(|_| full);
         let mut named = HashSet::new();

@@ -11,6 +11,7 @@ mod fan_out;
 mod pick;
 mod state;
 
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{Ending, Snapshot};
 use crate::store::Token;
 use crate::store::records::RowClaim;
@@ -46,7 +47,7 @@ pub struct PlannedNotify {
     /// What it carries.
     pub document: Document,
     /// State version that this watcher was notified of before.
-    pub notified: u32,
+    pub notified: StateVersion,
     /// It is the last one.
     pub ending: Option<Ending>,
     /// What has to be done about its row before it leaves.
@@ -75,7 +76,7 @@ pub struct Taken {
 #[derive(Debug, Clone, Copy)]
 pub struct Composed<'a> {
     /// Version of the state.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// The final publications that go with it.
     pub finals: &'a [FinalPublication],
     /// The newest document is empty, and such are not sent to those who have
@@ -90,7 +91,7 @@ pub struct Composed<'a> {
 pub struct ComposedWatchers {
     /// Who was last notified before this state version gets all watchers, the others those
     /// that have changed.
-    pub full_since: u32,
+    pub full_since: StateVersion,
     /// The list of all watchers was made.
     pub has_all: bool,
 }

@@ -3,6 +3,7 @@
 
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::Facts;
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{NotifyNumbers, Status, Text, is_notified_of_changes};
 use crate::presence::transition::Phase;
 use crate::shm::{
@@ -108,7 +109,7 @@ pub struct RowFanOut {
     /// A fan-out over the rows is under way.
     pub running: bool,
     /// Every watcher has been notified of this state version when the fan-out ends.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// `id` of the last row that the fan-out has seen.
     pub cursor: i64,
     /// There is a change that must not be left to the notifier processes.
@@ -142,13 +143,13 @@ pub struct Presentity<M: Memory> {
     /// Its publications are in the shard's index of publications.
     pub is_indexed: bool,
     /// Counts accepted changes of the state.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// All watchers have been notified of this state version.
-    pub completed: u32,
+    pub completed: StateVersion,
     /// Watchers that the fan-out has not reached yet.
     pub unvisited: u32,
     /// State version that every watcher has been notified of when the fan-out ends.
-    pub fan_out_version: u32,
+    pub fan_out_version: StateVersion,
     /// What few presentities have.
     pub extra: Option<Id<PresentityExtra<M>>>,
     /// Place in the hand-over queue.
@@ -160,7 +161,7 @@ pub struct PresentityExtra<M: Memory> {
     /// Changes of the watchers reported on that some have yet to see.
     pub changes: List<WatcherChange<M>, Changed>,
     /// Who was last notified before this state version gets all watchers.
-    pub full_since: u32,
+    pub full_since: StateVersion,
     /// There may be somebody who was last notified before `full_since`.
     pub needs_full_winfo: bool,
     /// Runs that have NOTIFYs which did not leave.
@@ -170,7 +171,7 @@ pub struct PresentityExtra<M: Memory> {
     /// The fan-out over rows, where the watchers are rows.
     pub rows: RowFanOut,
     /// Since this state version all changes came from `sender`.
-    pub sender_since: u32,
+    pub sender_since: StateVersion,
     /// Publisher of the latest change (a watcher URI), or empty.
     pub sender: Blob<M>,
 }
@@ -180,12 +181,12 @@ impl<M: Memory> PresentityExtra<M> {
     pub fn new() -> PresentityExtra<M> {
         PresentityExtra {
             changes: List::new(),
-            full_since: 0,
+            full_since: StateVersion::default(),
             needs_full_winfo: false,
             unsent: 0,
             keeps_finals: false,
             rows: RowFanOut::default(),
-            sender_since: 0,
+            sender_since: StateVersion::default(),
             sender: Blob::default(),
         }
     }
@@ -224,10 +225,10 @@ impl<M: Memory> Presentity<M> {
             finals: List::new(),
             finals_kib: 0,
             is_indexed: false,
-            state_version: 0,
-            completed: 0,
+            state_version: StateVersion::default(),
+            completed: StateVersion::default(),
             unvisited: 0,
-            fan_out_version: 0,
+            fan_out_version: StateVersion::default(),
             extra: None,
             queued: QueueLink::new(),
         }
@@ -299,7 +300,7 @@ pub struct Subscription<M: Memory> {
     /// Branch flags for the script.
     pub flags: u32,
     /// State version that its watcher was last notified of.
-    pub notified: u32,
+    pub notified: StateVersion,
     /// Mark of the fan-out that last visited it.
     pub fan_out_mark: bool,
     /// Its state.
@@ -394,7 +395,7 @@ pub struct Publication<M: Memory> {
     /// Order among publications (`priority` column).
     pub priority: i32,
     /// State version of the latest change.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// What is known of the document.
     pub facts: Facts,
     /// Where it is in its life.
@@ -425,7 +426,7 @@ impl<M: Memory> Publication<M> {
             expires_at: None,
             received: Seconds::ZERO,
             priority: 0,
-            state_version: 0,
+            state_version: StateVersion::default(),
             facts: Facts::default(),
             phase,
             published: Links::new(),

@@ -5,6 +5,7 @@
 
 use crate::error::Fault;
 use crate::presence::presentity::PresentityKey;
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
@@ -12,7 +13,7 @@ use crate::store::dialogs::{Places, is_dialog};
 use crate::store::lanes::{forget_seen, is_excluded};
 use crate::store::records::{Presentity, RowClaim, Subscription};
 use crate::store::rows::dialog_of;
-use crate::store::shard::{Shard, later};
+use crate::store::shard::Shard;
 use crate::store::subscription_block::shrink;
 use crate::store::{LaneRef, Store, Token};
 
@@ -28,7 +29,7 @@ pub struct PendingNotify {
     /// What the NOTIFY has to do about the row.
     pub claim: RowClaim,
     /// State version that its watcher was notified of, where that is known.
-    pub notified: Option<u32>,
+    pub notified: Option<StateVersion>,
     /// The row's `reason` is NULL.
     pub null_reason: bool,
 }
@@ -215,7 +216,8 @@ impl<M: Memory> Store<M> {
                     extra.rows.running = false;
                     let state_version = extra.rows.state_version;
                     let owner = records.presentities.get_mut(lane.presentity);
-                    if let Some(owner) = owner.filter(|owner| later(state_version, owner.completed))
+                    if let Some(owner) =
+                        owner.filter(|owner| state_version.is_after(owner.completed))
                     {
                         owner.completed = state_version;
                         forget_seen(records, lane.presentity);
@@ -296,7 +298,7 @@ fn replace<M: Memory>(
 fn mark_not_notified<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Subscription<M>>,
-    state_version: u32,
+    state_version: StateVersion,
 ) {
     if let Some(record) = records.subscriptions.get_mut(id) {
         record.unmark_notified(state_version);

@@ -323,7 +323,7 @@ impl<M: Memory> Shard<M> {
     /// excluded). Without watchers nobody has to be notified.
     pub fn state_changed(&mut self, id: Id<Presentity<M>>, sender: &[u8]) {
         let Some(record) = self.presentities.get_mut(id) else { return };
-        record.state_version = record.state_version.wrapping_add(1);
+        record.state_version = record.state_version.next();
         let (state_version, extra) = (record.state_version, record.extra);
         let known = extra.and_then(|extra| self.extras.get(extra));
         if known.map_or(&b""[..], |known| &known.sender) != sender {
@@ -399,9 +399,4 @@ impl<M: Memory> Shard<M> {
             _ => false,
         }
     }
-}
-
-/// `state_version` comes after `other`, also when the counter has wrapped.
-pub fn later(state_version: u32, other: u32) -> bool {
-    state_version != other && state_version.wrapping_sub(other) < u32::MAX / 2
 }

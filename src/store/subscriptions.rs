@@ -374,7 +374,7 @@ fn require_full_winfo<M: Memory>(
         return;
     };
     let state_version = owner.state_version;
-    record.notified = state_version.wrapping_sub(1);
+    record.notified = state_version.before();
     records.wants_full_since(presentity, state_version);
 }
 

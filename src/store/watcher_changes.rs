@@ -3,6 +3,7 @@
 //! them have been notified, as final publications are kept for publications.
 
 use crate::presence::presentity::PresentityKey;
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
 use crate::presence::text::{self, Packed, fields};
 use crate::presence::winfo::{WatcherEvent, WatcherNews, watcher_id};
@@ -10,7 +11,7 @@ use crate::shm::{Blob, Id, Linked, Links, Memory};
 use crate::store::Store;
 use crate::store::records::{Presentity, RowClaim, Subscription};
 use crate::store::rows::dialog_of;
-use crate::store::shard::{Shard, later};
+use crate::store::shard::Shard;
 use crate::store::subscriptions::dialog_of_record;
 
 /// Changes kept for one presentity. Beyond that a full document is shorter.
@@ -36,7 +37,7 @@ pub struct Changed;
 pub struct WatcherChange<M: Memory> {
     text: Blob<M>,
     /// State version in which it came.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     status: Status,
     event: WatcherEvent,
     links: Links<WatcherChange<M>>,
@@ -55,7 +56,7 @@ impl<M: Memory> Linked<Changed> for WatcherChange<M> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedWatcher {
     /// State version in which it came to this.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// Its id.
     pub id: String,
     /// Its user.
@@ -74,7 +75,7 @@ pub struct WatcherChanges {
     /// The changes that somebody has not been notified of, by state version.
     pub list: Vec<ChangedWatcher>,
     /// Who was last notified before this state version gets a full document.
-    pub full_since: u32,
+    pub full_since: StateVersion,
     /// There is somebody who gets a full document.
     pub wants_full: bool,
 }
@@ -133,7 +134,7 @@ impl<M: Memory> Store<M> {
         news: WatcherNews,
     ) {
         let Some(owner) = records.presentities.get(peer) else { return };
-        let state_version = owner.state_version.wrapping_add(1);
+        let state_version = owner.state_version.next();
         let many = records.extra(owner).is_some_and(|extra| extra.changes.len() >= MOST);
         let added = records.blob(&packed).ok().filter(|_| !many).and_then(|text| {
             let WatcherNews { status, event, .. } = news;
@@ -163,7 +164,7 @@ impl<M: Memory> Store<M> {
 
 impl<M: Memory> Shard<M> {
     /// Whoever was last notified before this state version gets a full document.
-    pub(super) fn wants_full_since(&mut self, id: Id<Presentity<M>>, state_version: u32) {
+    pub(super) fn wants_full_since(&mut self, id: Id<Presentity<M>>, state_version: StateVersion) {
         if let Some(extra) = self.extra_mut(id) {
             (extra.full_since, extra.needs_full_winfo) = (state_version, true);
         }
@@ -171,8 +172,9 @@ impl<M: Memory> Shard<M> {
 
     /// Forgets changes of watchers that everybody was notified of: those up to a
     /// state version, or all.
-    pub(super) fn drop_changes(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
-        let notified_since = |since| up_to.is_none_or(|state_version| !later(since, state_version));
+    pub(super) fn drop_changes(&mut self, id: Id<Presentity<M>>, up_to: Option<StateVersion>) {
+        let notified_since =
+            |since: StateVersion| up_to.is_none_or(|state_version| !since.is_after(state_version));
         let extra = self.presentities.get(id).and_then(|owner| owner.extra);
         let Some(extra) = extra.and_then(|extra| self.extras.get_mut(extra)) else { return };
         if notified_since(extra.full_since) {
@@ -205,7 +207,7 @@ pub(super) fn copy_changes<M: Memory>(records: &Shard<M>, owner: &Presentity<M>)
     });
     WatcherChanges {
         list: list.collect(),
-        full_since: extra.map_or(0, |extra| extra.full_since),
+        full_since: extra.map_or(StateVersion::default(), |extra| extra.full_since),
         wants_full: extra.is_some_and(|extra| extra.needs_full_winfo)
             || owner
                 .pending_notifies

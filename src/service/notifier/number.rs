@@ -15,7 +15,6 @@ use crate::store::lanes::{Document, PlannedNotify, by_document};
 use crate::store::records::RowClaim;
 use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::dialog_of;
-use crate::store::shard::later;
 
 static GIVEN_UP: RateLimitedLog = RateLimitedLog::new();
 
@@ -260,7 +259,7 @@ pub(super) fn keep_last(rows: &mut Vec<PendingNotify>, pending: PendingNotify) {
     match rows.iter_mut().find(is_same) {
         Some(known) => {
             let notified = match (known.notified, pending.notified) {
-                (Some(before), Some(notified)) if later(notified, before) => Some(before),
+                (Some(before), Some(notified)) if notified.is_after(before) => Some(before),
                 (_, notified) => notified,
             };
             *known = PendingNotify { notified, ..pending };

@@ -1,20 +1,21 @@
 //! The fan-out of a state version to the watchers in memory: one iteration over all of
 //! them, which several portions, and several processes, share.
 
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::Text;
 use crate::shm::{Id, Memory};
 use crate::store::records::{Presentity, PresentityExtra, Subscription};
-use crate::store::shard::{Shard, later};
+use crate::store::shard::Shard;
 
 /// Begins a fan-out over all watchers unless one is under way or all are notified.
 pub(super) fn start_fan_out<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Presentity<M>>,
-    state_version: u32,
+    state_version: StateVersion,
 ) {
     if let Some(record) = records.presentities.get_mut(id)
         && record.unvisited == 0
-        && later(state_version, record.completed)
+        && state_version.is_after(record.completed)
     {
         record.fan_out_mark = !record.fan_out_mark;
         record.unvisited = record.watchers.len() as u32;
@@ -26,16 +27,16 @@ pub(super) fn start_fan_out<M: Memory>(
 pub(super) fn next_in_fan_out<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Presentity<M>>,
-    state_version: u32,
+    state_version: StateVersion,
 ) -> Option<Id<Subscription<M>>> {
     let owner = records.presentities.get_mut(id)?;
-    if owner.unvisited == 0 || later(owner.fan_out_version, state_version) {
+    if owner.unvisited == 0 || owner.fan_out_version.is_after(state_version) {
         return None;
     }
     // Who shares the lane has it in hand, and looks again afterwards. It may
     // also have been notified just now, as one that was pending.
     let first = owner.watchers.front().and_then(|id| records.subscriptions.get(id));
-    if first.is_some_and(|record| record.in_flight && later(state_version, record.notified)) {
+    if first.is_some_and(|record| record.in_flight && state_version.is_after(record.notified)) {
         return None;
     }
     let first = owner.watchers.pop_front(&mut records.subscriptions)?;
@@ -58,7 +59,7 @@ pub(in crate::store) fn close_fan_out<M: Memory>(records: &mut Shard<M>, id: Id<
         return;
     }
     let Some(record) = records.presentities.get_mut(id) else { return };
-    if record.unvisited == 0 && later(record.fan_out_version, record.completed) {
+    if record.unvisited == 0 && record.fan_out_version.is_after(record.completed) {
         let state_version = record.fan_out_version;
         record.completed = state_version;
     }
@@ -84,12 +85,12 @@ pub(in crate::store) fn forget_seen<M: Memory>(records: &mut Shard<M>, id: Id<Pr
 pub(super) fn wants_change<M: Memory>(
     records: &Shard<M>,
     id: Id<Subscription<M>>,
-    state_version: u32,
+    state_version: StateVersion,
     now: i64,
 ) -> bool {
     let Some(record) = records.subscriptions.get(id) else { return false };
     let Some(owner) = records.presentities.get(record.presentity) else { return false };
-    later(state_version, record.notified)
+    state_version.is_after(record.notified)
         && record.sees_changes(now)
         && !is_excluded(records.extra(owner), record.text(Text::Contact), record.notified)
 }
@@ -98,26 +99,26 @@ pub(super) fn wants_change<M: Memory>(
 pub(in crate::store) fn is_excluded<M: Memory>(
     extra: Option<&PresentityExtra<M>>,
     contact: &[u8],
-    notified: u32,
+    notified: StateVersion,
 ) -> bool {
     extra.is_some_and(|extra| {
         !extra.sender.is_empty()
             && contact == &*extra.sender
-            && !later(extra.sender_since, notified.wrapping_add(1))
+            && !extra.sender_since.is_after(notified.next())
     })
 }
 
 impl<M: Memory> Subscription<M> {
     /// Its watcher has been notified of this state version, at least.
-    pub(in crate::store) fn mark_notified(&mut self, state_version: u32) {
-        if later(state_version, self.notified) {
+    pub(in crate::store) fn mark_notified(&mut self, state_version: StateVersion) {
+        if state_version.is_after(self.notified) {
             self.notified = state_version;
         }
     }
 
     /// Its watcher has not been notified of more than this state version.
-    pub(in crate::store) fn unmark_notified(&mut self, state_version: u32) {
-        if later(self.notified, state_version) {
+    pub(in crate::store) fn unmark_notified(&mut self, state_version: StateVersion) {
+        if self.notified.is_after(state_version) {
             self.notified = state_version;
         }
     }

@@ -1,5 +1,6 @@
 //! Picks those who lack a version of the state, with the numbers of their NOTIFYs.
 
+use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{Ending, Text, may_see};
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
@@ -7,7 +8,7 @@ use crate::store::dialogs::Places;
 use crate::store::lanes::fan_out::{close_fan_out, next_in_fan_out, start_fan_out, wants_change};
 use crate::store::lanes::{CSEQ_RESERVE, Composed, Document, PlannedNotify, Taken, by_document};
 use crate::store::records::{RowClaim, Subscription, Watched};
-use crate::store::shard::{Shard, later};
+use crate::store::shard::Shard;
 use crate::store::subscriptions::snapshot;
 use crate::store::{LaneRef, Store, Token};
 
@@ -83,7 +84,7 @@ impl<M: Memory> Store<M> {
             let first = owner.pending_notifies.front().and_then(|id| records.subscriptions.get(id));
             if first.is_some_and(|record| {
                 record.in_flight
-                    || later(record.notified, composed.state_version)
+                    || record.notified.is_after(composed.state_version)
                     || (only_changes && record.claim != RowClaim::FanOut)
             }) {
                 break;
@@ -170,8 +171,10 @@ impl<M: Memory> Store<M> {
         };
         let Some(owner) = records.presentities.get(lane.presentity) else { return };
         let watched = owner.watched(&records.hosts);
-        let fan_out =
-            owner.extra.and_then(|id| records.extras.get(id)).map_or(0, |a| a.rows.state_version);
+        let fan_out = owner
+            .extra
+            .and_then(|id| records.extras.get(id))
+            .map_or(StateVersion::default(), |a| a.rows.state_version);
         let Some(record) = records.subscriptions.get_mut(id) else { return };
         let ending = match record.phase {
             Phase::Ending(why) => Some(why),
@@ -182,7 +185,7 @@ impl<M: Memory> Store<M> {
             && ending.is_none_or(Ending::shows_state);
         if sees && ending.is_none() {
             let up_to = |state_version| {
-                composed.finals.partition_point(|f| !later(f.state_version, state_version))
+                composed.finals.partition_point(|f| !f.state_version.is_after(state_version))
             };
             let mut at = up_to(record.notified);
             // A fan-out over rows is about the changes up to its state version; what ends
@@ -243,9 +246,9 @@ impl Composed<'_> {
     }
 
     /// The newest document for those who are notified because it has changed.
-    fn for_all(&self, notified: u32) -> Document {
+    fn for_all(&self, notified: StateVersion) -> Document {
         match self.watchers {
-            Some(watchers) if !later(watchers.full_since, notified) => Document::Changed,
+            Some(watchers) if !watchers.full_since.is_after(notified) => Document::Changed,
             _ => Document::Newest,
         }
     }
@@ -253,7 +256,7 @@ impl Composed<'_> {
 
 impl PlannedNotify {
     /// Says of which state version the watcher was notified before.
-    fn after(self, notified: u32) -> PlannedNotify {
+    fn after(self, notified: StateVersion) -> PlannedNotify {
         PlannedNotify { notified, ..self }
     }
 }

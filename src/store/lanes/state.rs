@@ -2,6 +2,7 @@
 
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
+use crate::presence::state_version::StateVersion;
 use crate::shm::{Id, Memory};
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
 use crate::store::shard::Shard;
@@ -12,7 +13,7 @@ use crate::store::{LaneRef, Store};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinalPublication {
     /// The state version in which it ended.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// It is to be shown closed; else as it is, for a last time.
     pub closing: bool,
     /// The publication.
@@ -27,7 +28,7 @@ pub struct State {
     /// Whose it is.
     pub key: PresentityKey,
     /// Its version.
-    pub state_version: u32,
+    pub state_version: StateVersion,
     /// Living publications, oldest first.
     pub publications: Vec<PublicationCopy>,
     /// Ended ones, by state version.
@@ -79,7 +80,7 @@ impl<M: Memory> Store<M> {
         .flatten()
         .unwrap_or_else(|| State {
             key: key.clone(),
-            state_version: 0,
+            state_version: StateVersion::default(),
             publications: Vec::new(),
             finals: Vec::new(),
             watchers: WatcherChanges::default(),
@@ -132,9 +133,7 @@ fn copy_state<M: Memory>(
             document: 0,
         })
         .collect();
-    finals.sort_by_key(|final_publication| {
-        final_publication.state_version.wrapping_sub(owner.state_version) as i32
-    });
+    finals.sort_by_key(|ended| ended.state_version.since(owner.state_version));
     Some(State {
         key: records.key_of(id)?,
         state_version: owner.state_version,

@@ -5,11 +5,12 @@
 use crate::error::Fault;
 use crate::presence::publication::PublicationCopy;
 use crate::presence::publication::transition::{CurrentPublication, FanOut, FinalForm, Watchers};
+use crate::presence::state_version::StateVersion;
 use crate::shm::{Blob, Id, Memory};
 use crate::store::lanes::forget_seen;
 use crate::store::publication_block::Parts;
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
-use crate::store::shard::{Shard, later};
+use crate::store::shard::Shard;
 
 use super::{pack, repack};
 
@@ -32,7 +33,7 @@ impl<M: Memory> Shard<M> {
             facts: record.facts,
             sender: Some(record.block().sender()),
             has_document: true,
-            unseen: owner.is_some_and(|owner| later(record.state_version, owner.completed)),
+            unseen: owner.is_some_and(|owner| record.state_version.is_after(owner.completed)),
         }
     }
 
@@ -70,7 +71,7 @@ impl<M: Memory> Shard<M> {
             return;
         };
         let Some(owner) = self.presentities.get_mut(owner_id) else { return };
-        let next = owner.state_version.wrapping_add(1);
+        let next = owner.state_version.next();
         owner.publications.unlink(&mut self.publications, id);
         owner.is_indexed &= !owner.publications.is_empty();
         if let Some(record) = self.publications.get_mut(id) {
@@ -133,10 +134,10 @@ impl<M: Memory> Shard<M> {
         presentity: Id<Presentity<M>>,
         block: Blob<M>,
         shown: FinalForm,
-        (changed, received, priority): (u32, Seconds, i32),
+        (changed, received, priority): (StateVersion, Seconds, i32),
     ) -> Result<(), Fault> {
         let Some(owner) = self.presentities.get(presentity) else { return Ok(()) };
-        let (phase, state_version) = as_final(shown, changed, owner.state_version.wrapping_add(1));
+        let (phase, state_version) = as_final(shown, changed, owner.state_version.next());
         let record = Publication {
             received,
             priority,
@@ -196,11 +197,11 @@ impl<M: Memory> Shard<M> {
 
     /// Forgets final publications that all watchers have seen: those up to a
     /// state version, or all.
-    pub fn drop_finals(&mut self, id: Id<Presentity<M>>, up_to: Option<u32>) {
+    pub fn drop_finals(&mut self, id: Id<Presentity<M>>, up_to: Option<StateVersion>) {
         let first = |shard: &Self| shard.presentities.get(id)?.finals.front();
         while let Some(ended) = first(self) {
             let seen = self.publications.get(ended).is_none_or(|record| {
-                up_to.is_none_or(|state_version| !later(record.state_version, state_version))
+                up_to.is_none_or(|state_version| !record.state_version.is_after(state_version))
             });
             if !seen {
                 break;
@@ -217,7 +218,11 @@ impl<M: Memory> Shard<M> {
 
 /// Phase and state version of a final publication: one shown closed has changed in the
 /// next state version, one shown as it was in that of its latest change.
-fn as_final(shown: FinalForm, changed: u32, next: u32) -> (PublicationPhase, u32) {
+fn as_final(
+    shown: FinalForm,
+    changed: StateVersion,
+    next: StateVersion,
+) -> (PublicationPhase, StateVersion) {
     match shown {
         FinalForm::Closed => (PublicationPhase::Closing, next),
         FinalForm::AsItWas => (PublicationPhase::Superseded, changed),
