@@ -105,7 +105,10 @@ pub fn mod_init() -> Result<(), String> {
     }
     statistics::register()?;
     reply::bind()?;
-    tm::bind(on_notify_completed)?;
+    tm::bind(tm::Hooks {
+        completed: on_notify_completed,
+        keeps_subscriptions: reply_event::keeps_subscriptions,
+    })?;
     reply_event::find();
     DRIVER.set(open_database(config)?).map_err(|_| "the database is bound twice")?;
     let shared = shared_memory(config)

@@ -39,7 +39,7 @@ pub fn registry() -> EventPackageRegistry {
 }
 
 /// The structure that siblings know a package by; NULL if there is none.
-pub fn event(package: PackageId) -> *mut sys::pres_ev_t {
+pub fn structure_of(package: PackageId) -> *mut sys::pres_ev_t {
     registered(|known| known.events.get(usize::from(package.0)).copied()).unwrap_or(ptr::null_mut())
 }
 
@@ -82,7 +82,7 @@ pub fn handlers(package: PackageId) -> Handlers {
 fn callbacks(package: PackageId) -> Option<sys::pres_ev_t> {
     // SAFETY: registered structures stay in shared memory while the server
     // runs and change only before the fork.
-    unsafe { event(package).as_ref().copied() }
+    unsafe { structure_of(package).as_ref().copied() }
 }
 
 /// Bytes that a callback may look at as a C string, or change in place.
@@ -156,7 +156,8 @@ impl Packages for SiblingPackages {
     ) -> Option<Vec<u8>> {
         let event = callbacks(package)?;
         let process = event.aux_body_processing?;
-        let mut view = SubscriptionView::new(subscription, None);
+        let mut view =
+            SubscriptionView::new(structure_of(subscription.package), subscription, None);
         let mut document = Lent::new(body);
         // SAFETY: the view and the document outlive the call; a result is a
         // `str` in pkg memory whose bytes aux_free_body frees.
@@ -180,7 +181,8 @@ impl Packages for SiblingPackages {
     ) -> Result<Option<Vec<u8>>, Fault> {
         let Some(event) = callbacks(package) else { return Ok(None) };
         let Some(apply) = event.apply_auth_nbody else { return Ok(None) };
-        let mut view = SubscriptionView::new(subscription, Some(rules));
+        let mut view =
+            SubscriptionView::new(structure_of(subscription.package), subscription, Some(rules));
         let mut document = Lent::new(body);
         let mut reduced = ptr::null_mut();
         // SAFETY: the view and the document outlive the call; a result is a
@@ -225,7 +227,8 @@ impl Packages for SiblingPackages {
     ) -> Result<Authorization, Fault> {
         let Some(event) = callbacks(package) else { return Err(Fault::Package) };
         let Some(decide) = event.get_auth_status else { return Ok(Authorization::default()) };
-        let mut view = SubscriptionView::new(subscription, rules);
+        let mut view =
+            SubscriptionView::new(structure_of(subscription.package), subscription, rules);
         // SAFETY: the view outlives the call; status and reason are read from
         // it at once, the reason is a literal or a parameter of the sibling.
         unsafe {

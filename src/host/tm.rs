@@ -10,7 +10,7 @@ use crate::error::Fault;
 use crate::host::log::{self, Printable, log_debug};
 use crate::host::notified_subscription::NotifiedSubscription;
 use crate::host::tm::dialog::Dialog;
-use crate::host::{boundary, reply_event, sys, text, variables};
+use crate::host::{boundary, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
 use crate::presence::next_hop::{DATAGRAM, Way};
 use crate::presence::subscription::{Snapshot, Text};
@@ -55,15 +55,25 @@ pub struct Completion<'a> {
     pub transaction: *mut sys::cell,
 }
 
-/// Called once for every NOTIFY that was [`NotifyOutcome::Sent`], in whichever
-/// process saw the reply or the time-out.
-pub type CompletionHook = fn(&Completion<'_>);
+/// What NOTIFYs are to come to, given when the module is bound.
+#[derive(Clone, Copy)]
+pub struct Hooks {
+    /// Called once for every NOTIFY that was [`NotifyOutcome::Sent`], in whichever
+    /// process saw the reply or the time-out.
+    pub completed: fn(&Completion<'_>),
+    /// Each NOTIFY's subscription is to be kept until then.
+    pub keeps_subscriptions: fn() -> bool,
+}
 
 static TRANSACTIONS: OnceLock<Transactions> = OnceLock::new();
-static HOOK: OnceLock<CompletionHook> = OnceLock::new();
+static HOOKS: OnceLock<Hooks> = OnceLock::new();
+
+fn keeps_subscriptions() -> bool {
+    HOOKS.get().is_some_and(|hooks| (hooks.keeps_subscriptions)())
+}
 
 /// Binds module `tm`; to be called in mod_init.
-pub fn bind(hook: CompletionHook) -> Result<(), String> {
+pub fn bind(hooks: Hooks) -> Result<(), String> {
     let mut api = Box::<sys::tm_binds>::default();
     // SAFETY: fills the structure from the module's exports.
     if unsafe { sys::kshim_load_tm(&raw mut *api) } < 0 {
@@ -72,7 +82,7 @@ pub fn bind(hook: CompletionHook) -> Result<(), String> {
     // SAFETY: asks the allocator for a number.
     let free = unsafe { sys::kshim_shm_available() };
     let _ = FREE_AT_START.set(usize::try_from(free).unwrap_or(usize::MAX));
-    HOOK.set(hook).map_err(|_| "module tm is bound twice")?;
+    HOOKS.set(hooks).map_err(|_| "module tm is bound twice")?;
     TRANSACTIONS.set(Transactions(*api)).map_err(|_| "module tm is bound twice".into())
 }
 
@@ -126,8 +136,7 @@ impl Transport for TmTransport {
         let mut body = text::lend(notify.body);
         // The script sees the subscription when the answer comes. Without
         // memory for a copy it sees none; the token always arrives.
-        let kept =
-            reply_event::keeps_subscriptions().then(|| NotifiedSubscription::new(notify)).flatten();
+        let kept = keeps_subscriptions().then(|| NotifiedSubscription::new(notify)).flatten();
         let mut request = sys::uac_req_t {
             method: &raw mut method,
             headers: &raw mut headers,
@@ -249,12 +258,12 @@ unsafe fn complete(
 ) {
     // SAFETY: tm passes a structure that stays during the callback; `param` is
     // the address of the pointer that carries our parameter.
-    let (Some(raw), Some(hook)) = (unsafe { params.as_ref() }, HOOK.get()) else { return };
+    let (Some(raw), Some(hooks)) = (unsafe { params.as_ref() }, HOOKS.get()) else { return };
     // SAFETY: `param` is the address of a pointer in tm's callback record, or
     // NULL.
     let parameter = unsafe { raw.param.as_ref() }.map_or(ptr::null_mut(), |p| *p);
     let (token, subscription) = read(parameter);
-    hook(&Completion {
+    (hooks.completed)(&Completion {
         token,
         code: raw.code,
         // Looking for it makes the core parse, and allocate for, each header:

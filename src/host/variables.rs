@@ -47,7 +47,9 @@ impl ShownSubscription {
         }
         // SAFETY: registered packages stay in shared memory, with their names.
         let event = unsafe {
-            packages::event(subscription.package).as_ref().map(|event| text::bytes(event.name))
+            packages::structure_of(subscription.package)
+                .as_ref()
+                .map(|event| text::bytes(event.name))
         };
         Some(ShownSubscription {
             presentity: OnceCell::new(),

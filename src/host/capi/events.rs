@@ -71,7 +71,7 @@ fn add(given: &sys::pres_ev_t, name: &[u8]) -> Result<PackageId, &'static str> {
         content_type => shared(content_type).ok_or("out of shared memory")?,
     };
     let event = match known {
-        Some((id, _)) => packages::event(id),
+        Some((id, _)) => packages::structure_of(id),
         None => new_event(&package.name)?,
     };
     let id = packages::registered(|known| known.registry.add(package)).map_err(|e| match e {
@@ -251,7 +251,7 @@ pub unsafe extern "C" fn search_event(event: *mut sys::event_t) -> *mut sys::pre
 
 fn find(event: &Event) -> *mut sys::pres_ev_t {
     packages::registered(|known| known.registry.serving(event))
-        .map_or(ptr::null_mut(), packages::event)
+        .map_or(ptr::null_mut(), packages::structure_of)
 }
 
 /// A parsed event as the registry knows it.

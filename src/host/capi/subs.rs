@@ -1,6 +1,6 @@
 //! A subscription as siblings see it: a `subs_t` whose strings are ours.
 
-use crate::host::{packages, sys, text};
+use crate::host::{sys, text};
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri::presentity_uri;
 
@@ -14,8 +14,13 @@ pub struct SubscriptionView {
 }
 
 impl SubscriptionView {
-    /// Copies a snapshot; `rules` becomes `auth_rules_doc`.
-    pub fn new(subscription: &Snapshot, rules: Option<&[u8]>) -> SubscriptionView {
+    /// Copies a snapshot; `event` is the structure that siblings know its package by,
+    /// `rules` becomes `auth_rules_doc`.
+    pub fn new(
+        event: *mut sys::pres_ev_t,
+        subscription: &Snapshot,
+        rules: Option<&[u8]>,
+    ) -> SubscriptionView {
         let get = |field| subscription.text(field);
         let presentity = presentity_uri(get(Text::PresentityUser), get(Text::PresentityHost));
         let mut raw = Box::<sys::subs_t>::default();
@@ -55,7 +60,7 @@ impl SubscriptionView {
                 place.s = block[start..].as_mut_ptr().cast();
             }
         }
-        raw.event = packages::event(subscription.package);
+        raw.event = event;
         raw.remote_cseq = subscription.remote_cseq;
         raw.local_cseq = subscription.local_cseq;
         raw.version = i32::try_from(subscription.version).unwrap_or(i32::MAX);
