@@ -337,6 +337,20 @@ pub trait Database {
     /// Rows that the last update or delete met; `None` where the driver
     /// cannot tell.
     fn affected_rows(&mut self) -> Option<u64>;
+    /// How often the database was away, or was found to be another one, since the
+    /// start, as all processes of the server know it: what it has may be older since.
+    fn outages(&mut self) -> u32 {
+        0
+    }
+    /// Looks whether this connection is still the one that it was, and counts an
+    /// outage if it is not: drivers connect again by themselves. To be asked now and
+    /// then.
+    fn look_for_outages(&mut self) {}
+    /// Waits until this connection reads what other nodes of its cluster have
+    /// committed before; false where it always does, and to ask again is of no use.
+    fn catch_up(&mut self) -> bool {
+        false
+    }
     /// Empty texts of other programs may be NULL here.
     fn keeps_null_texts(&self) -> bool {
         false

@@ -30,6 +30,7 @@ use crate::service::{
     Server, notifier_slots, notify_reply, policy, publications, restore, write_back,
 };
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, force_unlock, place, place_slice};
+use crate::store::cseq_floors::{self, CseqFloors};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use crate::store::widths::TableWidths;
@@ -193,7 +194,13 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let retransmissions = place(arena, Retransmissions::new(sets, hash))?;
     let wake = place(arena, std::sync::atomic::AtomicBool::new(false))?;
     let writers = place(arena, Writers::default())?;
-    Ok(Shared { shards: records, dialogs, hash, retransmissions, tally, wake, writers })
+    // SAFETY: asks the allocator for a number.
+    let free = usize::try_from(unsafe { sys::kshim_shm_available() }).unwrap_or(0);
+    let count_in_rows = config.subs_db_mode == SubscriptionMode::DbOnly;
+    let places = if count_in_rows { cseq_floors::places(free) } else { 0 };
+    let places = place_slice(arena, places, |_| Ok(AtomicU64::new(0)))?;
+    let floors = place(arena, CseqFloors::new(places))?;
+    Ok(Shared { shards: records, dialogs, hash, retransmissions, tally, wake, writers, floors })
 }
 
 /// A process begins. `rank` is its kind, or a worker's number.

@@ -9,7 +9,7 @@ use crate::host::state::{Kamailio, KamailioServer, WAKE, server};
 use crate::host::worker::Worker;
 use crate::host::{boundary, process};
 use crate::service::notifier::retry_queue::RetryQueue;
-use crate::service::{orphaned_rows, write_back};
+use crate::service::{gone_back, orphaned_rows, write_back};
 
 /// A sender looks for work at least this often, also when nobody wakes it.
 const IDLE: Duration = Duration::from_secs(5);
@@ -45,6 +45,7 @@ fn step(
     if server.store.begin_to_look() {
         boundary::enter("sender_start", (), || orphaned_rows::at_start(server, &mut host));
     }
+    boundary::enter("sender_gone_back", (), || gone_back::tell(server, &mut host));
     // One lane of each shard in turn: a lane with a hundred thousand watchers
     // comes back to its queue and must not keep the others waiting.
     let (mut busy, mut failed) = (true, false);

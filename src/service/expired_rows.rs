@@ -14,7 +14,7 @@ use crate::service::watcher_info::row_ended;
 use crate::service::{Server, orphaned_rows};
 use crate::shm::Memory;
 use crate::store::records::RowClaim;
-use crate::store::rows::presentity_uri;
+use crate::store::rows::{dialog_of, presentity_uri};
 
 /// Expired rows read in one go. The server sorts all of them for each page.
 const EXPIRED_PAGE: usize = 1000;
@@ -33,6 +33,7 @@ const PAGE: usize = 1000;
 /// that is gone has left unsent. Who has noticed by itself, long ago, is not
 /// told any more.
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
+    host.database().into_iter().for_each(|database| database.look_for_outages());
     let offset = i64::from(server.config.expires_offset);
     let wait = if server.config.notifier_processes > 0 { server.config.waitn_time } else { 0 };
     let notifying = NOTIFYING + i64::from(wait);
@@ -51,7 +52,14 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
             row.expires_at < now - offset - orphaned_rows::NOTIFY_WITHIN
         };
         let (old, recent): (Vec<_>, Vec<_>) = page.into_iter().partition(old);
+        let mut notified = Vec::new();
         for row in recent {
+            let dialog = dialog_of(&row.subscription);
+            if row.has_ended() && server.store.is_end_told(dialog, row.subscription.local_cseq) {
+                let cseq = row.subscription.remote_cseq;
+                notified.push(orphaned_rows::as_read(row.id, row.expires_at, cseq));
+                continue;
+            }
             if row.has_ended() && row.expires_at >= now - offset - notifying {
                 continue;
             }
@@ -67,6 +75,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
                 ),
             }
         }
+        orphaned_rows::delete_all(host, rows::table(server)?, &notified)?;
         end_old(server, host, old, &mut reported)?;
         server.wake_senders(host);
         if !has_room(server) {

@@ -8,6 +8,7 @@ pub mod compose;
 mod durable;
 mod expired_rows;
 pub mod expiry;
+pub mod gone_back;
 pub mod limits;
 pub mod listing;
 pub mod notifier;

@@ -210,7 +210,7 @@ pub(super) fn delete_all(
     let database = host.database().ok_or(Fault::Database)?;
     for batch in rows.chunks(BATCH) {
         let all: Vec<&[Condition]> = batch.iter().map(Vec::as_slice).collect();
-        match durable(database, |database| database.delete_rows(table, &all)) {
+        match durable(database, |database, _| database.delete_rows(table, &all)) {
             // One at fault does not keep the others.
             Err(Fault::Refused) => {
                 let deleted =

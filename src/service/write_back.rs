@@ -478,7 +478,7 @@ fn write_together<M: Memory>(
     }
     let database = host.database().ok_or(Fault::Database)?;
     let mut attempts = 0;
-    durable(database, |database| {
+    durable(database, |database, _| {
         attempts += 1;
         if attempts > TOGETHER {
             return rows.iter().try_for_each(|row| write_row(database, table, row));
@@ -497,7 +497,7 @@ fn write_alone<M: Memory>(
 ) -> Result<(), Fault> {
     let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
-    durable(database, |database| {
+    durable(database, |database, _| {
         // A row that should not be there may be in the way. Among others that
         // is found out by the failure.
         if row.dirty.change == RowChange::Insert {

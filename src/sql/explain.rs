@@ -5,9 +5,11 @@ use crate::ports::Verdict;
 /// The error numbers of MySQL and MariaDB.
 pub fn mysql(code: i64) -> Verdict {
     match code {
-        // A lock was not got in time, a deadlock, a row that another transaction
-        // has changed meanwhile, a statement that took too long.
-        1205 | 1213 | 1020 | 1180 | 1317 | 1969 | 3024 | 3058 | 3572 | 4121 => Verdict::Conflict,
+        // A lock was not got in time, a deadlock (also one that the nodes of a cluster
+        // find at the commit), a row that another transaction has changed meanwhile, a
+        // statement that took too long. (1180, a COMMIT that has failed, may have been
+        // carried out.)
+        1205 | 1213 | 1020 | 1317 | 1969 | 3024 | 3058 | 3572 | 4121 => Verdict::Conflict,
         // Full, out of memory, stopping, read-only, not in its cluster; a table that is
         // broken or missing, of another form, or not ours to change.
         1030 | 1034 | 1036 | 1044 | 1045 | 1054 | 1142 | 1143 | 1146 | 1194 | 1195 | 1223
@@ -32,6 +34,7 @@ mod tests {
         assert_eq!(mysql(1366), Verdict::Statement);
         assert_eq!(mysql(1290), Verdict::Away);
         assert_eq!(mysql(1142), Verdict::Away);
+        assert_eq!(mysql(1180), Verdict::Unclear);
         assert_eq!(mysql(9999), Verdict::Unclear);
     }
 }

@@ -4,6 +4,7 @@
 //! and returns copies. No I/O happens here.
 
 mod counting;
+pub mod cseq_floors;
 pub mod dialogs;
 pub mod lane_owners;
 pub mod lanes;
@@ -33,6 +34,7 @@ use crate::presence::limits::Limits;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::uri::{self, UserCase, identity};
 use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, OutOfMemory, Slab};
+use crate::store::cseq_floors::CseqFloors;
 use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::Shard;
@@ -185,6 +187,8 @@ pub struct Shared<M: Memory> {
     pub wake: &'static AtomicBool,
     /// Who writes subscriptions' rows.
     pub writers: &'static Writers,
+    /// CSeqs that were used here in dialogs whose rows count them.
+    pub floors: &'static CseqFloors,
 }
 
 /// All state of the server.

@@ -65,6 +65,11 @@ pub fn stored_cseq(used: u32) -> Value {
     Value::Int(i64::from(used.saturating_sub(1)))
 }
 
+/// The last CSeq used, of what a row has.
+pub fn used_cseq(stored: &Value) -> Option<u32> {
+    read_unsigned(stored).map(|cseq| cseq.saturating_add(1))
+}
+
 /// Reads a row of `SUBSCRIPTION_COLUMNS`; `None` if it is not of that form.
 pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     let [

@@ -2,6 +2,7 @@
 //! NOTIFYs, rows and memory, with everything below the server faked.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
 
+mod clusters;
 mod conformance;
 mod database_only;
 mod delivery;

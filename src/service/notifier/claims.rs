@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::ports::{Database, Host};
 use crate::presence::subscription::{Ending, Snapshot, Text, is_notified_of_changes, may_see};
 use crate::service::Server;
-use crate::service::durable::{durable, single};
+use crate::service::durable::{Unmade, attempted, together};
 use crate::service::notifier::number::{ClaimProgress, Dialog};
 use crate::service::subscription_rows::{self as rows, ActiveWatcherRow, ClaimConditions};
 use crate::shm::Memory;
@@ -25,11 +25,11 @@ impl Dialog {
             // One NOTIFY says how it is now.
             self.notifies.drain(..self.notifies.len() - 1);
         }
-        let mut next = row.subscription.clone();
+        self.used = row.subscription.numbers();
         for notify in &mut self.notifies {
-            next.set_numbers(next.numbers().next());
-            next.package = notify.subscription.package;
-            notify.subscription = next.clone();
+            let package = notify.subscription.package;
+            notify.subscription = row.subscription.clone();
+            notify.subscription.package = package;
             notify.expires_at = row.expires_at;
             notify.null_reason = row.null_reason;
             if row.updated < 0 && matches!(notify.claim, RowClaim::NotifierSlot(_)) {
@@ -44,13 +44,39 @@ impl Dialog {
                 _ => {}
             }
         }
+        self.count_on(self.used);
+    }
+
+    /// Leaves numbers out where the row may have gone back.
+    fn raise<M: Memory>(&mut self, server: &Server<M>, outages: u32) {
+        let Some(first) = self.notifies.first() else { return };
+        let (dialog, used) = (dialog_of(&first.subscription), self.used);
+        let floor = server.store.cseq_floor(dialog, used.cseq, outages);
+        self.count_on(used.after(floor.wrapping_sub(used.cseq)));
+    }
+
+    /// The numbers have been claimed.
+    fn has_claimed<M: Memory>(&mut self, server: &Server<M>, now: i64, outages: u32) {
+        self.claimed(now);
+        if let Some(first) = self.notifies.first() {
+            let (dialog, last) = (dialog_of(&first.subscription), self.last().cseq);
+            server.store.cseq_used(dialog, self.used.cseq, last, outages);
+        }
+    }
+
+    /// Of an attempt perhaps only the answer was lost.
+    fn may_have_been_claimed(&mut self, may: bool, now: i64) {
+        if may {
+            self.unsure = true;
+            self.tried = Some(now);
+        }
     }
 
     /// The row is as it was when it was read.
     fn is_as_read(&self, row: &ActiveWatcherRow) -> bool {
         self.notifies.first().is_some_and(|first| {
             let (read, now) = (&first.subscription, &row.subscription);
-            now.local_cseq == read.numbers().before().cseq
+            now.local_cseq == self.used.cseq
                 && now.remote_cseq == read.remote_cseq
                 && now.status == read.status
                 && now.text(Text::Reason) == read.text(Text::Reason)
@@ -68,10 +94,12 @@ pub(super) fn claim<M: Memory>(
 ) -> Result<(), Fault> {
     let (table, now) = (rows::table(server)?, host.now());
     let database = host.database().ok_or(Fault::Database)?;
+    let outages = database.outages();
+    dialogs.iter_mut().for_each(|dialog| dialog.raise(server, outages));
     // Notifier processes flag many rows in one statement. Beside those a
     // transaction over several rows could end in a deadlock.
-    let together = server.config.notifier_processes == 0 && dialogs.len() > 1;
-    if together && claim_together(database, table, dialogs, now) {
+    let may_be_together = server.config.notifier_processes == 0 && dialogs.len() > 1;
+    if may_be_together && claim_together(server, database, table, dialogs, (now, outages)) {
         return Ok(());
     }
     // One that cannot be changed must not hold the others.
@@ -79,22 +107,23 @@ pub(super) fn claim<M: Memory>(
     for dialog in dialogs.iter_mut() {
         // When two have failed the database is away: no pauses any more.
         let taken = match in_a_row {
-            0 | 1 => single(database, |database, attempt| {
-                dialog.unsure |= attempt > 0;
+            0 | 1 => attempted(database, |database, lost| {
+                dialog.may_have_been_claimed(lost > 0, now);
                 claim_dialog(database, table, dialog, now)
             }),
-            _ => claim_dialog(database, table, dialog, now),
+            _ => claim_dialog(database, table, dialog, now)
+                .map_err(|fault| Unmade { fault, perhaps: true }),
         };
         match taken {
             Ok(ours) => {
                 if ours {
-                    dialog.claimed(now);
+                    dialog.has_claimed(server, now, outages);
                 }
                 dialog.is_away = false;
                 in_a_row = 0;
             }
-            Err(fault) => {
-                dialog.unsure = true;
+            Err(Unmade { fault, perhaps }) => {
+                dialog.may_have_been_claimed(perhaps, now);
                 dialog.is_away = fault == Fault::Database;
                 in_a_row += 1;
             }
@@ -108,15 +137,16 @@ pub(super) fn claim<M: Memory>(
 }
 
 /// All in one transaction; false if that has failed.
-fn claim_together(
+fn claim_together<M: Memory>(
+    server: &Server<M>,
     database: &mut dyn Database,
     table: &str,
     dialogs: &mut [Dialog],
-    now: i64,
+    (now, outages): (i64, u32),
 ) -> bool {
-    let (mut verdicts, mut attempts) = (Vec::new(), 0);
-    let done = durable(database, |database| {
-        attempts += 1;
+    let (mut verdicts, mut is_lost) = (Vec::new(), false);
+    let done = together(database, |database, lost| {
+        is_lost = lost > 0;
         verdicts.clear();
         for dialog in dialogs.iter() {
             verdicts.push(claim_dialog(database, table, dialog, now)?);
@@ -124,9 +154,10 @@ fn claim_together(
         Ok(())
     });
     for (at, dialog) in dialogs.iter_mut().enumerate() {
-        dialog.unsure |= attempts > 1 || done.is_err();
+        let is_lost = done.map_or_else(|unmade| unmade.perhaps, |()| is_lost);
+        dialog.may_have_been_claimed(is_lost, now);
         if done.is_ok() && verdicts.get(at) == Some(&true) {
-            dialog.claimed(now);
+            dialog.has_claimed(server, now, outages);
         }
     }
     done.is_ok()
@@ -139,13 +170,13 @@ fn claim_dialog(
     now: i64,
 ) -> Result<bool, Fault> {
     let Some(first) = dialog.notifies.first() else { return Ok(false) };
-    let count = u32::try_from(dialog.notifies.len()).unwrap_or(1);
     let wanted = ClaimConditions {
         claim: first.claim,
         ends: dialog.ending().map(|ending| (ending, first.expires_at, now)),
         null_reason: first.null_reason,
     };
-    rows::claim(database, table, &first.subscription, dialog.used(), count, wanted)
+    let numbers = (dialog.used, dialog.last());
+    rows::claim(database, table, &first.subscription, numbers, wanted)
 }
 
 /// Reads the rows of dialogs that have not got their numbers again, and finds
@@ -200,7 +231,9 @@ fn is_needless<M: Memory>(
 ) -> bool {
     let Some(first) = dialog.notifies.first() else { return true };
     let runs = row.expires_at >= host.now() - i64::from(server.config.expires_offset);
-    let taken_by_another = !dialog.unsure && row.has_ended() && row.expires_at != first.expires_at;
+    // An attempt of ours would have written its own time.
+    let is_ours = dialog.unsure && dialog.tried == Some(row.expires_at);
+    let taken_by_another = !is_ours && row.has_ended() && row.expires_at != first.expires_at;
     match (dialog.ending(), first.claim) {
         // Another server's notifier process has sent it.
         (_, RowClaim::NotifierSlot(slot)) if row.updated != i64::from(slot) && !dialog.unsure => {

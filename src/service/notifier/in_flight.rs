@@ -155,7 +155,8 @@ impl<'a, M: Memory> InFlight<'a, M> {
     }
 
     /// Deletes the rows of dialogs whose last NOTIFY has left. One that stays is
-    /// found by the timer, and told a second time.
+    /// deleted by the timer; should another server come to it first, that one tells the
+    /// end a second time.
     fn delete_ended(&self, host: &mut dyn Host) {
         let postponed = |n| self.failed.contains(&(n, Delivery::Postponed));
         let tried = self.numbered.iter().enumerate().take(self.tried);
@@ -178,6 +179,11 @@ impl<'a, M: Memory> InFlight<'a, M> {
             each_or_all(database, &ended, |database, notify| delete(database, notify))
         });
         if let Err(fault) = deleted {
+            for notify in &ended {
+                let (dialog, cseq) =
+                    (dialog_of(&notify.subscription), notify.subscription.local_cseq);
+                self.server.store.end_was_told(dialog, cseq);
+            }
             let line = format_args!("ended subscriptions stay in the table for now: {fault}");
             UNDELETED.log(host, Level::Error, line);
         }

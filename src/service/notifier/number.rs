@@ -64,6 +64,8 @@ pub(super) enum ClaimProgress {
 pub(super) struct Dialog {
     /// At least one.
     pub notifies: Vec<PlannedNotify>,
+    /// The numbers that were used last, as its row says.
+    pub used: NotifyNumbers,
     pub claim_progress: ClaimProgress,
     /// An attempt has failed: perhaps only the answer was lost.
     pub unsure: bool,
@@ -72,6 +74,9 @@ pub(super) struct Dialog {
     /// The last attempt has met the database away, or others who held the row: that
     /// is not the row's own fault.
     pub is_away: bool,
+    /// Unix time that an attempt, of which only the answer may have been lost, has
+    /// written as that of its end.
+    pub tried: Option<i64>,
 }
 
 impl Dialog {
@@ -81,7 +86,9 @@ impl Dialog {
             RowClaim::None => ClaimProgress::Done,
             _ => ClaimProgress::NotYet,
         };
-        Dialog { notifies: vec![first], claim_progress, unsure: false, failures: 0, is_away: false }
+        let used = first.subscription.numbers().before();
+        let (unsure, failures, is_away, tried) = (false, 0, false, None);
+        Dialog { notifies: vec![first], used, claim_progress, unsure, failures, is_away, tried }
     }
 
     pub fn ending(&self) -> Option<Ending> {
@@ -98,10 +105,18 @@ impl Dialog {
         self.claim_progress == ClaimProgress::NotYet && self.failures >= MAX_FAILURES
     }
 
-    /// The numbers that were used last.
-    pub fn used(&self) -> NotifyNumbers {
-        let first = self.notifies.first().map(|first| first.subscription.numbers());
-        first.unwrap_or_default().before()
+    /// The numbers of its NOTIFYs are those behind `last`.
+    pub fn count_on(&mut self, last: NotifyNumbers) {
+        let mut numbers = last;
+        for notify in &mut self.notifies {
+            numbers = numbers.next();
+            notify.subscription.set_numbers(numbers);
+        }
+    }
+
+    /// The numbers that its last NOTIFY has.
+    pub fn last(&self) -> NotifyNumbers {
+        self.notifies.last().map_or(self.used, |last| last.subscription.numbers())
     }
 
     /// The numbers have been claimed.
@@ -115,7 +130,7 @@ impl Dialog {
 
     /// As something that awaits its NOTIFY again.
     pub fn into_pending(self) -> Option<PendingNotify> {
-        let used = self.used();
+        let used = self.used;
         let last = self.notifies.last()?;
         let mut pending = notify_again(last);
         if self.claim_progress != ClaimProgress::Done {

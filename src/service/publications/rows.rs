@@ -13,7 +13,7 @@ use crate::presence::publication::transition::{
 };
 use crate::presence::publication::{Facts, PublicationCopy, Refused, Step};
 use crate::presence::uri;
-use crate::service::durable::{delete, single};
+use crate::service::durable::{catch_up, delete, single};
 use crate::service::listing::Published;
 use crate::service::paging::count as count_rows;
 use crate::service::publication_request::{PublicationRequest, facts_of};
@@ -44,12 +44,11 @@ impl<M: Memory> Publications<M> for Rows {
         publishing: &PublicationRequest<'_>,
         change: &PublicationChange<'_>,
     ) -> Result<Applied<M>, Refused> {
-        match judge(server, host, publishing, change) {
-            Err(Refused::EntityTag) => {
-                let Some(key) = otherwise_spelled(server, host, publishing)? else {
-                    return Err(Refused::EntityTag);
-                };
-                judge(server, host, &PublicationRequest { key, ..publishing.clone() }, change)
+        match judge_spelled(server, host, publishing, change) {
+            // What another node of the database's cluster has committed may not be
+            // here yet.
+            Err(Refused::EntityTag) if catch_up(host) => {
+                judge_spelled(server, host, publishing, change)
             }
             judged => judged,
         }
@@ -178,6 +177,24 @@ fn otherwise_spelled<M: Memory>(
         return Ok(Some(key));
     }
     Ok(None)
+}
+
+/// As `judge`, in whichever spelling the row is.
+fn judge_spelled<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    publishing: &PublicationRequest<'_>,
+    change: &PublicationChange<'_>,
+) -> Result<Applied<M>, Refused> {
+    match judge(server, host, publishing, change) {
+        Err(Refused::EntityTag) => {
+            let Some(key) = otherwise_spelled(server, host, publishing)? else {
+                return Err(Refused::EntityTag);
+            };
+            judge(server, host, &PublicationRequest { key, ..publishing.clone() }, change)
+        }
+        judged => judged,
+    }
 }
 
 fn judge<M: Memory>(

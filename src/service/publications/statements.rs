@@ -28,12 +28,11 @@ pub(super) fn insert(
     ruid: &[u8],
 ) -> Result<(), Refused> {
     let ours = [own, &[("ruid", Compare::Eq, Value::text(ruid))]].concat();
-    let inserted = single(database, |database, attempt| {
-        match attempt > 0 && exists(database, table, &ours)? {
+    let inserted =
+        single(database, |database, lost| match lost > 0 && exists(database, table, &ours)? {
             true => Ok(()),
             false => database.insert(table, row),
-        }
-    });
+        });
     match inserted {
         Err(Fault::Refused) if exists(database, table, &ours)? => Ok(()),
         Err(Fault::Refused) if exists(database, table, own)? => Err(Refused::EntityTag),
@@ -42,8 +41,8 @@ pub(super) fn insert(
 }
 
 /// Puts a row of this `ruid` in the place of another one; 412 if a third one has its
-/// entity-tag. Only a repeated attempt deletes what an earlier one may have left: to
-/// delete what is not there locks the gap.
+/// entity-tag. What an attempt may have left of which only the answer was lost is
+/// deleted after such a one alone: to delete what is not there locks the gap.
 pub(super) fn replace(
     database: &mut dyn Database,
     table: &str,
@@ -52,11 +51,9 @@ pub(super) fn replace(
     (new, ruid): (&[Assignment], &[u8]),
 ) -> Result<(), Refused> {
     let ours = [own, &[("ruid", Compare::Eq, Value::text(ruid))]].concat();
-    let mut attempts = 0;
-    let replaced = durable(database, |database| {
-        attempts += 1;
+    let replaced = durable(database, |database, lost| {
         database.delete(table, old)?;
-        if attempts > 1 {
+        if lost > 0 {
             database.delete(table, &ours)?;
         }
         database.insert(table, new)

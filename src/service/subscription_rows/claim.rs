@@ -99,15 +99,14 @@ pub fn adopt_slots<M: Memory>(
     flag(server, host, &conditions, 0)
 }
 
-/// Takes `count` CSeqs of a dialog, the ones after `used`; none if the row is
-/// not as it was read. A last NOTIFY marks it as ended, so that another server
+/// Takes the CSeqs of a dialog from the one after `used`, which its row has, up to
+/// `last`; none if the row is not as it was read. A last NOTIFY marks it as ended, so that another server
 /// sends it should this one be killed before.
 pub fn claim(
     database: &mut dyn Database,
     table: &str,
     subscription: &Snapshot,
-    used: NotifyNumbers,
-    count: u32,
+    (used, last): (NotifyNumbers, NotifyNumbers),
     wanted: ClaimConditions,
 ) -> Result<bool, Fault> {
     let mut conditions = dialog_conditions(dialog_of(subscription));
@@ -124,10 +123,8 @@ pub fn claim(
     if let RowClaim::NotifierSlot(slot) = wanted.claim {
         conditions.push(("updated", Compare::Eq, Value::Int(i64::from(slot))));
     }
-    let mut changes = vec![
-        ("local_cseq", stored_cseq(used.after(count).cseq)),
-        ("version", unsigned(used.after(count).version)),
-    ];
+    let mut changes =
+        vec![("local_cseq", stored_cseq(last.cseq)), ("version", unsigned(last.version))];
     // A flag that is not ours stays: it may stand for a change that came after
     // the state was read.
     if wanted.ends.is_some() || matches!(wanted.claim, RowClaim::NotifierSlot(_)) {

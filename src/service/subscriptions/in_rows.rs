@@ -11,6 +11,7 @@ use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, Text};
 use crate::presence::transition::{Event, Next, Refusal, Transition};
 use crate::presence::winfo::WatcherNews;
+use crate::service::durable::catch_up;
 use crate::service::notifier_slots::slot_of_dialog;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::{self as rows, ActiveWatcherRow};
@@ -110,7 +111,10 @@ impl<M: Memory> Storage<M> for InRows {
         let flag = slot.unwrap_or(NOT_FLAGGED);
         let is_new = rows::insert(server, host, subscription, expires_at, flag)?;
         if !is_new {
-            return known(server, host, key, subscription, slot);
+            return match known(server, host, key, subscription, slot)? {
+                Insertion::Taken if catch_up(host) => known(server, host, key, subscription, slot),
+                known => Ok(known),
+            };
         }
         let pending = PendingNotify {
             subscription: subscription.clone(),
@@ -145,22 +149,10 @@ impl<M: Memory> Storage<M> for InRows {
         dialog: DialogId<'_>,
         renewal: &Renewal<'_>,
     ) -> Result<Result<AcceptedSubscription, Refusal>, Rejection> {
-        let slot = slot_of_dialog(server, dialog);
-        let found = rows::find(server, host, dialog)?;
-        let fits = |changes: &[_]| check_widths(&server.widths.subscriptions, changes);
-        let event = Event::Subscribe(renewal);
-        let (renewed, row) = rows::update(server, host, found, &event, slot, fits)?;
-        let row = match (renewed.next, row) {
-            (Next::Refused(refusal), _) => return Ok(Err(refusal)),
-            (_, Some(row)) => row,
-            (_, None) => return Ok(Err(Refusal::Unknown)),
-        };
-        let key = key_of(server, &row.subscription);
-        notify_winfo(server, &key, &row.subscription, &renewed);
-        let pending =
-            row.into_pending(renewed.is_over().then_some(Ending::Unsubscribed), RowClaim::Asked);
-        let stored = AcceptedRow { key, pending, is_new: false, left: slot.is_some() };
-        Ok(Ok(AcceptedSubscription::Row(Box::new(stored))))
+        match renew(server, host, dialog, renewal)? {
+            Err(Refusal::Unknown) if catch_up(host) => renew(server, host, dialog, renewal),
+            renewed => Ok(renewed),
+        }
     }
 
     fn remove_call(
@@ -189,8 +181,14 @@ impl<M: Memory> Storage<M> for InRows {
         host: &mut dyn Host,
         dialog: DialogId<'_>,
     ) -> Result<Option<Snapshot>, Fault> {
-        let row = rows::find(server, host, dialog)?;
-        Ok(row.filter(|row| !row.has_ended()).map(|row| row.subscription))
+        let living = |host: &mut dyn Host| {
+            let row = rows::find(server, host, dialog)?;
+            Ok(row.filter(|row| !row.has_ended()).map(|row| row.subscription))
+        };
+        match living(host)? {
+            None if catch_up(host) => living(host),
+            found => Ok(found),
+        }
     }
 
     fn each_watcher(
@@ -269,6 +267,31 @@ impl<M: Memory> Storage<M> for InRows {
     fn is_shared(&self) -> bool {
         true
     }
+}
+
+/// Judges an in-dialog SUBSCRIBE by the row, and applies it.
+fn renew<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    dialog: DialogId<'_>,
+    renewal: &Renewal<'_>,
+) -> Result<Result<AcceptedSubscription, Refusal>, Rejection> {
+    let slot = slot_of_dialog(server, dialog);
+    let found = rows::find(server, host, dialog)?;
+    let fits = |changes: &[_]| check_widths(&server.widths.subscriptions, changes);
+    let event = Event::Subscribe(renewal);
+    let (renewed, row) = rows::update(server, host, found, &event, slot, fits)?;
+    let row = match (renewed.next, row) {
+        (Next::Refused(refusal), _) => return Ok(Err(refusal)),
+        (_, Some(row)) => row,
+        (_, None) => return Ok(Err(Refusal::Unknown)),
+    };
+    let key = key_of(server, &row.subscription);
+    notify_winfo(server, &key, &row.subscription, &renewed);
+    let pending =
+        row.into_pending(renewed.is_over().then_some(Ending::Unsubscribed), RowClaim::Asked);
+    let stored = AcceptedRow { key, pending, is_new: false, left: slot.is_some() };
+    Ok(Ok(AcceptedSubscription::Row(Box::new(stored))))
 }
 
 /// A row is that of a subscription to this presentity.

@@ -9,6 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Row = BTreeMap<&'static str, Value>;
+type Tables = HashMap<String, Vec<Row>>;
+
+/// What becomes of a COMMIT whose answer does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutCommit {
+    /// It was carried out.
+    Done,
+    /// The transaction was rolled back.
+    RolledBack,
+}
 
 /// A statement about to be executed, for those who decide whether it fails.
 pub struct Statement<'a> {
@@ -28,7 +38,7 @@ type Judge = Box<dyn FnMut(&Statement<'_>) -> bool + Send>;
 
 #[derive(Default)]
 struct Inner {
-    tables: HashMap<String, Vec<Row>>,
+    tables: Tables,
     next_id: i64,
     /// Says which statements fail.
     fails: Option<Judge>,
@@ -43,6 +53,10 @@ struct Inner {
     before: Option<Before>,
     /// The answer of the next such statement is lost after it was executed.
     pub lose: Option<&'static str>,
+    /// The next COMMIT is cut.
+    cut: Option<CutCommit>,
+    /// How often it was away.
+    outages: u32,
 }
 
 /// One process's connection; clones share the tables.
@@ -55,6 +69,10 @@ pub struct FakeDatabase {
     /// As in the transaction that is under way here: undone by a rollback.
     undo: Vec<(String, Vec<Row>)>,
     affected: u64,
+    /// What this node of a cluster has, if it is behind the others.
+    behind: Option<Tables>,
+    /// How often it has caught up.
+    caught_up: u32,
 }
 
 impl FakeDatabase {
@@ -103,6 +121,40 @@ impl FakeDatabase {
     /// Gives whole tables in one go, but fails after `rows`.
     pub fn scan_only(&self, rows: usize) {
         self.lock().scans = Some(rows);
+    }
+
+    /// All that it has now.
+    pub fn copy(&self) -> Box<dyn Fn(&FakeDatabase) + Send> {
+        let tables = self.lock().tables.clone();
+        // A copy of it takes its place.
+        Box::new(move |database| database.lock().tables = tables.clone())
+    }
+
+    /// It was away, and is back.
+    pub fn was_away(&self) {
+        self.lock().outages += 1;
+    }
+
+    /// The next COMMIT gets no answer.
+    pub fn cut_commit(&self, what: CutCommit) {
+        self.lock().cut = Some(what);
+    }
+
+    /// This node applies nothing of the others until it is asked to catch up.
+    pub fn fall_behind(&mut self) {
+        let tables = self.lock().tables.clone();
+        self.behind = Some(tables);
+    }
+
+    /// How often this node was asked to catch up.
+    pub fn caught_up(&self) -> u32 {
+        self.caught_up
+    }
+
+    /// Rows of a table that meet conditions, as this node sees it.
+    fn seen(&self, table: &str, conditions: &[Condition]) -> Option<usize> {
+        let rows = self.behind.as_ref()?.get(table).map_or(&[][..], Vec::as_slice);
+        Some(rows.iter().filter(|row| meets(row, conditions)).count())
     }
 
     pub fn lose_answer(&self, verb: &'static str) {
@@ -232,6 +284,10 @@ impl Database for FakeDatabase {
         conditions: &[Condition],
         set: &[Assignment],
     ) -> Result<(), Fault> {
+        if self.seen(table, conditions) == Some(0) {
+            self.affected = 0;
+            return Ok(());
+        }
         self.affected = self.execute("update", table, &values(conditions), |rows, _| {
             let met = rows.iter_mut().filter(|row| meets(row, conditions));
             met.map(|row| row.extend(set.iter().cloned())).count() as u64
@@ -240,6 +296,10 @@ impl Database for FakeDatabase {
     }
 
     fn delete(&mut self, table: &str, conditions: &[Condition]) -> Result<(), Fault> {
+        if self.seen(table, conditions) == Some(0) {
+            self.affected = 0;
+            return Ok(());
+        }
         self.affected = self.execute("delete", table, &values(conditions), |rows, _| {
             let before = rows.len();
             rows.retain(|row| !meets(row, conditions));
@@ -256,7 +316,10 @@ impl Database for FakeDatabase {
         order_by: Option<&str>,
         each: &mut dyn FnMut(&[Value]),
     ) -> Result<(), Fault> {
+        let behind = self.behind.as_ref().map(|tables| tables.get(table).cloned());
         let found = self.execute("query", table, &values(conditions), |rows, _| {
+            let behind = behind.map(Option::unwrap_or_default);
+            let rows = behind.as_ref().unwrap_or(rows);
             let mut found: Vec<_> =
                 rows.iter().filter(|row| meets(row, conditions)).cloned().collect();
             if order_by.is_some_and(|order| order.starts_with("received_time")) {
@@ -335,7 +398,15 @@ impl Database for FakeDatabase {
     }
 
     fn commit(&mut self) -> Result<(), Fault> {
+        let cut = self.lock().cut.take();
+        if cut == Some(CutCommit::RolledBack) {
+            // Who has asked for it rolls back.
+            return Err(Fault::Database);
+        }
         self.undo.clear();
+        if cut == Some(CutCommit::Done) {
+            return Err(Fault::Database);
+        }
         self.in_transaction = false;
         self.busy.store(false, SeqCst);
         Ok(())
@@ -366,6 +437,15 @@ impl Database for FakeDatabase {
 
     fn keeps_null_texts(&self) -> bool {
         true
+    }
+
+    fn outages(&mut self) -> u32 {
+        self.lock().outages
+    }
+
+    fn catch_up(&mut self) -> bool {
+        self.caught_up += 1;
+        self.behind.take().is_some()
     }
 
     fn affected_rows(&mut self) -> Option<u64> {

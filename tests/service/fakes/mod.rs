@@ -7,7 +7,7 @@ mod host;
 mod limit;
 mod world;
 
-pub use database::FakeDatabase;
+pub use database::{CutCommit, FakeDatabase};
 pub use host::{Event, Sent};
 pub use world::{
     Answered, DIALOG, FakeMemory, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, WINFO, World,

@@ -19,6 +19,7 @@ use presence::service::{
 use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
+use presence::store::cseq_floors::CseqFloors;
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
@@ -194,6 +195,7 @@ impl World {
         let dialogs =
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let sets = place_slice(arena, 64, |_| Ok(Mutex::new(Set::EMPTY))).unwrap();
+        let floors = place_slice(arena, 1024, |_| Ok(AtomicU64::new(0))).unwrap();
         let registry = registry(setup.authorizes, setup.restricts);
         let policy = policy::store(&config, &registry);
         let shared = Shared {
@@ -204,6 +206,7 @@ impl World {
             retransmissions: place(arena, Retransmissions::new(sets, hash)).unwrap(),
             wake: place(arena, AtomicBool::new(false)).unwrap(),
             writers: place(arena, Writers::default()).unwrap(),
+            floors: place(arena, CseqFloors::new(floors)).unwrap(),
         };
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);
