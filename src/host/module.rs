@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
-use crate::config::{Config, ConfigError, ParameterValue, Parameters, SubscriptionMode};
+use crate::config::{Config, ConfigError, ParameterValue, Parameters};
 use crate::host::database::{Connection, Driver};
 use crate::host::lock::KamLock;
 use crate::host::log::{log_error, log_info, log_warn};
@@ -26,8 +26,9 @@ use crate::host::{
     timers, tm,
 };
 use crate::service::notifier;
+use crate::service::subscriptions::keeping;
 use crate::service::{
-    Server, notifier_slots, notify_reply, policy, publications, restore, write_back,
+    Server, flagged_rows, notifier_slots, notify_reply, policy, publications, restore, write_back,
 };
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, force_unlock, place, place_slice};
 use crate::store::cseq_floors::{self, CseqFloors};
@@ -36,7 +37,7 @@ use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use crate::store::widths::TableWidths;
 use crate::store::writers::Writers;
 use crate::store::{
-    Shared, Store,
+    Shared,
     shard::{SHARDS_PER_HEAP, Shard},
 };
 
@@ -117,7 +118,7 @@ pub fn mod_init() -> Result<(), String> {
     SHARED.set(Mutex::new(Some(shared))).map_err(|_| "initialised twice")?;
     let wake = Wake::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
     WAKE.set(wake).map_err(|_| "initialised twice")?;
-    if !process::reserve(u32::from(notifier::SENDERS) + config.notifier_processes) {
+    if !process::reserve(u32::from(notifier::SENDERS) + notifier_slots::processes(config)) {
         return Err("Kamailio has no room for the sender and notifier processes".into());
     }
     timers::register(config)
@@ -129,16 +130,15 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         return Ok(None);
     };
     let driver = Driver::bind(url, i64::from(config.fetch_rows))?;
-    if driver.is_cluster() && config.subs_db_mode == SubscriptionMode::DbOnly {
+    let subscriptions = keeping(config);
+    if driver.is_cluster() && subscriptions.is_shared() {
         return Err(
             "subs_db_mode 3 needs transactions, which db_cluster has not: use another mode, or a \
              db_url that names the database itself"
                 .into(),
         );
     }
-    let rows_judge =
-        config.subs_db_mode == SubscriptionMode::DbOnly || publications::rows_judge(config);
-    if rows_judge && !driver.counts_rows() {
+    if policy::rows_judge(config) && !driver.counts_rows() {
         return Err(format!(
             "the database module {} cannot tell how many rows a change meets, which subs_db_mode 3 \
              and publ_cache 0 need",
@@ -151,7 +151,7 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
         |table: &[u8], version| connection.check_table(&String::from_utf8_lossy(table), version);
     check(&config.presentity_table, PRESENTITY_VERSION)?;
     check(&config.watchers_table, WATCHERS_VERSION)?;
-    if config.subs_db_mode != SubscriptionMode::Memory {
+    if subscriptions.has_rows {
         check(&config.active_watchers_table, ACTIVE_WATCHERS_VERSION)?;
     }
     drop(connection);
@@ -170,15 +170,13 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let policy = policy::shard(config);
     // Tables for limits that are off stay empty.
     let limits = &config.limits;
-    let counts = limits.of_watcher > 0 && config.subs_db_mode != SubscriptionMode::DbOnly;
+    let counts = limits.of_watcher > 0 && policy.knows_watchers;
     let watchers = place_slice(arena, if counts { shards } else { 0 }, |_| {
         Ok(lock_api::Mutex::new(crate::shm::HashIndex::new(index_heap)))
     })?;
     let has_gaps = limits.refresh_gap > 0 || limits.publish_gap > 0;
     let times = place_slice(arena, if has_gaps { TIMES } else { 0 }, |_| Ok(AtomicU64::new(0)))?;
-    let has_rows =
-        config.subs_db_mode == SubscriptionMode::DbOnly || publications::rows_judge(config);
-    let rows = if has_rows { ROW_COUNTS } else { 0 };
+    let rows = if policy::rows_judge(config) { ROW_COUNTS } else { 0 };
     let rows = place_slice(arena, rows, |_| Ok(RowCount::default()))?;
     let tables = Tables { watchers, times, rows };
     let tally: &'static Tally<Kamailio> = place(arena, Tally::new(tables, hash))?;
@@ -196,8 +194,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let writers = place(arena, Writers::default())?;
     // SAFETY: asks the allocator for a number.
     let free = usize::try_from(unsafe { sys::kshim_shm_available() }).unwrap_or(0);
-    let count_in_rows = config.subs_db_mode == SubscriptionMode::DbOnly;
-    let places = if count_in_rows { cseq_floors::places(free) } else { 0 };
+    let places = if !policy.knows_watchers { cseq_floors::places(free) } else { 0 };
     let places = place_slice(arena, places, |_| Ok(AtomicU64::new(0)))?;
     let floors = place(arena, CseqFloors::new(places))?;
     Ok(Shared { shards: records, dialogs, hash, retransmissions, tally, wake, writers, floors })
@@ -221,7 +218,7 @@ pub fn child_init(rank: i32) -> Result<(), String> {
                 sender::start()
                     .map_err(|error| format!("the sender process cannot be started: {error}"))?;
             }
-            (0..config.notifier_processes).try_for_each(start_notifier)
+            (0..notifier_slots::processes(config)).try_for_each(start_notifier)
         }
         _ => {
             if config.heap_fragments {
@@ -246,24 +243,18 @@ fn begin(config: &'static Config) -> Result<(), String> {
         .and_then(|shared| shared.lock().ok()?.take())
         .ok_or("presence was not initialised")?;
     let registry = packages::registry();
-    let policy = policy::store(config, &registry);
     let widths = connect()?.map(|mut connection| {
         let widths = table_widths(config, &mut connection);
         worker::set_connection(Some(connection));
         widths
     });
-    let mut server = Server {
-        config: config.clone(),
-        registry,
-        store: Store::new(shared, policy),
-        widths: widths.unwrap_or_default(),
-    };
+    let mut server = Server::new(config.clone(), registry, shared, widths.unwrap_or_default());
     let mut host = Worker::default();
     let failed = |what: &str| format!("{what} of the database could not be loaded");
     if publications::are_indexed(&server.config) {
         restore::publications(&mut server, &mut host).map_err(|_| failed("publications"))?;
     }
-    if server.store.policy.keeps_rows() {
+    if keeping(config).rows_follow() {
         restore::subscriptions(&mut server, &mut host).map_err(|_| failed("subscriptions"))?;
     }
     drop(host);
@@ -284,7 +275,7 @@ fn start_notifier(number: u32) -> Result<(), String> {
         // What was missed while the database was slow is not made up for.
         next = (next + pause).max(Instant::now());
         let each = notifier_slots::slots_each(server);
-        notifier_slots::serve(server, &mut Worker::default(), i64::from(number * each + slot));
+        flagged_rows::serve(server, &mut Worker::default(), i64::from(number * each + slot));
         slot = (slot + 1) % each;
     };
     process::spawn(&name, step)
@@ -313,7 +304,7 @@ fn on_notify_completed(completion: &tm::Completion<'_>) {
 
 /// The server stops: what is only in memory is written, if it is kept at all.
 pub fn destroy() {
-    if let Some(server) = server().filter(|server| server.store.policy.keeps_rows()) {
+    if let Some(server) = server().filter(|server| keeping(&server.config).rows_follow()) {
         write_the_last(server);
     }
     if server().is_some_and(|server| server.config.heap_fragments) {

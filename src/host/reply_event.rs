@@ -5,11 +5,12 @@ use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::OnceLock;
 
-use crate::config::{Config, SubscriptionMode};
+use crate::config::Config;
 use crate::host::log::log_error;
 use crate::host::tm::Completion;
 use crate::host::variables::{self, ShownSubscription};
 use crate::host::{state, sys};
+use crate::service::subscriptions::keeping;
 
 /// The route's number, if the script has it.
 static ROUTE: OnceLock<Option<usize>> = OnceLock::new();
@@ -35,9 +36,8 @@ fn route() -> Option<usize> {
 /// The subscription is kept with each NOTIFY, as it is when that is sent: the
 /// script will ask for it, or the row of the database is to be found by it.
 pub fn keeps_subscriptions() -> bool {
-    state::config().is_some_and(|config| {
-        config.subs_db_mode == SubscriptionMode::DbOnly || shows_subscriptions(config)
-    })
+    state::config()
+        .is_some_and(|config| !keeping(config).has_records || shows_subscriptions(config))
 }
 
 fn shows_subscriptions(config: &Config) -> bool {

@@ -3,10 +3,10 @@
 use std::ffi::{c_uint, c_void};
 use std::ptr;
 
-use crate::config::{Config, SubscriptionMode, TimerMode};
+use crate::config::{Config, TimerMode};
 use crate::host::worker::Worker;
 use crate::host::{boundary, state, sys};
-use crate::service::{expiry, orphaned_rows};
+use crate::service::expiry;
 
 /// Registers the timers that the configuration asks for; to be called in
 /// mod_init.
@@ -61,7 +61,5 @@ pub fn everything() {
     clean();
     update();
     let Some(server) = state::server() else { return };
-    if server.config.subs_db_mode != SubscriptionMode::Memory {
-        orphaned_rows::report_unusable_rows(server, &mut Worker::default());
-    }
+    expiry::report_unusable_rows(server, &mut Worker::default());
 }

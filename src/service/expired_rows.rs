@@ -7,20 +7,20 @@ use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::event_package::Kind;
 use crate::presence::subscription::Ending;
-use crate::service::notifier_slots::{UNQUEUED, all_slots, key_of};
 use crate::service::paging::Pages;
+use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows as rows;
+use crate::service::subscriptions::key_of;
 use crate::service::watcher_info::row_ended;
-use crate::service::{Server, orphaned_rows};
+use crate::service::{Server, notifier_slots, orphaned_rows};
 use crate::shm::Memory;
 use crate::store::records::RowClaim;
 use crate::store::rows::{dialog_of, presentity_uri};
 
+static UNQUEUED: RateLimitedLog = RateLimitedLog::new();
+
 /// Expired rows read in one go. The server sorts all of them for each page.
 const EXPIRED_PAGE: usize = 1000;
-/// Seconds in which whoever has ended a subscription notifies its watcher. Then it
-/// is taken to be gone, and another server does.
-const NOTIFYING: i64 = 10;
 
 /// Subscriptions that may wait for their last NOTIFY when more are read.
 const MAX_PENDING: usize = 10_000;
@@ -35,8 +35,7 @@ const PAGE: usize = 1000;
 pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     host.database().into_iter().for_each(|database| database.look_for_outages());
     let offset = i64::from(server.config.expires_offset);
-    let wait = if server.config.notifier_processes > 0 { server.config.waitn_time } else { 0 };
-    let notifying = NOTIFYING + i64::from(wait);
+    let notifying = rows::NOTIFYING + notifier_slots::longest_wait(server);
     let mut pages = Pages::new(EXPIRED_PAGE, true);
     let (mut unusable, mut reported) = (0, None);
     loop {
@@ -63,7 +62,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
             if row.has_ended() && row.expires_at >= now - offset - notifying {
                 continue;
             }
-            let key = key_of(server, &row);
+            let key = key_of(server, &row.subscription);
             let ending = row.ending(now, offset);
             let claim = if row.has_ended() { RowClaim::Rescue } else { RowClaim::Asked };
             match server.store.queue_row(&key, &row.into_pending(ending, claim)) {
@@ -83,10 +82,7 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
             break;
         }
     }
-    if server.config.notifier_processes > 0 {
-        rows::adopt_slots(server, host, i64::try_from(all_slots(server)).unwrap_or(i64::MAX))?;
-    }
-    Ok(())
+    notifier_slots::adopt(server, host)
 }
 
 /// The senders have kept up with what was queued: waits for them, not for long.
@@ -130,7 +126,7 @@ fn end_old<M: Memory>(
         };
         if deleted {
             let why = row.ending(host.now(), 0).unwrap_or(Ending::Expired);
-            row_ended(server, &key_of(server, &row), &row.subscription, why);
+            row_ended(server, &key_of(server, &row.subscription), &row.subscription, why);
         }
     }
     orphaned_rows::delete_all(host, table, &silent)

@@ -40,6 +40,11 @@ pub fn update<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     storage.flush(server, host);
 }
 
+/// Says how many rows of subscriptions are of no use here (`presence.cleanup`).
+pub fn report_unusable_rows<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+    server.subscriptions().report_unusable_rows(server, host);
+}
+
 /// Forgets watchers without a subscription after a day: the pending ones and
 /// those that the rules would make again.
 pub fn watchers<M: Memory>(server: &Server<M>, host: &mut dyn Host) {

@@ -5,12 +5,15 @@
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
 use crate::presence::subscription::DialogId;
-use crate::service::notifier_slots::{UNQUEUED, key_of};
 use crate::service::paging::Pages;
+use crate::service::rate_limited_log::RateLimitedLog;
+use crate::service::subscriptions::key_of;
 use crate::service::{Server, subscription_rows as rows};
 use crate::shm::Memory;
 use crate::store::records::RowClaim;
 use crate::store::rows::used_cseq;
+
+static UNQUEUED: RateLimitedLog = RateLimitedLog::new();
 
 /// Rows looked at in one go.
 const PAGE: usize = 1000;
@@ -19,7 +22,8 @@ const PAGE: usize = 1000;
 /// than what was notified from them. Their watchers are due then; the caller serves the
 /// lanes.
 pub fn tell<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
-    if !server.store.policy.rows_only() {
+    if !server.subscriptions().is_shared() {
+        // What is in memory counts, and rows follow it.
         return;
     }
     let Some(outages) = host.database().map(|database| database.outages()) else { return };
@@ -70,7 +74,7 @@ fn has_pending_notify<M: Memory>(
 ) -> Result<bool, Fault> {
     let row = rows::find(server, host, dialog)?.filter(|row| !row.has_ended());
     let Some(row) = row else { return Ok(false) };
-    let key = key_of(server, &row);
+    let key = key_of(server, &row.subscription);
     match server.store.queue_row(&key, &row.into_pending(None, RowClaim::Asked)) {
         Ok(lane) => lane.into_iter().for_each(|lane| server.store.hand_over(lane)),
         Err(fault) => {

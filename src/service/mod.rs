@@ -6,8 +6,9 @@
 pub mod authorization;
 pub mod compose;
 mod durable;
-mod expired_rows;
+pub mod expired_rows;
 pub mod expiry;
+pub mod flagged_rows;
 pub mod gone_back;
 pub mod limits;
 pub mod listing;
@@ -42,9 +43,9 @@ use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::shm::Memory;
-use crate::store::Store;
 use crate::store::retransmissions::{Answer, RequestKey, Seen};
 use crate::store::widths::{TableWidths, Unfit, Widths};
+use crate::store::{Shared, Store};
 
 /// The server as every process sees it: configuration and registry are frozen
 /// before the host forks, the store is shared.
@@ -57,12 +58,40 @@ pub struct Server<M: Memory> {
     pub store: Store<M>,
     /// What the columns of tables take.
     pub widths: TableWidths,
+    subscriptions: &'static dyn subscriptions::Storage<M>,
+    publications: &'static dyn publications::Publications<M>,
 }
 
 impl<M: Memory> Server<M> {
+    /// A server over what lies in shared memory: where things are kept is decided
+    /// here, once.
+    pub fn new(
+        config: Config,
+        registry: EventPackageRegistry,
+        shared: Shared<M>,
+        mut widths: TableWidths,
+    ) -> Server<M> {
+        // What has no row has no columns that it must fit into.
+        if !subscriptions::keeping(&config).has_rows {
+            widths.subscriptions = Widths::default();
+        }
+        if !publications::are_rows(&config) {
+            widths.publications = Widths::default();
+        }
+        let store = Store::new(shared, policy::store(&config, &registry));
+        let subscriptions = subscriptions::storage(&config);
+        let publications = publications::publications(&config);
+        Server { config, registry, store, widths, subscriptions, publications }
+    }
+
     /// Where subscriptions are kept.
-    fn subscriptions(&self) -> &dyn subscriptions::Storage<M> {
-        subscriptions::storage(self.store.policy.rows)
+    fn subscriptions(&self) -> &'static dyn subscriptions::Storage<M> {
+        self.subscriptions
+    }
+
+    /// Where publications are kept.
+    pub fn publications(&self) -> &'static dyn publications::Publications<M> {
+        self.publications
     }
 
     /// The database; `None` where nothing is stored at all. One that cannot be
@@ -84,15 +113,12 @@ impl<M: Memory> Server<M> {
     /// The limits on the lifetimes of subscriptions: a row must be able to say
     /// when one ends.
     fn subscription_lifetimes(&self, now: i64) -> ExpiresPolicy {
-        let has_rows = self.subscriptions().has_rows();
-        let last = self.widths.subscriptions.most("expires").filter(|_| has_rows);
-        self.config.expires_policy().until(last, now)
+        self.config.expires_policy().until(self.widths.subscriptions.most("expires"), now)
     }
 
     /// The limits on the lifetimes of publications.
     fn publication_lifetimes(&self, now: i64) -> ExpiresPolicy {
-        let last = self.widths.publications.most("expires");
-        self.config.expires_policy().until(last.filter(|_| self.publications().are_rows()), now)
+        self.config.expires_policy().until(self.widths.publications.most("expires"), now)
     }
 
     /// The package that serves an Event header, and the parsed header.

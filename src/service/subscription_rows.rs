@@ -31,6 +31,10 @@ use crate::store::rows::{NOT_FLAGGED, SUBSCRIPTION_COLUMNS, dialog_conditions, r
 /// Rows read to see whether there is one.
 const FEW: usize = 8;
 
+/// Seconds in which a server tells its watchers of a change or an end that it has
+/// made. Then it is taken to be gone, and another server does.
+pub(super) const NOTIFYING: i64 = 10;
+
 /// `reason` of a row whose watcher has unsubscribed, or which has run out (then
 /// its status is terminated): only its last NOTIFY is missing.
 pub(super) const ENDED: &[u8] = b"timeout";

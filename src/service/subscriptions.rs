@@ -5,8 +5,8 @@ mod in_memory;
 mod in_rows;
 mod storage;
 
-pub(in crate::service) use storage::Storage;
-pub use storage::storage;
+pub use storage::{Keeping, keeping};
+pub(in crate::service) use storage::{Storage, storage};
 
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level};

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::SubscriptionMode;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Host, Level, Value};
 use crate::presence::subscription::Text;
@@ -90,13 +89,9 @@ fn lagging<M: Memory>(server: &Server<M>, lag: Lag) -> usize {
 }
 
 /// New and ended subscriptions are written at once, that is within a second
-/// (B49). With a `db_update_period` of 0 a write-back never happens.
+/// (B49).
 pub fn is_prompt<M: Memory>(server: &Server<M>) -> bool {
-    match server.config.subs_db_mode {
-        SubscriptionMode::WriteBack => server.config.db_update_period.is_some(),
-        SubscriptionMode::WriteThrough => true,
-        SubscriptionMode::Memory | SubscriptionMode::DbOnly => false,
-    }
+    server.subscriptions().is_prompt(&server.config)
 }
 
 /// Writes new and ended subscriptions if it is time for it and nobody else is

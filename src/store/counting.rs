@@ -19,7 +19,7 @@ impl<M: Memory> Shard<M> {
         watcher: u64,
         limits: &Limits,
     ) -> Result<Result<(), Limit>, Fault> {
-        if self.policy.watchers_are_rows {
+        if self.reads_watchers() {
             return Ok(Ok(()));
         }
         // Those that wait for their last NOTIFY, which comes at once, included.
@@ -39,7 +39,7 @@ impl<M: Memory> Shard<M> {
 
     /// What was counted in does not come to live.
     pub fn give_back_count(&self, watcher: u64) {
-        if !self.policy.watchers_are_rows {
+        if !self.reads_watchers() {
             self.tally.leave(watcher);
         }
     }

@@ -17,6 +17,7 @@ use crate::store::Token;
 use crate::store::records::RowClaim;
 
 pub(super) use fan_out::{close_fan_out, forget_seen, is_excluded};
+pub(super) use pick::{Picked, Picking};
 pub(super) use state::copy_publication;
 pub use state::{FinalPublication, State};
 

@@ -50,26 +50,11 @@ impl From<OutOfMemory> for Fault {
     }
 }
 
-/// What the database has of subscriptions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SubscriptionRows {
-    /// Nothing.
-    None,
-    /// A row of each, written before its request is answered.
-    AtOnce,
-    /// A row of each, written by a timer.
-    Later,
-    /// All of it: in memory there are only those that await a NOTIFY.
-    Only,
-}
-
 /// What the store has to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// How users are compared.
     pub user_case: UserCase,
-    /// What the database has of subscriptions.
-    pub rows: SubscriptionRows,
     /// A new subscription replaces those of the same presentity and Call-ID.
     pub replaces_same_call: bool,
     /// What clients may pile up.
@@ -82,11 +67,6 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Subscriptions are in memory, and have rows that follow.
-    pub fn keeps_rows(&self) -> bool {
-        matches!(self.rows, SubscriptionRows::AtOnce | SubscriptionRows::Later)
-    }
-
     /// The package that reports on the watchers of this one.
     pub fn reported_by(&self, package: PackageId) -> Option<PackageId> {
         self.watcher_info.get(usize::from(package.0)).copied().flatten()
@@ -100,12 +80,6 @@ impl Policy {
     /// The package reports on the watchers of another.
     pub fn reports_watchers(&self, package: PackageId) -> bool {
         self.watcher_info.contains(&Some(package))
-    }
-
-    /// Subscriptions are rows; in memory there are only those that await a
-    /// NOTIFY.
-    pub fn rows_only(&self) -> bool {
-        self.rows == SubscriptionRows::Only
     }
 }
 
@@ -270,7 +244,7 @@ impl<M: Memory> Store<M> {
         key: &PresentityKey,
         hash: u64,
     ) -> Result<Id<Presentity<M>>, Fault> {
-        let has_extra = self.policy.rows_only() || self.policy.reports_watchers(key.package);
+        let has_extra = records.reads_watchers() || self.policy.reports_watchers(key.package);
         records.find_or_create(key, hash, has_extra)
     }
 

@@ -10,7 +10,7 @@ use crate::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
 use crate::store::dialogs::{Places, is_dialog};
-use crate::store::lanes::{forget_seen, is_excluded};
+use crate::store::lanes::{Composed, Picked, Picking, Taken, forget_seen, is_excluded};
 use crate::store::records::{Presentity, RowClaim, Subscription};
 use crate::store::rows::dialog_of;
 use crate::store::shard::Shard;
@@ -46,7 +46,66 @@ pub enum FanOutStep {
     Leave(Vec<u8>),
 }
 
+/// Those that are here while they await a NOTIFY.
+struct PendingRows;
+
+impl<M: Memory> Picked<M> for PendingRows {
+    fn token(
+        _store: &Store<M>,
+        _shard: usize,
+        _records: &Shard<M>,
+        _id: Id<Subscription<M>>,
+    ) -> Option<Token> {
+        Some(Token::ROW)
+    }
+
+    /// A fan-out is about the changes up to its state version; what ends later is said by the
+    /// next one, once.
+    fn ends_up_to(records: &Shard<M>, owner: &Presentity<M>) -> Option<StateVersion> {
+        let extra = records.extra(owner);
+        Some(extra.map_or(StateVersion::default(), |extra| extra.rows.state_version))
+    }
+
+    /// Numbers in a row that are taken together are given back together.
+    fn notified_after(before: StateVersion, _last: StateVersion) -> StateVersion {
+        before
+    }
+
+    fn seen_to(
+        store: &Store<M>,
+        records: &mut Shard<M>,
+        picking: &mut Picking<'_, M>,
+        id: Id<Subscription<M>>,
+    ) {
+        let shard = usize::from(picking.lane.shard);
+        picking.released.extend(store.release_row(records, shard, id));
+    }
+}
+
 impl<M: Memory> Store<M> {
+    /// As `take`, of those that are rows: they are all pending one by one, and their
+    /// records go.
+    pub fn take_rows(
+        &self,
+        lane: LaneRef<M>,
+        composed: Composed<'_>,
+        now: i64,
+        limit: usize,
+    ) -> Taken {
+        let mut picking = Picking::new(lane, composed, now, limit);
+        let is_latest = self.with(usize::from(lane.shard), |records| {
+            self.pick_pending::<PendingRows>(records, &mut picking);
+            let owner = records.presentities.get(lane.presentity);
+            owner.is_some_and(|owner| owner.state_version == composed.state_version)
+        });
+        let Picking { notifies, released, .. } = picking;
+        for (places, token) in released {
+            self.forget(places, token);
+        }
+        let (more, is_latest) = (notifies.len() >= limit, is_latest.unwrap_or(true));
+        Taken { notifies, more, is_latest, unreserved: Vec::new() }
+    }
+
     /// A subscription is to be sent a NOTIFY. Gives the lane when the caller is
     /// the one to send it.
     pub fn queue_row(
@@ -158,7 +217,7 @@ impl<M: Memory> Store<M> {
 
     /// The NOTIFY of a row was taken: its record goes. Gives where the index
     /// has it.
-    pub(super) fn release_row(
+    fn release_row(
         &self,
         records: &mut Shard<M>,
         shard: usize,
@@ -173,10 +232,6 @@ impl<M: Memory> Store<M> {
     /// How to go on with the fan-out over the watchers of the lane's presentity.
     /// `buffers`: there are notifier processes.
     pub fn fan_out_step(&self, lane: LaneRef<M>, buffers: bool) -> FanOutStep {
-        if !self.policy.rows_only() {
-            // Memory has all of them.
-            return FanOutStep::Done;
-        }
         self.with(usize::from(lane.shard), |records| {
             let Some(owner) = records.presentities.get(lane.presentity) else {
                 return FanOutStep::Done;
@@ -235,7 +290,7 @@ impl<M: Memory> Store<M> {
         key: &PresentityKey,
         hash: u64,
     ) -> Result<Option<Id<Presentity<M>>>, Fault> {
-        match self.policy.rows_only() {
+        match records.reads_watchers() {
             true => self.find_or_create(records, key, hash).map(Some),
             false => Ok(records.find(key, hash)),
         }
@@ -244,12 +299,11 @@ impl<M: Memory> Store<M> {
     /// Somebody here watches the presentity, or may.
     pub fn may_be_watched(&self, key: &PresentityKey) -> bool {
         let hash = self.presentity_hash(&key.identity, key.package);
-        self.policy.rows_only()
-            || self
-                .with(self.shard_of(&key.identity), |records| {
-                    records.find(key, hash).is_some_and(|id| records.may_be_watched(id))
-                })
-                .unwrap_or(false)
+        self.with(self.shard_of(&key.identity), |records| {
+            records.reads_watchers()
+                || records.find(key, hash).is_some_and(|id| records.may_be_watched(id))
+        })
+        .unwrap_or(false)
     }
 }
 

@@ -68,13 +68,18 @@ pub struct Shard<M: Memory> {
 }
 
 /// How a shard is to be.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct ShardPolicy {
     /// How users are compared.
     pub user_case: UserCase,
-    /// Subscriptions are kept in the database only; those here only await a
-    /// NOTIFY.
-    pub watchers_are_rows: bool,
+    /// All subscriptions are here. Where they are not, those here await a NOTIFY:
+    /// they are read when there is something to tell, and counted elsewhere.
+    pub knows_watchers: bool,
+    /// Subscriptions have rows that follow what changes here.
+    pub rows_follow: bool,
+    /// The row of a new one waits for the writers, too (B49); else its request
+    /// writes it.
+    pub new_rows_wait: bool,
     /// Bytes of documents that are kept beside their rows.
     pub document_cache_bytes: usize,
 }
@@ -186,7 +191,7 @@ impl<M: Memory> Shard<M> {
             && record.publications.is_empty()
             && record.finals.is_empty()
             && self.extra(record).is_none_or(|extra| extra.changes.is_empty() && extra.unsent == 0);
-        if !is_idle || (self.policy.watchers_are_rows && record.completed != record.state_version) {
+        if !is_idle || (self.reads_watchers() && record.completed != record.state_version) {
             return;
         }
         let Owner { user, host } = record.watched(&self.hosts).owner;
@@ -267,6 +272,20 @@ impl<M: Memory> Shard<M> {
         }
     }
 
+    /// A subscription has changed: so does its row, if there is one that follows.
+    pub fn row_follows(&mut self, id: Id<Subscription<M>>) {
+        if self.policy.rows_follow {
+            self.mark_dirty(id);
+        }
+    }
+
+    /// A subscription has begun: it gets a row, unless its request writes it.
+    pub fn row_begins(&mut self, id: Id<Subscription<M>>) {
+        if self.policy.new_rows_wait {
+            self.mark_dirty(id);
+        }
+    }
+
     /// Puts a subscription on the list of those whose row is to be written: the
     /// urgent one if it has none, or is over; that of the refused if it is one.
     pub fn mark_dirty(&mut self, id: Id<Subscription<M>>) {
@@ -340,13 +359,13 @@ impl<M: Memory> Shard<M> {
 
     /// Somebody watches the presentity, as far as is known here.
     pub fn may_be_watched(&self, id: Id<Presentity<M>>) -> bool {
-        self.policy.watchers_are_rows
+        self.reads_watchers()
             || self.presentities.get(id).is_some_and(|record| !record.watchers.is_empty())
     }
 
-    /// Subscriptions are kept in the database only.
-    pub fn watchers_are_rows(&self) -> bool {
-        self.policy.watchers_are_rows
+    /// Who watches is read when there is something to tell.
+    pub fn reads_watchers(&self) -> bool {
+        !self.policy.knows_watchers
     }
 
     /// Nobody is left who has not been notified of the latest state.

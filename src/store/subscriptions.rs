@@ -14,7 +14,7 @@ use crate::store::dialogs::{is_dialog, watches};
 use crate::store::records::{Lag, Presentity, RowClaim, Seconds, Subscription, Watched};
 use crate::store::shard::Shard;
 use crate::store::subscription_block::{expand, shrink};
-use crate::store::{LaneRef, Store, SubscriptionRows, Token};
+use crate::store::{LaneRef, Store, Token};
 
 /// CSeq of a dialog before its first NOTIFY, as the stock module counts.
 const FIRST_CSEQ: u32 = 1;
@@ -185,11 +185,10 @@ impl<M: Memory> Store<M> {
                     // One that has a row needs no other one before its first
                     // NOTIFY, and one that is over none at all; one that is
                     // written through is not the timer's.
-                    if self.policy.rows == SubscriptionRows::Later
-                        && phase == Phase::AwaitingResponse
+                    if phase == Phase::AwaitingResponse
                         && let Some(id) = Self::resolve(records, token)
                     {
-                        records.mark_dirty(id);
+                        records.row_begins(id);
                     }
                     Ok(Added::Done(Inserted::New(token)))
                 }

@@ -5,6 +5,7 @@
 mod files;
 mod layers;
 mod markdown;
+mod modes;
 mod parameters;
 mod safety;
 mod source;

@@ -201,8 +201,8 @@ fn an_end_that_two_servers_fight_for_is_told_once() {
             statement.verb == "update" && (random >> 33).is_multiple_of(6)
         });
         // Both have read the rows before one of them ends them.
-        presence::service::notifier_slots::expire(&world.server, &mut world.host).unwrap();
-        presence::service::notifier_slots::expire(&other.server, &mut other.host).unwrap();
+        presence::service::expired_rows::expire(&world.server, &mut world.host).unwrap();
+        presence::service::expired_rows::expire(&other.server, &mut other.host).unwrap();
         while world.send_step() | other.send_step() {}
         world.pass(20);
         world.expire();
@@ -226,7 +226,7 @@ fn an_end_that_another_server_has_taken_meanwhile_is_its_own() {
     world.notifies();
     world.pass(11);
     database.explain(Verdict::Conflict);
-    presence::service::notifier_slots::expire(&world.server, &mut world.host).unwrap();
+    presence::service::expired_rows::expire(&world.server, &mut world.host).unwrap();
     let (mut updates, mut deletes) = (0, 0);
     database.fail_if(move |statement| {
         updates += u32::from(statement.verb == "update");

@@ -5,7 +5,7 @@ use crate::fakes::{PRESENCE, Publish, Sent, Setup, Subscribe, World};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::ports::{Database, Value, Verdict};
 use presence::presence::subscription::Text;
-use presence::service::{notifier_slots, notify_reply};
+use presence::service::{expired_rows, flagged_rows, notifier_slots, notify_reply};
 use presence::store::Token;
 use std::collections::{BTreeMap, HashMap};
 
@@ -81,7 +81,7 @@ fn a_refresh_wins_over_the_timer() {
     world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
     world.pass(11);
     // The timer has read the row, and its NOTIFY waits for the sender.
-    notifier_slots::expire(&world.server, &mut world.host).unwrap();
+    expired_rows::expire(&world.server, &mut world.host).unwrap();
     let mut other = world.beside(setup());
     assert_eq!(other.subscribe(Subscribe::refresh("w")).code, 200);
     world.send();
@@ -273,7 +273,7 @@ fn race(notifiers: u32) {
                 other.host.yields = true;
                 std::thread::spawn(move || {
                     for slot in (0..2).cycle().take(if notifiers > 0 { 20 } else { 0 }) {
-                        notifier_slots::serve(&other.server, &mut other.host, slot);
+                        flagged_rows::serve(&other.server, &mut other.host, slot);
                         other.send();
                     }
                 })
@@ -285,7 +285,7 @@ fn race(notifiers: u32) {
     for mut other in others {
         other.send();
         for slot in 0..2 {
-            notifier_slots::serve(&other.server, &mut other.host, slot);
+            flagged_rows::serve(&other.server, &mut other.host, slot);
         }
         other.send();
         other.assert_empty();
@@ -339,7 +339,7 @@ fn a_change_waits_for_its_turn_an_end_does_not() {
     let mut other = world.beside(setup);
     for server in [&mut other, &mut world] {
         for slot in 0..4 {
-            notifier_slots::serve(&server.server, &mut server.host, slot);
+            flagged_rows::serve(&server.server, &mut server.host, slot);
         }
     }
     assert_eq!(world.seen(), ["w 3 active b"]);
@@ -364,10 +364,10 @@ fn notifier_processes_send_what_subscribers_get() {
     world.create("presence", "a");
     world.watch("w", "presence");
     assert_eq!(world.seen(), [""; 0]);
-    notifier_slots::serve(&world.server, &mut world.host, 0);
+    flagged_rows::serve(&world.server, &mut world.host, 0);
     assert_eq!(world.seen(), ["w 2 active a"]);
     world.subscribe(Subscribe::end("w"));
-    notifier_slots::serve(&world.server, &mut world.host, 0);
+    flagged_rows::serve(&world.server, &mut world.host, 0);
     assert_eq!(world.seen(), ["w 3 terminated;reason=timeout a"]);
     assert_eq!(calls(&world), [""; 0]);
     world.send();
@@ -417,7 +417,7 @@ fn every_end_is_told_when_claims_fail_half_way() {
         }
         world.seen();
         world.pass(11);
-        notifier_slots::expire(&world.server, &mut world.host).unwrap();
+        expired_rows::expire(&world.server, &mut world.host).unwrap();
         let database = world.host.database.clone().unwrap();
         let mut updates = 0;
         database.fail_if(move |statement| {
@@ -550,7 +550,7 @@ fn notifier_processes_send_whole_watcher_lists() {
     world.watch("w", "presence");
     world.send();
     world.watch("winfo", "presence.winfo");
-    notifier_slots::serve(&world.server, &mut world.host, 0);
+    flagged_rows::serve(&world.server, &mut world.host, 0);
     let sent = world.notifies();
     let winfo: Vec<_> = sent.iter().filter(|sent| sent.call_id == "winfo").collect();
     assert_eq!(winfo.len(), 1, "{sent:?}");
@@ -562,7 +562,7 @@ fn a_refresh_at_the_same_server_wins_over_the_timer() {
     let mut world = World::new(setup());
     world.subscribe(Subscribe { expires: Some("10"), ..Subscribe::new("w") });
     world.pass(11);
-    notifier_slots::expire(&world.server, &mut world.host).unwrap();
+    expired_rows::expire(&world.server, &mut world.host).unwrap();
     assert_eq!(world.subscribe(Subscribe::refresh("w")).code, 200);
     world.send();
     assert_eq!(world.seen(), ["w 2 active offline", "w 3 active offline"]);
@@ -599,7 +599,7 @@ fn a_lost_answer_loses_no_turn() {
     world.seen();
     world.host.database.clone().unwrap().lose_answer("update");
     for _ in 0..3 {
-        notifier_slots::serve(&world.server, &mut world.host, 0);
+        flagged_rows::serve(&world.server, &mut world.host, 0);
         world.send();
     }
     assert_eq!(world.seen(), ["w 4 active a"]);
@@ -627,7 +627,7 @@ fn a_change_between_reading_the_state_and_taking_the_flag_off_is_told() {
         }
     });
     for _ in 0..3 {
-        notifier_slots::serve(&world.server, &mut world.host, 0);
+        flagged_rows::serve(&world.server, &mut world.host, 0);
         world.send();
     }
     assert_eq!(world.seen(), ["w 3 active a", "w 4 active a+b"]);
@@ -808,7 +808,7 @@ fn of_two_servers_that_see_an_end_one_tells_it() {
         world.seen();
         world.pass(11);
         if read_before {
-            notifier_slots::expire(&other.server, &mut other.host).unwrap();
+            expired_rows::expire(&other.server, &mut other.host).unwrap();
         }
         // While the NOTIFY is on its way, its row is still there.
         world.host.during_notify.push_back(Box::new(move || {
@@ -838,7 +838,7 @@ fn another_server_tells_an_end_for_one_that_was_killed() {
             victim.subscribe(Subscribe::end("w"));
         } else {
             world.pass(11);
-            notifier_slots::expire(&victim.server, &mut victim.host).unwrap();
+            expired_rows::expire(&victim.server, &mut victim.host).unwrap();
             victim.send_step();
         }
         world.seen();
@@ -866,7 +866,7 @@ fn an_end_that_waits_for_memory_is_told_once() {
     world.seen();
     world.pass(11);
     world.host.room = Some(0);
-    notifier_slots::expire(&world.server, &mut world.host).unwrap();
+    expired_rows::expire(&world.server, &mut world.host).unwrap();
     world.send_step();
     world.host.room = None;
     world.send();
@@ -896,7 +896,7 @@ fn who_is_politely_blocked_is_not_told_of_changes() {
         world.watch("w", "presence");
         world.seen();
         world.create("presence", "a");
-        notifier_slots::serve(&world.server, &mut world.host, 0);
+        flagged_rows::serve(&world.server, &mut world.host, 0);
         world.send();
         assert_eq!(world.seen(), ["w 3 active a"], "{notifiers}");
         // It gets those of its own.
@@ -931,7 +931,7 @@ fn a_row_that_cannot_be_changed_holds_nobody() {
             });
             for step in ["1", "2"] {
                 world.create("presence", step);
-                notifier_slots::serve(&world.server, &mut world.host, 0);
+                flagged_rows::serve(&world.server, &mut world.host, 0);
                 world.send();
             }
             let mut seen = world.notifies();
@@ -959,7 +959,7 @@ fn a_row_that_cannot_be_flagged_holds_nobody() {
     for call in ["b", "m", "y"] {
         world.watch(call, "presence");
     }
-    notifier_slots::serve(&world.server, &mut world.host, 0);
+    flagged_rows::serve(&world.server, &mut world.host, 0);
     world.seen();
     // With the presentity's URI among its conditions it meets all three.
     world.host.database.as_ref().unwrap().fail_if(|statement| {
@@ -967,7 +967,7 @@ fn a_row_that_cannot_be_flagged_holds_nobody() {
     });
     world.create("presence", "1");
     world.send();
-    notifier_slots::serve(&world.server, &mut world.host, 0);
+    flagged_rows::serve(&world.server, &mut world.host, 0);
     world.send();
     let mut notified: Vec<_> = world.notifies().into_iter().map(|sent| sent.call_id).collect();
     notified.sort_unstable();
@@ -1049,7 +1049,7 @@ fn rows_without_a_reason_are_told_by_notifier_processes() {
     world.seen();
     world.create("presence", "a");
     for slot in 0..i64::from(notifier_slots::slots_each(&world.server)) {
-        notifier_slots::serve(&world.server, &mut world.host, slot);
+        flagged_rows::serve(&world.server, &mut world.host, slot);
     }
     assert_eq!(world.seen(), ["w 3 active a"]);
 }

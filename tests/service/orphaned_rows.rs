@@ -4,7 +4,7 @@
 use crate::fakes::{FakeDatabase, PRESENCE, Setup, Subscribe, World};
 use presence::config::{Config, PublicationCache, SubscriptionMode};
 use presence::ports::{Compare, Condition, Database, Value};
-use presence::service::{expiry, orphaned_rows, restore, write_back};
+use presence::service::{expiry, orphaned_rows, restore, subscriptions, write_back};
 use std::sync::Arc;
 
 fn setup(mode: SubscriptionMode) -> Setup {
@@ -34,7 +34,7 @@ fn ended(database: &mut FakeDatabase, now: i64, call_id: &str, seconds: i64) {
 /// The server starts with what a database has.
 fn start(database: &FakeDatabase, setup: Setup) -> World {
     let mut world = World::new(Setup { database: Some(database.clone()), ..setup });
-    if world.server.store.policy.keeps_rows() {
+    if subscriptions::keeping(&world.server.config).rows_follow() {
         let server = Arc::get_mut(&mut world.server).unwrap();
         restore::subscriptions(server, &mut world.host).unwrap();
     }

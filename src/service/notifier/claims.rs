@@ -7,6 +7,7 @@ use crate::presence::subscription::{Ending, Snapshot, Text, is_notified_of_chang
 use crate::service::Server;
 use crate::service::durable::{Unmade, attempted, together};
 use crate::service::notifier::number::{ClaimProgress, Dialog};
+use crate::service::notifier_slots::may_change_together;
 use crate::service::subscription_rows::{self as rows, ActiveWatcherRow, ClaimConditions};
 use crate::shm::Memory;
 use crate::store::lanes::Document;
@@ -96,9 +97,7 @@ pub(super) fn claim<M: Memory>(
     let database = host.database().ok_or(Fault::Database)?;
     let outages = database.outages();
     dialogs.iter_mut().for_each(|dialog| dialog.raise(server, outages));
-    // Notifier processes flag many rows in one statement. Beside those a
-    // transaction over several rows could end in a deadlock.
-    let may_be_together = server.config.notifier_processes == 0 && dialogs.len() > 1;
+    let may_be_together = dialogs.len() > 1 && may_change_together(server);
     if may_be_together && claim_together(server, database, table, dialogs, (now, outages)) {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use crate::service::durable::{each_or_all, single};
 use crate::service::notifier::deliver::{Delivery, deliver};
 use crate::service::notifier::number::{Dialog, keep_last, notify_again};
 use crate::service::notifier::shortage::{Shortage, requeue};
+use crate::service::notifier_slots::may_change_together;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows as rows;
 use crate::service::{Server, notify_reply};
@@ -171,7 +172,7 @@ impl<'a, M: Memory> InFlight<'a, M> {
             rows::delete_ended(database, table, &notify.subscription)
         };
         let deleted = host.database().ok_or(Fault::Database).and_then(|database| {
-            if self.server.config.notifier_processes > 0 || ended.len() == 1 {
+            if ended.len() == 1 || !may_change_together(self.server) {
                 return ended.iter().try_for_each(|notify| {
                     single(database, |database, _| delete(database, notify))
                 });

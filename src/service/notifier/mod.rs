@@ -13,13 +13,14 @@ mod shortage;
 mod stateless;
 mod watchers;
 
+pub(in crate::service) use number::Numbering;
 pub use stateless::send_stateless;
 
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::service::notifier::in_flight::InFlight;
 use crate::service::notifier::notified_state::NotifiedState;
-use crate::service::notifier::number::{ATTEMPTS, Numbering};
+use crate::service::notifier::number::ATTEMPTS;
 use crate::service::notifier::shortage::Shortage;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, write_back};
@@ -149,7 +150,7 @@ fn notify_watchers<M: Memory>(
     sent: &mut usize,
     shortage: &mut Shortage<'_, M>,
 ) -> Result<bool, Fault> {
-    let numbering = Numbering::of(server);
+    let numbering = server.subscriptions().numbering();
     let mut known = None;
     loop {
         let state = match known.take() {
@@ -166,7 +167,7 @@ fn notify_watchers<M: Memory>(
         done?;
         if picked.more {
             known = Some(state).filter(|state| state.serves_next(picked.is_latest));
-        } else if watchers::fetch(server, host, lane)? {
+        } else if numbering.fetch(server, host, lane)? {
             *sent += 1;
         } else {
             return Ok(true);
@@ -194,7 +195,7 @@ fn pick<M: Memory>(
     (numbering, budget): (Numbering, Budget),
 ) -> Picked {
     let (server, lane) = (in_flight.server, in_flight.lane);
-    let taken = server.store.take(lane, state.composed(), host.now(), PORTION);
+    let taken = numbering.pick(server, lane, (state.composed(), host.now()), PORTION);
     let picked =
         Picked { notifies: taken.notifies.len(), more: taken.more, is_latest: taken.is_latest };
     in_flight.take(numbering, taken.notifies);

@@ -7,10 +7,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::error::Fault;
 use crate::ports::Host;
 use crate::presence::event_package::{EventPackage, Kind};
-use crate::service::Server;
 use crate::service::compose::{self, Composition, compose, fold};
 use crate::service::notifier::number::Numbering;
 use crate::service::watcher_info::WatcherList;
+use crate::service::{Server, notifier_slots};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::lanes::{Composed, ComposedWatchers, State};
@@ -185,10 +185,9 @@ impl<'a> NotifiedState<'a> {
 }
 
 /// Who has just subscribed is not sent an empty document (`send_fast_notify=0`).
-/// Notifier processes send all (B28).
 fn may_skip_first<M: Memory>(server: &Server<M>, package: &EventPackage) -> bool {
     !server.config.send_fast_notify
-        && server.config.notifier_processes == 0
+        && !notifier_slots::sends_empty(server)
         && package.peer.is_none()
 }
 

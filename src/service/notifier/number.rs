@@ -1,17 +1,17 @@
-//! How NOTIFYs get their CSeqs. This is the one place that knows where the numbers
-//! of a dialog are kept.
+//! Where the watchers come from that are notified, and how their NOTIFYs get their CSeqs:
+//! the one place that knows where these are kept.
 
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::subscription::{Ending, NotifyNumbers, Status, Text};
-use crate::service::notifier::claims;
 use crate::service::notifier::in_flight::InFlight;
+use crate::service::notifier::{claims, watchers};
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::ENDED;
 use crate::service::{Server, watcher_info};
 use crate::shm::Memory;
 use crate::store::LaneRef;
-use crate::store::lanes::{Document, PlannedNotify, by_document};
+use crate::store::lanes::{Composed, Document, PlannedNotify, Taken, by_document};
 use crate::store::records::RowClaim;
 use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::dialog_of;
@@ -24,9 +24,10 @@ pub(super) const ATTEMPTS: usize = 16;
 /// A row that can be read, but not be changed, is tried so often.
 const MAX_FAILURES: u8 = 3;
 
-/// Where the numbers of a dialog are kept.
+/// Where the numbers of a dialog are kept. (How subscriptions are kept says which:
+/// `subscriptions::Storage`.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Numbering {
+pub(in crate::service) enum Numbering {
     /// In memory: who picks a watcher has its number. A row, if there is one,
     /// reserves some ahead (A7).
     Reserved,
@@ -36,17 +37,38 @@ pub(super) enum Numbering {
 }
 
 impl Numbering {
-    /// That of this server.
-    pub fn of<M: Memory>(server: &Server<M>) -> Numbering {
-        match server.store.policy.rows_only() {
-            true => Numbering::Claimed,
-            false => Numbering::Reserved,
+    /// Picks up to `most` of those who lack what was composed.
+    pub(super) fn pick<M: Memory>(
+        self,
+        server: &Server<M>,
+        lane: LaneRef<M>,
+        (composed, now): (Composed<'_>, i64),
+        most: usize,
+    ) -> Taken {
+        match self {
+            Numbering::Reserved => server.store.take(lane, composed, now, most),
+            Numbering::Claimed => server.store.take_rows(lane, composed, now, most),
+        }
+    }
+
+    /// Fetches watchers who have to be notified and could not be picked; false if there
+    /// are no more.
+    pub(super) fn fetch<M: Memory>(
+        self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        lane: LaneRef<M>,
+    ) -> Result<bool, Fault> {
+        match self {
+            // Memory has all of them.
+            Numbering::Reserved => Ok(false),
+            Numbering::Claimed => watchers::fetch(server, host, lane),
         }
     }
 
     /// A document that is made before its NOTIFY has a number is not older than
     /// those with lower ones: nobody else takes numbers meanwhile.
-    pub fn composes_first(self) -> bool {
+    pub(super) fn composes_first(self) -> bool {
         self == Numbering::Reserved
     }
 }

@@ -6,7 +6,7 @@ use crate::presence::event_package::EventPackage;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Status, Text, is_notified_of_changes};
 use crate::service::Server;
-use crate::service::notifier_slots::slot_of;
+use crate::service::notifier_slots::{buffers_changes, slot_of};
 use crate::service::subscription_rows as rows;
 use crate::shm::Memory;
 use crate::store::LaneRef;
@@ -25,7 +25,7 @@ pub(super) fn fetch<M: Memory>(
     host: &mut dyn Host,
     lane: LaneRef<M>,
 ) -> Result<bool, Fault> {
-    let step = server.store.fan_out_step(lane, server.config.notifier_processes > 0);
+    let step = server.store.fan_out_step(lane, buffers_changes(server));
     if step == FanOutStep::Done {
         return Ok(false);
     }

@@ -176,10 +176,6 @@ fn remember<M: Memory>(server: &Server<M>, key: &PresentityKey, rows: &[Publicat
 }
 
 impl<M: Memory> Publications<M> for Indexed {
-    fn are_rows(&self) -> bool {
-        true
-    }
-
     fn publish(
         &self,
         server: &Server<M>,

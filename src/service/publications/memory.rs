@@ -165,10 +165,6 @@ pub(super) fn expire<M: Memory>(
 }
 
 impl<M: Memory> Publications<M> for InMemory {
-    fn are_rows(&self) -> bool {
-        false
-    }
-
     fn publish(
         &self,
         server: &Server<M>,

@@ -1,8 +1,8 @@
 //! Where publications are kept. What becomes of one is said by
 //! `presence::publication::transition` alone; here are the ways of keeping it:
 //! *memory* alone, *indexed* (memory, with a row of each that outlives the
-//! server), and *rows* alone. `Server::publications` is the one place that asks
-//! for the mode; use cases, timers and notifiers use the trait.
+//! server), and *rows* alone. This file is the one place that asks for the mode;
+//! use cases, timers and notifiers use the trait.
 
 mod bounded;
 mod expired_rows;
@@ -30,10 +30,7 @@ pub use bounded::newest as newest_that_fit;
 pub(super) use respelled::respell;
 
 /// A way of keeping publications.
-pub trait Publications<M: Memory> {
-    /// Each is a row of the database, whatever else it is.
-    fn are_rows(&self) -> bool;
-
+pub trait Publications<M: Memory>: Sync {
     /// Judges a change by what is stored, and makes it.
     fn publish(
         &self,
@@ -137,8 +134,13 @@ pub enum Applied<M: Memory> {
     Reopens(Vec<u8>),
 }
 
-/// The rows judge: the database has to tell how many a change meets.
-pub fn rows_judge(config: &Config) -> bool {
+/// Each is a row of the database, whatever else it is.
+pub(super) fn are_rows(config: &Config) -> bool {
+    config.publications() != PublicationCache::Record
+}
+
+/// The rows judge a change.
+pub fn judged_by_rows(config: &Config) -> bool {
     config.publications() == PublicationCache::None
 }
 
@@ -148,13 +150,11 @@ pub fn are_indexed(config: &Config) -> bool {
     config.publications() == PublicationCache::Hybrid
 }
 
-impl<M: Memory> Server<M> {
-    /// How publications are kept (`publ_cache`).
-    pub fn publications(&self) -> &'static dyn Publications<M> {
-        match self.config.publications() {
-            PublicationCache::Record => &memory::InMemory,
-            PublicationCache::Hybrid => &indexed::Indexed,
-            PublicationCache::None => &rows::Rows,
-        }
+/// How publications are kept with this configuration, for the life of the server.
+pub(super) fn publications<M: Memory>(config: &Config) -> &'static dyn Publications<M> {
+    match config.publications() {
+        PublicationCache::Record => &memory::InMemory,
+        PublicationCache::Hybrid => &indexed::Indexed,
+        PublicationCache::None => &rows::Rows,
     }
 }

@@ -33,10 +33,6 @@ use super::{Applied, Publications, respell};
 pub struct Rows;
 
 impl<M: Memory> Publications<M> for Rows {
-    fn are_rows(&self) -> bool {
-        true
-    }
-
     fn publish(
         &self,
         server: &Server<M>,
@@ -269,9 +265,6 @@ pub(super) struct View {
     since: Option<i64>,
 }
 
-/// Seconds in which another server may still be telling its watchers.
-const NOTIFYING: i64 = 10;
-
 impl View {
     pub(super) fn of<M: Memory>(
         server: &Server<M>,
@@ -279,7 +272,7 @@ impl View {
         key: &PresentityKey,
     ) -> View {
         let Audience { watchers, has_unnotified } = server.store.audience(key);
-        let since = server.store.policy.rows_only().then(|| host.now() - NOTIFYING);
+        let since = server.subscriptions().notified_elsewhere_since(host.now());
         View { watchers, has_unnotified, since }
     }
 

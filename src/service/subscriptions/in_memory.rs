@@ -2,12 +2,14 @@
 
 use super::storage::{Insertion, Storage};
 use super::{AcceptedSubscription, WatcherRef, release};
+use crate::config::Config;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level, Value};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::presence::transition::{Event, Next, Refusal};
+use crate::service::notifier::Numbering;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, check_widths, orphaned_rows, write_back};
 use crate::shm::Memory;
@@ -215,7 +217,22 @@ impl<M: Memory> Storage<M> for InMemory {
         }
     }
 
-    fn has_rows(&self) -> bool {
-        self.rows != RowsOf::None
+    fn is_prompt(&self, config: &Config) -> bool {
+        match self.rows {
+            RowsOf::None => false,
+            RowsOf::Requests => true,
+            // With a period of 0 a write-back never happens.
+            RowsOf::Flushes => config.db_update_period.is_some(),
+        }
+    }
+
+    fn numbering(&self) -> Numbering {
+        Numbering::Reserved
+    }
+
+    fn report_unusable_rows(&self, server: &Server<M>, host: &mut dyn Host) {
+        if self.rows != RowsOf::None {
+            orphaned_rows::report_unusable_rows(server, host);
+        }
     }
 }

@@ -12,10 +12,11 @@ use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, T
 use crate::presence::transition::{Event, Next, Refusal, Transition};
 use crate::presence::winfo::WatcherNews;
 use crate::service::durable::catch_up;
+use crate::service::notifier::Numbering;
 use crate::service::notifier_slots::slot_of_dialog;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::{self as rows, ActiveWatcherRow};
-use crate::service::{Server, check_widths, expired_rows, limits};
+use crate::service::{Server, check_widths, expired_rows, limits, orphaned_rows};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::listing::Listed;
@@ -260,12 +261,20 @@ impl<M: Memory> Storage<M> for InRows {
         expired_rows::expire(server, host)
     }
 
-    fn has_rows(&self) -> bool {
-        true
+    fn numbering(&self) -> Numbering {
+        Numbering::Claimed
     }
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn notified_elsewhere_since(&self, now: i64) -> Option<i64> {
+        Some(now - rows::NOTIFYING)
+    }
+
+    fn report_unusable_rows(&self, server: &Server<M>, host: &mut dyn Host) {
+        orphaned_rows::report_unusable_rows(server, host);
     }
 }
 

@@ -1,8 +1,11 @@
 //! Where subscriptions are kept: the one place that asks for it (`subs_db_mode`).
+//! What it is asked for is decided at start: `Server` has the storage, the store its
+//! policies (`service/policy.rs`).
 
 use super::in_memory::{InMemory, RowsOf};
 use super::in_rows::InRows;
 use super::{AcceptedSubscription, WatcherRef};
+use crate::config::{Config, SubscriptionMode};
 use crate::error::{Fault, Rejection};
 use crate::ports::Host;
 use crate::presence::limits::Limit;
@@ -11,18 +14,54 @@ use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{DialogId, Snapshot};
 use crate::presence::transition::Refusal;
 use crate::service::Server;
+use crate::service::notifier::Numbering;
 use crate::shm::Memory;
+use crate::store::Token;
 use crate::store::listing::Listed;
-use crate::store::{SubscriptionRows, Token};
 
-/// The storage that goes with this use of rows, for the life of the server.
-pub fn storage<M: Memory>(rows: SubscriptionRows) -> &'static dyn Storage<M> {
-    match rows {
-        SubscriptionRows::None => &InMemory { rows: RowsOf::None },
-        SubscriptionRows::AtOnce => &InMemory { rows: RowsOf::Requests },
-        SubscriptionRows::Later => &InMemory { rows: RowsOf::Flushes },
-        SubscriptionRows::Only => &InRows,
+/// The storage that goes with the configuration, for the life of the server.
+pub(in crate::service) fn storage<M: Memory>(config: &Config) -> &'static dyn Storage<M> {
+    match config.subs_db_mode {
+        SubscriptionMode::Memory => &InMemory { rows: RowsOf::None },
+        SubscriptionMode::WriteThrough => &InMemory { rows: RowsOf::Requests },
+        SubscriptionMode::WriteBack => &InMemory { rows: RowsOf::Flushes },
+        SubscriptionMode::DbOnly => &InRows,
     }
+}
+
+/// What goes with where subscriptions are kept, for those who prepare for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// Each is a record in memory. Where it is not, those that await a NOTIFY are.
+    pub has_records: bool,
+    /// Each has a row, or is one: a table is needed, and a row must be able to say
+    /// when a subscription ends.
+    pub has_rows: bool,
+    /// The row of a new one waits for the writers (B49); its request does not.
+    pub new_rows_wait: bool,
+}
+
+impl Keeping {
+    /// Records have rows that follow them: read at start, written at the end.
+    pub fn rows_follow(self) -> bool {
+        self.has_records && self.has_rows
+    }
+
+    /// Other servers change the same subscriptions, so that their rows judge.
+    pub fn is_shared(self) -> bool {
+        !self.has_records
+    }
+}
+
+/// What goes with this configuration.
+pub fn keeping(config: &Config) -> Keeping {
+    let (has_records, has_rows, new_rows_wait) = match config.subs_db_mode {
+        SubscriptionMode::Memory => (true, false, false),
+        SubscriptionMode::WriteThrough => (true, true, false),
+        SubscriptionMode::WriteBack => (true, true, true),
+        SubscriptionMode::DbOnly => (false, true, false),
+    };
+    Keeping { has_records, has_rows, new_rows_wait }
 }
 
 /// What became of a subscription that was to be stored.
@@ -40,7 +79,7 @@ pub enum Insertion {
 }
 
 /// A kind of storage. Decisions are `presence::transition`'s.
-pub trait Storage<M: Memory>: Sync {
+pub(in crate::service) trait Storage<M: Memory>: Sync {
     /// Stores a new subscription.
     fn insert(
         &self,
@@ -156,11 +195,26 @@ pub trait Storage<M: Memory>: Sync {
         Ok(())
     }
 
-    /// A row says when a subscription ends.
-    fn has_rows(&self) -> bool;
+    /// Rows that are missing, or whose subscriptions are over, are written within a
+    /// second (B49).
+    fn is_prompt(&self, _config: &Config) -> bool {
+        false
+    }
+
+    /// How NOTIFYs get their numbers.
+    fn numbering(&self) -> Numbering;
 
     /// Other servers change the same subscriptions.
     fn is_shared(&self) -> bool {
         false
     }
+
+    /// Other servers may still be notifying their watchers of what was published since
+    /// this time; `None` where there are none.
+    fn notified_elsewhere_since(&self, _now: i64) -> Option<i64> {
+        None
+    }
+
+    /// Says how many rows are of no use here (`presence.cleanup`).
+    fn report_unusable_rows(&self, _server: &Server<M>, _host: &mut dyn Host) {}
 }

@@ -54,8 +54,8 @@ pub(in crate::store) fn close_fan_out<M: Memory>(records: &mut Shard<M>, id: Id<
         records.mark_all_notified(id);
         return;
     }
-    // The fan-out over rows is another one.
-    if records.watchers_are_rows() {
+    // The fan-out over those that are read is another one.
+    if records.reads_watchers() {
         return;
     }
     let Some(record) = records.presentities.get_mut(id) else { return };

@@ -1,4 +1,5 @@
 //! Picks those who lack a version of the state, with the numbers of their NOTIFYs.
+//! `row_lanes` does so where all that is here awaits a NOTIFY.
 
 use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{Ending, Text, may_see};
@@ -7,7 +8,7 @@ use crate::shm::{Id, Memory};
 use crate::store::dialogs::Places;
 use crate::store::lanes::fan_out::{close_fan_out, next_in_fan_out, start_fan_out, wants_change};
 use crate::store::lanes::{CSEQ_RESERVE, Composed, Document, PlannedNotify, Taken, by_document};
-use crate::store::records::{RowClaim, Subscription, Watched};
+use crate::store::records::{Presentity, RowClaim, Subscription, Watched};
 use crate::store::shard::Shard;
 use crate::store::subscriptions::snapshot;
 use crate::store::{LaneRef, Store, Token};
@@ -16,22 +17,98 @@ use crate::store::{LaneRef, Store, Token};
 const VISITS: usize = 4;
 
 /// One portion, while it is picked under the shard's lock.
-struct Picking<'a, M: Memory> {
-    lane: LaneRef<M>,
+pub(in crate::store) struct Picking<'a, M: Memory> {
+    pub lane: LaneRef<M>,
     composed: Composed<'a>,
     now: i64,
     limit: usize,
     /// So many watchers may still be looked at.
     visits: usize,
-    notifies: Vec<PlannedNotify>,
-    /// Subscriptions that are rows, whose records are gone: where the index has
-    /// them.
-    released: Vec<(Places, Token)>,
+    pub notifies: Vec<PlannedNotify>,
+    /// Subscriptions whose rows reserve none of the CSeqs taken.
+    unreserved: Vec<Token>,
+    /// Those whose records are gone: where the index has them.
+    pub released: Vec<(Places, Token)>,
 }
 
-impl<M: Memory> Picking<'_, M> {
+impl<'a, M: Memory> Picking<'a, M> {
+    /// Nothing yet.
+    pub fn new(lane: LaneRef<M>, composed: Composed<'a>, now: i64, limit: usize) -> Self {
+        Picking {
+            lane,
+            composed,
+            now,
+            limit,
+            visits: limit.saturating_mul(VISITS),
+            notifies: Vec::new(),
+            unreserved: Vec::new(),
+            released: Vec::new(),
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.notifies.len() >= self.limit || self.visits == 0
+    }
+}
+
+/// What goes with the subscriptions that are picked from.
+pub(in crate::store) trait Picked<M: Memory> {
+    /// What names one in its NOTIFYs.
+    fn token(
+        store: &Store<M>,
+        shard: usize,
+        records: &Shard<M>,
+        id: Id<Subscription<M>>,
+    ) -> Option<Token>;
+
+    /// Of the final publications only those up to this state version are notified now.
+    fn ends_up_to(records: &Shard<M>, owner: &Presentity<M>) -> Option<StateVersion>;
+
+    /// The state version that a watcher was notified of before a NOTIFY that comes after one of
+    /// `last`; `before` all of its NOTIFYs.
+    fn notified_after(before: StateVersion, last: StateVersion) -> StateVersion;
+
+    /// One that was pending has been seen to.
+    fn seen_to(
+        store: &Store<M>,
+        records: &mut Shard<M>,
+        picking: &mut Picking<'_, M>,
+        id: Id<Subscription<M>>,
+    );
+}
+
+/// Those that stay here.
+struct Records;
+
+impl<M: Memory> Picked<M> for Records {
+    fn token(
+        store: &Store<M>,
+        shard: usize,
+        records: &Shard<M>,
+        id: Id<Subscription<M>>,
+    ) -> Option<Token> {
+        store.token(shard, records, id)
+    }
+
+    fn ends_up_to(_records: &Shard<M>, _owner: &Presentity<M>) -> Option<StateVersion> {
+        None
+    }
+
+    fn notified_after(_before: StateVersion, last: StateVersion) -> StateVersion {
+        last
+    }
+
+    fn seen_to(
+        _store: &Store<M>,
+        records: &mut Shard<M>,
+        picking: &mut Picking<'_, M>,
+        id: Id<Subscription<M>>,
+    ) {
+        let Some(record) = records.subscriptions.get_mut(id) else { return };
+        match record.phase {
+            Phase::Ending(_) => record.phase = Phase::Leaving,
+            _ => record.mark_notified(picking.composed.state_version),
+        }
     }
 }
 
@@ -39,40 +116,25 @@ impl<M: Memory> Store<M> {
     /// Takes subscriptions that have not been notified of what was composed, up
     /// to `limit` NOTIFYs or a few times as many that need none.
     pub fn take(&self, lane: LaneRef<M>, composed: Composed<'_>, now: i64, limit: usize) -> Taken {
-        let mut picking = Picking {
-            lane,
-            composed,
-            now,
-            limit,
-            visits: limit.saturating_mul(VISITS),
-            notifies: Vec::new(),
-            released: Vec::new(),
-        };
-        let found = self.with(usize::from(lane.shard), |records| {
-            self.pick_pending(records, &mut picking);
-            // Those whose subscriptions are rows are all pending one by one.
-            if self.policy.rows_only() {
-                let owner = records.presentities.get(lane.presentity);
-                let is_latest =
-                    owner.is_some_and(|owner| owner.state_version == composed.state_version);
-                return (picking.notifies.len() >= limit, is_latest, Vec::new());
-            }
+        let mut picking = Picking::new(lane, composed, now, limit);
+        let more = self.with(usize::from(lane.shard), |records| {
+            self.pick_pending::<Records>(records, &mut picking);
             let more = self.pick_others(records, &mut picking);
             // Now, or the next call would begin the fan-out again.
             close_fan_out(records, lane.presentity);
-            let unreserved = self.unreserved(records, &picking.notifies);
             by_document(&mut picking.notifies);
-            (more, true, unreserved)
+            more
         });
-        for (places, token) in picking.released {
-            self.forget(places, token);
-        }
-        let (more, is_latest, unreserved) = found.unwrap_or((false, true, Vec::new()));
-        Taken { notifies: picking.notifies, more, is_latest, unreserved }
+        let Picking { notifies, unreserved, .. } = picking;
+        Taken { notifies, more: more.unwrap_or(false), is_latest: true, unreserved }
     }
 
     /// Those who await a NOTIFY of their own.
-    fn pick_pending(&self, records: &mut Shard<M>, picking: &mut Picking<'_, M>) {
+    pub(in crate::store) fn pick_pending<P: Picked<M>>(
+        &self,
+        records: &mut Shard<M>,
+        picking: &mut Picking<'_, M>,
+    ) {
         let composed = picking.composed;
         // Who subscribed while only changes were composed waits for the rest.
         let only_changes = composed.watchers.is_some_and(|watchers| !watchers.has_all);
@@ -105,30 +167,11 @@ impl<M: Memory> Store<M> {
                         | RowClaim::Rescue
                         | RowClaim::NotifierSlot(_) => Document::Newest,
                     };
-                    self.pick_one(records, picking, id, newest);
+                    self.pick_one::<P>(records, picking, id, newest);
                 }
-                Phase::Ending(_) => self.pick_one(records, picking, id, Document::Newest),
+                Phase::Ending(_) => self.pick_one::<P>(records, picking, id, Document::Newest),
             }
-            self.picked_pending(records, picking, id);
-        }
-    }
-
-    /// One that was pending has been seen to.
-    fn picked_pending(
-        &self,
-        records: &mut Shard<M>,
-        picking: &mut Picking<'_, M>,
-        id: Id<Subscription<M>>,
-    ) {
-        if self.policy.rows_only() {
-            let shard = usize::from(picking.lane.shard);
-            picking.released.extend(self.release_row(records, shard, id));
-            return;
-        }
-        let Some(record) = records.subscriptions.get_mut(id) else { return };
-        match record.phase {
-            Phase::Ending(_) => record.phase = Phase::Leaving,
-            _ => record.mark_notified(picking.composed.state_version),
+            P::seen_to(self, records, picking, id);
         }
     }
 
@@ -145,7 +188,7 @@ impl<M: Memory> Store<M> {
             if wants_change(records, id, composed.state_version, picking.now) {
                 let record = records.subscriptions.get(id);
                 let newest = record.map_or(Document::Newest, |r| composed.for_all(r.notified));
-                self.pick_one(records, picking, id, newest);
+                self.pick_one::<Records>(records, picking, id, newest);
             }
             if let Some(record) = records.subscriptions.get_mut(id) {
                 record.mark_notified(composed.state_version);
@@ -156,7 +199,7 @@ impl<M: Memory> Store<M> {
 
     /// The NOTIFYs that bring one subscription up to what was composed. `newest`
     /// is its form of the newest document.
-    fn pick_one(
+    fn pick_one<P: Picked<M>>(
         &self,
         records: &mut Shard<M>,
         picking: &mut Picking<'_, M>,
@@ -164,17 +207,10 @@ impl<M: Memory> Store<M> {
         newest: Document,
     ) {
         let (lane, composed, now) = (picking.lane, picking.composed, picking.now);
-        let rows_only = self.policy.rows_only();
-        let token = match rows_only {
-            true => Some(Token::ROW),
-            false => self.token(usize::from(lane.shard), records, id),
-        };
+        let token = P::token(self, usize::from(lane.shard), records, id);
         let Some(owner) = records.presentities.get(lane.presentity) else { return };
+        let ends_up_to = P::ends_up_to(records, owner);
         let watched = owner.watched(&records.hosts);
-        let fan_out = owner
-            .extra
-            .and_then(|id| records.extras.get(id))
-            .map_or(StateVersion::default(), |a| a.rows.state_version);
         let Some(record) = records.subscriptions.get_mut(id) else { return };
         let ending = match record.phase {
             Phase::Ending(why) => Some(why),
@@ -188,9 +224,8 @@ impl<M: Memory> Store<M> {
                 composed.finals.partition_point(|f| !f.state_version.is_after(state_version))
             };
             let mut at = up_to(record.notified);
-            // A fan-out over rows is about the changes up to its state version; what ends
-            // later is said by the next one, once.
-            let end = if rows_only { up_to(fan_out).max(at) } else { composed.finals.len() };
+            let all = composed.finals.len();
+            let end = ends_up_to.map_or(all, |state_version| up_to(state_version).max(at));
             let (mut notified, mut covered) = (record.notified, false);
             while let Some(first) = composed.finals.get(at..end).and_then(<[_]>::first) {
                 let rest = &composed.finals[at..end];
@@ -201,8 +236,7 @@ impl<M: Memory> Store<M> {
                 let last = composed.finals[next - 1].state_version;
                 // The final publication of the newest state version is the newest state.
                 covered = last == composed.state_version;
-                // Numbers in a row that are taken together are given back together.
-                notified = if rows_only { notified } else { last };
+                notified = P::notified_after(record.notified, last);
                 at = next;
             }
             if !covered {
@@ -213,27 +247,15 @@ impl<M: Memory> Store<M> {
             let document = if sees { newest } else { Document::None };
             notifies.push(next_notify(record, watched, token, document, ending, now));
         }
-        if self.policy.keeps_rows()
-            && record.has_row
-            && record.reserved_cseq < record.local_cseq.saturating_add(CSEQ_RESERVE / 2)
-        {
-            records.mark_dirty(id);
+        if record.has_row {
+            // Of those who go on.
+            if ending.is_none() && record.reserved_cseq < record.local_cseq {
+                picking.unreserved.extend(token);
+            }
+            if record.reserved_cseq < record.local_cseq.saturating_add(CSEQ_RESERVE / 2) {
+                records.mark_dirty(id);
+            }
         }
-    }
-
-    /// Lists those subscriptions that go on and whose rows do not reserve the CSeqs of
-    /// their NOTIFYs.
-    fn unreserved(&self, records: &Shard<M>, notifies: &[PlannedNotify]) -> Vec<Token> {
-        if !self.policy.keeps_rows() {
-            return Vec::new();
-        }
-        let living = notifies.iter().filter(|notify| notify.ending.is_none());
-        let is_unreserved = |token: &Token| {
-            Self::resolve(records, *token)
-                .and_then(|id| records.subscriptions.get(id))
-                .is_some_and(|record| record.has_row && record.reserved_cseq < record.local_cseq)
-        };
-        living.filter_map(|notify| notify.token).filter(is_unreserved).collect()
     }
 }
 

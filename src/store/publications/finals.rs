@@ -185,10 +185,8 @@ impl<M: Memory> Shard<M> {
             }
             FanOut::Watchers { urgent } => {
                 self.state_changed(id, sender);
-                if urgent
-                    && self.watchers_are_rows()
-                    && let Some(extra) = self.extra_mut(id)
-                {
+                // For the fan-out over those that are read.
+                if urgent && let Some(extra) = self.extra_mut(id) {
                     extra.rows.urgent = true;
                 }
             }

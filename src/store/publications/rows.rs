@@ -66,17 +66,17 @@ impl<M: Memory> Store<M> {
     /// Who watches a presentity, as far as is known here.
     pub fn audience(&self, key: &PresentityKey) -> Audience {
         let hash = self.presentity_hash(&key.identity, key.package);
-        let any = self.policy.rows_only();
-        let nobody =
-            Audience { watchers: Watchers { any, backlogged: false }, has_unnotified: false };
+        let none =
+            |any| Audience { watchers: Watchers { any, backlogged: false }, has_unnotified: false };
         self.with(self.shard_of(&key.identity), |records| {
-            let id = records.find(key, hash)?;
-            let owner = records.presentities.get(id)?;
+            let found = records.find(key, hash);
+            let Some((id, owner)) = found.and_then(|id| Some((id, records.presentities.get(id)?)))
+            else {
+                return none(records.reads_watchers());
+            };
             let has_unnotified = owner.completed != owner.state_version;
-            Some(Audience { watchers: records.watchers_of(id), has_unnotified })
+            Audience { watchers: records.watchers_of(id), has_unnotified }
         })
-        .ok()
-        .flatten()
-        .unwrap_or(nobody)
+        .unwrap_or(none(true))
     }
 }

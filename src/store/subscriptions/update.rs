@@ -111,10 +111,8 @@ impl<M: Memory> Store<M> {
                 }
                 self.drop_if_idle(records, presentity);
             }
-            Next::Renewed(..) | Next::Decided(..) if self.policy.keeps_rows() => {
-                records.mark_dirty(id);
-            }
-            _ => {}
+            Next::Renewed(..) | Next::Decided(..) => records.row_follows(id),
+            Next::Expired | Next::Unchanged | Next::Refused(_) => {}
         }
         if matches!(transition.notify, Notify::Now | Notify::Last(_)) {
             records.mark_notify_pending(id);

@@ -15,7 +15,7 @@ use model::{Expected, Model, Watcher, labels};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::presence::event_package::PackageId;
 use presence::presence::subscription::{Snapshot, Text};
-use presence::service::{expiry, notifier_slots, notify_reply, restore, subscriptions, write_back};
+use presence::service::{expiry, flagged_rows, notify_reply, restore, subscriptions, write_back};
 use presence::store::Token;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
@@ -182,12 +182,12 @@ impl Run {
             self.world.send();
             if self.storage.notifiers {
                 for slot in 0..self.storage.slots() {
-                    notifier_slots::serve(&self.world.server, &mut self.world.host, slot);
+                    flagged_rows::serve(&self.world.server, &mut self.world.host, slot);
                 }
             }
         }
         self.world.send();
-        if self.world.server.store.policy.keeps_rows() {
+        if subscriptions::keeping(&self.world.server.config).rows_follow() {
             write_back::flush(&self.world.server, &mut self.world.host, false);
         }
     }

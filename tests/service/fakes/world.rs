@@ -19,12 +19,12 @@ use presence::service::{
 use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
+use presence::store::Shared;
 use presence::store::cseq_floors::CseqFloors;
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use presence::store::writers::Writers;
-use presence::store::{Shared, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -197,7 +197,6 @@ impl World {
         let sets = place_slice(arena, 64, |_| Ok(Mutex::new(Set::EMPTY))).unwrap();
         let floors = place_slice(arena, 1024, |_| Ok(AtomicU64::new(0))).unwrap();
         let registry = registry(setup.authorizes, setup.restricts);
-        let policy = policy::store(&config, &registry);
         let shared = Shared {
             shards: shards.unwrap(),
             dialogs: dialogs.unwrap(),
@@ -210,12 +209,7 @@ impl World {
         };
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);
-        let server = Arc::new(Server {
-            config,
-            registry,
-            store: Store::new(shared, policy),
-            widths: Default::default(),
-        });
+        let server = Arc::new(Server::new(config, registry, shared, Default::default()));
         let host = FakeHost::new(outside, setup.database);
         let idle = InUse::default();
         let mut world = World { server, host, arena, pool, heaps, index_heap, idle, cseq: 0 };
