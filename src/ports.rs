@@ -37,6 +37,10 @@ pub enum PackageVerdict {
 pub trait Incoming {
     /// The host keeps a transaction for it, which absorbs retransmissions.
     fn in_transaction(&mut self) -> bool;
+    /// The address that it has come from, in bytes; empty if that is not known.
+    fn source(&self) -> &[u8] {
+        b""
+    }
     /// Sends the final reply: through the transaction if there is one.
     fn reply(&mut self, reply: &Reply) -> Result<(), Fault>;
     /// The To tag that our replies to this request carry.
@@ -223,6 +227,9 @@ pub type Condition = (&'static str, Compare, Value);
 /// One column and its new value.
 pub type Assignment = (&'static str, Value);
 
+/// Values that rows share, and how many rows do.
+pub type Group = (Vec<Value>, u64);
+
 /// An update of what meets the conditions.
 pub type RowUpdate<'a> = (&'a [Condition], &'a [Assignment]);
 
@@ -309,6 +316,18 @@ pub trait Database {
         _each: &mut dyn FnMut(Vec<Value>),
     ) -> Result<bool, Fault> {
         Ok(false)
+    }
+    /// Counts the rows that meet the conditions by the values of these columns:
+    /// the `most` most frequent. `None` where the driver cannot say without
+    /// giving all rows.
+    fn groups(
+        &mut self,
+        _table: &str,
+        _conditions: &[Condition],
+        _columns: &[&'static str],
+        _most: usize,
+    ) -> Result<Option<Vec<Group>>, Fault> {
+        Ok(None)
     }
     /// Adds rows, in whatever order; what that means is what `insert` for each
     /// means. Outside of a transaction a failure may leave some added.

@@ -39,6 +39,14 @@ impl Names<'_> {
     /// A SELECT of `what`, in the order given; `None` if a condition has to be
     /// left to the driver.
     pub fn select(&self, what: &[u8], conditions: &[Condition], order: &str) -> Option<Vec<u8>> {
+        let mut text = self.chosen(what, conditions)?;
+        text.extend_from_slice(b" ORDER BY ");
+        text.extend_from_slice(order.as_bytes());
+        Some(text)
+    }
+
+    /// A SELECT of `what` in no order.
+    fn chosen(&self, what: &[u8], conditions: &[Condition]) -> Option<Vec<u8>> {
         let mut text = [b"SELECT ", what, b" FROM "].concat();
         self.push_table(&mut text);
         for (at, (column, compare, value)) in conditions.iter().enumerate() {
@@ -49,8 +57,22 @@ impl Names<'_> {
                 return None;
             }
         }
-        text.extend_from_slice(b" ORDER BY ");
-        text.extend_from_slice(order.as_bytes());
+        Some(text)
+    }
+
+    /// A SELECT that counts rows by the values of columns, the most frequent
+    /// first; `None` as for `select`.
+    pub fn groups(
+        &self,
+        columns: &[&'static str],
+        conditions: &[Condition],
+        most: usize,
+    ) -> Option<Vec<u8>> {
+        let list = self.list(columns);
+        let mut text = self.chosen(&[&list[..], b",COUNT(*)"].concat(), conditions)?;
+        text.extend_from_slice(b" GROUP BY ");
+        text.extend_from_slice(&list);
+        text.extend_from_slice(format!(" ORDER BY COUNT(*) DESC LIMIT {most}").as_bytes());
         Some(text)
     }
 
@@ -126,6 +148,12 @@ mod tests {
         assert_eq!(
             names.select(&what, &conditions, "id LIMIT 3").as_deref(),
             Some(&b"SELECT a,id FROM t WHERE id>5 AND a='o''b' ORDER BY id LIMIT 3"[..])
+        );
+        assert_eq!(
+            names.groups(&["a", "b"], &conditions[..1], 7).as_deref(),
+            Some(
+                &b"SELECT a,b,COUNT(*) FROM t WHERE id>5 GROUP BY a,b ORDER BY COUNT(*) DESC LIMIT 7"[..]
+            )
         );
         let odd = [("a", Compare::Eq, Value::text(b"\\"))];
         assert_eq!(names.select(&what, &odd, "id"), None);

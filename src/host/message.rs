@@ -240,6 +240,16 @@ impl<'a> Message<'a> {
         !rewritten.s.is_null() && parts(received).is_some_and(|uri| !uri.user.is_empty())
     }
 
+    /// The address that it has come from, in bytes.
+    pub fn source(self) -> &'a [u8] {
+        // SAFETY: the request stays for `'a`, and with it its own address, of which
+        // all 16 bytes can be read.
+        let address = unsafe { &(*self.raw.as_ptr()).rcv.src_ip };
+        // SAFETY: the union is all bytes.
+        let bytes = unsafe { &address.u.addr };
+        bytes.get(..address.len as usize).unwrap_or_default()
+    }
+
     /// The socket that received it.
     fn socket(self) -> &'a [u8] {
         // SAFETY: every received request has the socket it came in on, which

@@ -18,7 +18,7 @@ use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
 use crate::host::process::Wake;
 use crate::host::state::{
-    CONFIG, DRIVER, Kamailio, KamailioServer, SERVER, WAKE, config, random, server,
+    CONFIG, DRIVER, Kamailio, KamailioServer, POOL, SERVER, WAKE, config, random, server,
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
@@ -32,6 +32,7 @@ use crate::service::{
 };
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, force_unlock, place, place_slice};
 use crate::store::cseq_floors::{self, CseqFloors};
+use crate::store::insight::Insight;
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use crate::store::widths::TableWidths;
@@ -163,6 +164,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let arena = ShmArena;
     let shards = config.lock_shards as usize;
     let pool = place(arena, PagePool::<Kamailio>::new(arena, RESERVED_CHUNKS)?)?;
+    let _ = POOL.set(pool);
     let hash = place(arena, KeyedHash::new(random()))?;
     let heaps = place_slice(arena, shards.div_ceil(SHARDS_PER_HEAP), |_| Ok(Heap::new(pool)))?;
     let index_heap = place(arena, Heap::new(pool))?;
@@ -192,12 +194,23 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let retransmissions = place(arena, Retransmissions::new(sets, hash))?;
     let wake = place(arena, std::sync::atomic::AtomicBool::new(false))?;
     let writers = place(arena, Writers::default())?;
+    let insight = place(arena, Insight::new(hash))?;
     // SAFETY: asks the allocator for a number.
     let free = usize::try_from(unsafe { sys::kshim_shm_available() }).unwrap_or(0);
     let places = if !policy.knows_watchers { cseq_floors::places(free) } else { 0 };
     let places = place_slice(arena, places, |_| Ok(AtomicU64::new(0)))?;
     let floors = place(arena, CseqFloors::new(places))?;
-    Ok(Shared { shards: records, dialogs, hash, retransmissions, tally, wake, writers, floors })
+    Ok(Shared {
+        shards: records,
+        dialogs,
+        hash,
+        retransmissions,
+        tally,
+        wake,
+        writers,
+        floors,
+        insight,
+    })
 }
 
 /// A process begins. `rank` is its kind, or a worker's number.

@@ -195,6 +195,10 @@ impl Drop for Linked<'_> {
 }
 
 impl Incoming for Request<'_> {
+    fn source(&self) -> &[u8] {
+        self.message.source()
+    }
+
     fn in_transaction(&mut self) -> bool {
         tm::in_transaction()
     }

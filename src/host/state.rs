@@ -10,7 +10,7 @@ use crate::host::lock::KamLock;
 use crate::host::memory::ShmArena;
 use crate::host::process::Wake;
 use crate::service::Server;
-use crate::shm::Memory;
+use crate::shm::{Memory, PagePool, PoolUsage};
 
 /// Kamailio's shared memory and its locks.
 pub enum Kamailio {}
@@ -27,6 +27,12 @@ pub(super) static CONFIG: OnceCell<Config> = OnceCell::new();
 pub(super) static DRIVER: OnceCell<Option<Driver>> = OnceCell::new();
 pub(super) static SERVER: OnceCell<KamailioServer> = OnceCell::new();
 pub(super) static WAKE: OnceCell<Wake> = OnceCell::new();
+pub(super) static POOL: OnceCell<&PagePool<Kamailio>> = OnceCell::new();
+
+/// What shared memory is used for records; `None` before mod_init.
+pub fn pool_usage() -> Option<PoolUsage> {
+    POOL.get().map(|pool| pool.usage())
+}
 
 /// The server; `None` in library mode and before all modules are initialised.
 pub fn server() -> Option<&'static KamailioServer> {

@@ -11,6 +11,7 @@ pub mod event_package;
 pub mod expires;
 pub mod folding;
 pub mod limits;
+pub mod listing;
 pub mod name_addr;
 pub mod next_hop;
 pub mod notify_headers;

@@ -16,6 +16,7 @@ pub mod notifier;
 pub mod notifier_slots;
 pub mod notify_reply;
 pub mod orphaned_rows;
+pub mod overview;
 mod paging;
 pub mod policy;
 pub mod publication_request;

@@ -10,7 +10,7 @@ use crate::presence::expires::{self, PublicationKind};
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Facts, RUID_PREFIX, Refused, Step, step};
-use crate::presence::request::PublishRequest;
+use crate::presence::request::{PublishRequest, UriParts};
 use crate::presence::text;
 use crate::service::notifier::{self, Budget};
 use crate::service::publication_request::PublicationRequest;
@@ -42,8 +42,9 @@ pub fn handle<M: Memory>(
     incoming: &mut dyn Incoming,
     request: &PublishRequest<'_>,
 ) -> RequestOutcome {
-    let attempt = match TrackedRequest::begin(server, incoming, b"PUBLISH", request.id, host.now())
-    {
+    let (now, UriParts { user, host: domain }) = (host.now(), request.presentity);
+    server.store.request_came(incoming.source(), (user, domain), now);
+    let attempt = match TrackedRequest::begin(server, incoming, b"PUBLISH", request.id, now) {
         Arrival::New(attempt) => attempt,
         Arrival::InProgress => return RequestOutcome::Accepted,
         Arrival::Answered(answer) => return reply_ok(server, incoming, request, &answer),

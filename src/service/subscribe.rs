@@ -7,7 +7,7 @@ use crate::presence::expires;
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
-use crate::presence::request::SubscribeRequest;
+use crate::presence::request::{SubscribeRequest, UriParts};
 use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, Status, Text};
 use crate::presence::transition::Refusal;
 use crate::presence::winfo::WatcherNews;
@@ -41,14 +41,15 @@ pub fn handle<M: Memory>(
     incoming: &mut dyn Incoming,
     request: &SubscribeRequest<'_>,
 ) -> RequestOutcome {
-    let attempt =
-        match TrackedRequest::begin(server, incoming, b"SUBSCRIBE", request.id, host.now()) {
-            Arrival::New(attempt) => attempt,
-            Arrival::InProgress => return RequestOutcome::Accepted,
-            Arrival::Answered(answer) => {
-                return reply_ok(incoming, answer.code, answer.expires, request);
-            }
-        };
+    let (now, UriParts { user, host: domain }) = (host.now(), request.watcher);
+    server.store.request_came(incoming.source(), (user, domain), now);
+    let attempt = match TrackedRequest::begin(server, incoming, b"SUBSCRIBE", request.id, now) {
+        Arrival::New(attempt) => attempt,
+        Arrival::InProgress => return RequestOutcome::Accepted,
+        Arrival::Answered(answer) => {
+            return reply_ok(incoming, answer.code, answer.expires, request);
+        }
+    };
     match accept(server, host, incoming, request) {
         // The package has answered itself.
         Ok(None) => {

@@ -18,7 +18,6 @@ use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::ActiveWatcherRow;
 use crate::service::{Server, limits};
 use crate::shm::Memory;
-use crate::store::listing::Listed;
 use crate::store::rows::dialog_of;
 use crate::store::{LaneRef, Token};
 use in_rows::AcceptedRow;
@@ -217,15 +216,6 @@ pub fn has_subscribers<M: Memory>(
     key: &PresentityKey,
 ) -> Result<bool, Fault> {
     server.subscriptions().has_subscribers(server, host, key)
-}
-
-/// The subscriptions to a presentity URI, in all packages.
-pub fn list<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    uri: &[u8],
-) -> Result<Vec<Listed>, Fault> {
-    server.subscriptions().list(server, host, uri)
 }
 
 /// A decision about a watcher: its subscription gets the state, and is to be

@@ -5,12 +5,10 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
 use crate::presence::subscription::Snapshot;
 use crate::presence::transition::Phase;
-use crate::presence::uri::{self, UserCase};
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::lanes::copy_publication;
 use crate::store::records::PublicationPhase;
-use crate::store::subscriptions::snapshot;
 
 /// A subscription and its end.
 #[derive(Debug, Clone)]
@@ -52,71 +50,6 @@ impl<M: Memory> Store<M> {
             let copy = |(_, record)| copy_publication(records, record);
             let newest = all.by_ref().take(most).map(copy).collect();
             (newest, all.next().is_none())
-        })
-        .unwrap_or_default()
-    }
-
-    /// The publications of one shard. Those whose documents the database keeps
-    /// come without.
-    pub fn list_publications(&self, shard: usize) -> Vec<(PresentityKey, PublicationCopy)> {
-        self.with(shard, |records| {
-            let mut all = Vec::new();
-            for (id, owner) in records.presentities.iter() {
-                if owner.publications.is_empty() {
-                    continue;
-                }
-                let Some(key) = records.key_of(id) else { continue };
-                all.extend(
-                    owner
-                        .living(&records.publications)
-                        .filter(|(_, record)| {
-                            matches!(
-                                record.phase,
-                                PublicationPhase::Live | PublicationPhase::Changing
-                            )
-                        })
-                        .map(|(_, record)| {
-                            let user = match record.block().user() {
-                                b"" => key.user.clone(),
-                                user => user.to_vec(),
-                            };
-                            let key = PresentityKey { user, ..key.clone() };
-                            (key, copy_publication(records, record))
-                        }),
-                );
-            }
-            all
-        })
-        .unwrap_or_default()
-    }
-
-    /// The subscriptions of one shard to this presentity URI, compared without
-    /// case, in all packages.
-    pub fn list_subscriptions(&self, shard: usize, uri: &[u8], now: i64) -> Vec<Listed> {
-        let (user, host) = uri::split(uri);
-        self.with(shard, |records| {
-            let mut all = Vec::new();
-            for (_, owner) in records.presentities.iter() {
-                let watched = owner.watched(&records.hosts);
-                if !uri::same_user(watched.owner.user, user, UserCase::Insensitive)
-                    || !uri::eq_ignore_case(watched.owner.host, host)
-                {
-                    continue;
-                }
-                all.extend(
-                    owner
-                        .watchers
-                        .iter(&records.subscriptions)
-                        .filter(|(_, record)| {
-                            matches!(record.phase, Phase::AwaitingResponse | Phase::Live)
-                        })
-                        .map(|(_, record)| Listed {
-                            subscription: snapshot(record, watched, now),
-                            expires_at: record.expires_at.get(),
-                        }),
-                );
-            }
-            all
         })
         .unwrap_or_default()
     }

@@ -6,6 +6,7 @@
 mod counting;
 pub mod cseq_floors;
 pub mod dialogs;
+pub mod insight;
 pub mod lane_owners;
 pub mod lanes;
 pub mod listing;
@@ -19,9 +20,11 @@ pub mod retransmissions;
 pub mod row_lanes;
 pub mod rows;
 pub mod shard;
+pub mod sources;
 pub mod subscription_block;
 pub mod subscriptions;
 pub mod tally;
+pub mod walk;
 pub mod watcher_changes;
 pub mod watchers;
 pub mod widths;
@@ -35,6 +38,7 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::uri::{self, UserCase, identity};
 use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, OutOfMemory, Slab};
 use crate::store::cseq_floors::CseqFloors;
+use crate::store::insight::Insight;
 use crate::store::records::{Presentity, Subscription};
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::Shard;
@@ -163,6 +167,8 @@ pub struct Shared<M: Memory> {
     pub writers: &'static Writers,
     /// CSeqs that were used here in dialogs whose rows count them.
     pub floors: &'static CseqFloors,
+    /// What is remembered for operators.
+    pub insight: &'static Insight,
 }
 
 /// All state of the server.

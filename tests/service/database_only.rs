@@ -1056,6 +1056,7 @@ fn rows_without_a_reason_are_told_by_notifier_processes() {
 
 #[test]
 fn publications_are_listed_by_user_and_domain_wherever_they_are_kept() {
+    use presence::presence::listing::Wanted;
     use presence::service::listing;
     for cache in [PublicationCache::Record, PublicationCache::Hybrid, PublicationCache::None] {
         let mut world = World::new(Setup { cache, ..setup() });
@@ -1063,8 +1064,14 @@ fn publications_are_listed_by_user_and_domain_wherever_they_are_kept() {
             world.publish(Publish { user, body: user, ..Publish::default() });
         }
         let mut listed = |user: Option<&[u8]>, domain: Option<&[u8]>| {
-            let all = listing::publications(&world.server, &mut world.host, user, domain).unwrap();
-            all.into_iter().map(|one| String::from_utf8(one.user).unwrap()).collect::<Vec<_>>()
+            let wanted = Wanted { user, host: domain, ..Wanted::default() };
+            let mut all = Vec::new();
+            let each = |_, one: listing::Published| {
+                all.push(String::from_utf8(one.user).unwrap());
+                true
+            };
+            listing::publications(&world.server, &mut world.host, &wanted, true, each).unwrap();
+            all
         };
         assert_eq!(listed(None, Some(b"h")).len(), 2, "{cache:?}");
         assert_eq!(listed(Some(b"Bob"), None), ["bob"], "{cache:?}");

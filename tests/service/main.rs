@@ -13,6 +13,7 @@ mod folding;
 mod footprint;
 mod identity;
 mod limits;
+mod listing;
 mod many;
 mod ordering;
 mod orphaned_rows;

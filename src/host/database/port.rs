@@ -7,7 +7,9 @@ use crate::error::Fault;
 use crate::host::database::{Connection, columns};
 use crate::host::database_value::{self as value, Keys};
 use crate::host::{sys, text};
-use crate::ports::{Assignment, Condition, Database, Extent, RowUpdate, Value, Verdict, Wanted};
+use crate::ports::{
+    Assignment, Condition, Database, Extent, Group, RowUpdate, Value, Verdict, Wanted,
+};
 use crate::sql::many::{self, Step};
 use crate::sql::prepared as statements;
 use crate::sql::{Dialect, Names};
@@ -235,6 +237,30 @@ impl Database for Connection {
         // Ends the transaction, in which nothing was changed, and the cursor.
         let ended = self.rollback();
         scanned.and(ended).map(|()| true)
+    }
+
+    fn groups(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        most: usize,
+    ) -> Result<Option<Vec<Group>>, Fault> {
+        if self.driver.dialect().is_none() {
+            return Ok(None);
+        }
+        let quote = self.quote();
+        let statement = Names { table, quote: &quote }.groups(columns, conditions, most);
+        let Some(statement) = statement else { return Ok(None) };
+        self.touched = columns::ours(table);
+        self.may_read(table)?;
+        self.try_again()?;
+        let rows = self.ask_rows(&statement, None, columns.len() + 1)?;
+        let group = |mut row: Vec<Value>| {
+            let count = row.pop().and_then(|count| u64::try_from(count.as_int()?).ok())?;
+            Some((row, count))
+        };
+        rows.into_iter().map(group).collect::<Option<Vec<_>>>().ok_or(Fault::Database).map(Some)
     }
 
     fn insert_rows(&mut self, table: &str, rows: &[&[Assignment]]) -> Result<(), Fault> {

@@ -5,6 +5,10 @@ use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::ptr;
 
 use crate::host::{sys, text};
+use crate::presence::listing::Carrier;
+
+/// No command has more parameters.
+const MOST_WORDS: usize = 16;
 
 /// A command being served.
 pub struct Call {
@@ -21,6 +25,7 @@ pub struct Record<'a> {
 }
 
 /// A field's value.
+#[derive(Debug, Clone, Copy)]
 pub enum Value<'a> {
     /// `S`
     Text(&'a [u8]),
@@ -28,6 +33,18 @@ pub enum Value<'a> {
     Signed(i64),
     /// `u`
     Unsigned(u32),
+}
+
+/// A field with its name.
+pub type Field<'a> = (&'static CStr, Value<'a>);
+
+/// What can be inside a record.
+#[derive(Debug, Clone, Copy)]
+pub enum Inner {
+    /// Fields.
+    Record,
+    /// Records.
+    Array,
 }
 
 impl Call {
@@ -46,6 +63,53 @@ impl Call {
             }
         };
         (count, texts)
+    }
+
+    /// Reads all parameters, which are texts or numbers.
+    pub fn words(&self) -> Vec<Vec<u8>> {
+        let mut words = Vec::new();
+        loop {
+            let mut word = sys::_str::default();
+            // SAFETY: the core passes its functions; the format names one text.
+            let count = unsafe {
+                match (*self.rpc).scan {
+                    Some(scan) => {
+                        scan(self.context, c"*.S".as_ptr().cast_mut(), ptr::from_mut(&mut word))
+                    }
+                    None => 0,
+                }
+            };
+            if count < 1 || words.len() >= MOST_WORDS {
+                return words;
+            }
+            // SAFETY: the core has filled it; a number is written where the next
+            // one will be, so that it is copied.
+            words.push(unsafe { text::bytes(word) }.to_vec());
+        }
+    }
+
+    /// What the answer has to fit into. Of the core's transports only the binary one
+    /// cannot say what it is capable of.
+    pub fn carrier(&self) -> Carrier {
+        // SAFETY: the core passes its functions.
+        match unsafe { (*self.rpc).capabilities } {
+            None => Carrier::Binary,
+            Some(_) => Carrier::Json,
+        }
+    }
+
+    /// Ends the command with a fault that is made of these texts.
+    pub fn refuse(&self, reason: &[&[u8]]) {
+        let reason = reason.concat();
+        // SAFETY: the core passes its functions; the format takes a length and a
+        // text of at least that, which the core copies.
+        unsafe {
+            if let Some(fault) = (*self.rpc).fault {
+                let format = c"%.*s".as_ptr().cast_mut();
+                let length = c_int::try_from(reason.len()).unwrap_or(0);
+                fault(self.context, 500 as c_int, format, length, reason.as_ptr());
+            }
+        }
     }
 
     /// Ends the command with a fault, code 500.
@@ -87,9 +151,59 @@ impl Call {
     }
 }
 
-impl Record<'_> {
+impl Value<'_> {
+    /// Bytes in an answer, with a name of this length.
+    pub fn size(&self, carrier: Carrier, name: usize) -> usize {
+        match self {
+            Value::Text(bytes) => carrier.field(name, bytes),
+            Value::Signed(_) | Value::Unsigned(_) => carrier.field(name, b"-2147483648"),
+        }
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Begins a record, or an array of records, inside this one.
+    pub fn inner(&self, kind: Inner, name: &'static CStr) -> Option<Record<'a>> {
+        let mut handle: *mut c_void = ptr::null_mut();
+        let format = match kind {
+            Inner::Record => c"{",
+            Inner::Array => c"[",
+        };
+        // SAFETY: the core passes its functions; either format gives a handle.
+        let added = unsafe {
+            match (*self.call.rpc).struct_add {
+                Some(add) => {
+                    add(self.handle, format.as_ptr().cast_mut(), name.as_ptr(), &raw mut handle)
+                }
+                None => -1,
+            }
+        };
+        if added < 0 {
+            self.call.fault(c"Internal error adding item");
+            return None;
+        }
+        Some(Record { call: self.call, handle })
+    }
+
+    /// Begins a record in an array.
+    pub fn item(&self) -> Option<Record<'a>> {
+        let mut handle: *mut c_void = ptr::null_mut();
+        // SAFETY: the core passes its functions; `{` gives a handle.
+        let added = unsafe {
+            match (*self.call.rpc).array_add {
+                Some(add) => add(self.handle, c"{".as_ptr().cast_mut(), &raw mut handle),
+                None => -1,
+            }
+        };
+        if added < 0 {
+            self.call.fault(c"Internal error adding item");
+            return None;
+        }
+        Some(Record { call: self.call, handle })
+    }
+
     /// Adds fields; false after a fault.
-    pub fn add(&self, fields: &[(&'static CStr, Value<'_>)]) -> bool {
+    pub fn add(&self, fields: &[Field<'_>]) -> bool {
         // SAFETY: the core passes its functions; each format has the type of
         // its argument, and texts are copied.
         let all = unsafe {

@@ -7,18 +7,21 @@ use std::collections::HashMap;
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Value};
 use crate::presence::entity_tag::EntityTag;
-use crate::presence::event_package::{Event, EventPackage};
+use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{PublicationCopy, Refused, Step};
 use crate::service::durable::delete;
 use crate::service::listing::Published;
 use crate::service::orphaned_rows::delete_all;
+use crate::service::overview::Kept;
 use crate::service::paging::Pages;
 use crate::service::publication_request::PublicationRequest;
 use crate::service::{Server, check_widths};
 use crate::shm::Memory;
 use crate::store::publications::{Expired, Pending, PublicationChange, PublicationRowKey};
 use crate::store::rows::{PUBLICATION_COLUMNS, publication_conditions, read_publication};
+use crate::store::walk::Page;
 
 use super::memory::{self, Durable, InMemory};
 use super::statements::{self, body, changes, insert, new_row, replace, table};
@@ -274,13 +277,34 @@ impl<M: Memory> Publications<M> for Indexed {
         self.are_complete_here(known)
     }
 
-    fn list(
+    fn page(
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        fits: &dyn Fn(&[u8], &[u8]) -> bool,
-    ) -> Result<Vec<Published>, Fault> {
-        statements::list(server, host, fits)
+        wanted: (&Wanted<'_>, Option<PackageId>),
+        after: Option<After>,
+        (documents, most): (bool, usize),
+    ) -> Result<Page<Published>, Fault> {
+        let mut page = InMemory.page(server, host, wanted, after, (documents, most))?;
+        let lacks = |entry: &&mut (After, Published)| entry.1.publication.body.is_empty();
+        for (_, published) in page.found.iter_mut().filter(lacks).filter(|_| documents) {
+            let package =
+                Event::parse(&published.event).and_then(|event| server.registry.exact(&event));
+            let Some(package) = package else { continue };
+            let key = server.store.key(&published.user, &published.host, package);
+            let tag = &published.publication.entity_tag;
+            let row = statements::one(server, host, &key, &published.event, tag)?;
+            published.publication.body = row.map(|row| row.body).unwrap_or_default();
+        }
+        Ok(page)
+    }
+
+    fn kept(&self) -> Kept {
+        Kept { mode: 1, are: "rows of the database, with an index in memory", outlive_server: true }
+    }
+
+    fn are_in_memory(&self) -> bool {
+        true
     }
 
     fn follow(

@@ -4,15 +4,18 @@
 
 use crate::error::Fault;
 use crate::ports::Host;
-use crate::presence::event_package::EventPackage;
+use crate::presence::event_package::{EventPackage, PackageId};
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{PublicationCopy, Refused};
 use crate::service::Server;
 use crate::service::listing::Published;
+use crate::service::overview::Kept;
 use crate::service::publication_request::PublicationRequest;
 use crate::shm::Memory;
 use crate::store::Store;
 use crate::store::publications::{Begun, Expired, Pending, PublicationChange, PublicationRowKey};
+use crate::store::walk::{Page, Place};
 
 use super::{Applied, Publications};
 
@@ -238,22 +241,29 @@ impl<M: Memory> Publications<M> for InMemory {
         true
     }
 
-    fn list(
+    fn page(
         &self,
         server: &Server<M>,
         _host: &mut dyn Host,
-        fits: &dyn Fn(&[u8], &[u8]) -> bool,
-    ) -> Result<Vec<Published>, Fault> {
-        let mut all = Vec::new();
-        for shard in 0..server.store.shards() {
-            let listed = server.store.list_publications(shard);
-            let fitting = listed.into_iter().filter(|(key, _)| fits(&key.user, &key.host));
-            all.extend(fitting.filter_map(|(key, publication)| {
-                let event = server.registry.get(key.package)?.name.clone();
-                Some(Published { user: key.user, host: key.host, event, publication })
-            }));
-        }
-        Ok(all)
+        wanted: (&Wanted<'_>, Option<PackageId>),
+        after: Option<After>,
+        (documents, most): (bool, usize),
+    ) -> Result<Page<Published>, Fault> {
+        let at = after.map_or(Some(Place::default()), Place::of).ok_or(Fault::Host)?;
+        let page = server.store.publications_page(at, wanted, documents, most);
+        let found = page.found.into_iter().filter_map(|(place, (key, publication))| {
+            let event = server.registry.get(key.package)?.name.clone();
+            Some((place, Published { user: key.user, host: key.host, event, publication }))
+        });
+        Ok(Page { found: found.collect(), next: page.next })
+    }
+
+    fn kept(&self) -> Kept {
+        Kept { mode: 2, are: "in memory only", outlive_server: false }
+    }
+
+    fn are_in_memory(&self) -> bool {
+        true
     }
 
     fn follow(

@@ -16,15 +16,18 @@ mod statements;
 use crate::config::{Config, PublicationCache};
 use crate::error::Fault;
 use crate::ports::Host;
-use crate::presence::event_package::EventPackage;
+use crate::presence::event_package::{EventPackage, PackageId};
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{PublicationCopy, Refused};
 use crate::service::Server;
 use crate::service::listing::Published;
+use crate::service::overview::Kept;
 use crate::service::publication_request::PublicationRequest;
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::publications::PublicationChange;
+use crate::store::walk::Page;
 
 pub use bounded::newest as newest_that_fit;
 pub(super) use respelled::respell;
@@ -99,14 +102,22 @@ pub trait Publications<M: Memory>: Sync {
     /// later, and might be newer.
     fn are_complete(&self, known: &[PublicationCopy]) -> bool;
 
-    /// Those of the users and domains that fit. (All may be more than fit in memory
-    /// together.)
-    fn list(
+    /// Some of those that are asked for, in this package or in all, where a list
+    /// goes on: from `after` on, about `most`, with their `documents` or without.
+    fn page(
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        fits: &dyn Fn(&[u8], &[u8]) -> bool,
-    ) -> Result<Vec<Published>, Fault>;
+        wanted: (&Wanted<'_>, Option<PackageId>),
+        after: Option<After>,
+        amount: (bool, usize),
+    ) -> Result<Page<Published>, Fault>;
+
+    /// How they are kept, for those who ask.
+    fn kept(&self) -> Kept;
+
+    /// All that there is, is in memory.
+    fn are_in_memory(&self) -> bool;
 
     /// Somebody may have changed the rows of a presentity by hand.
     fn follow(

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use crate::error::Fault;
 use crate::ports::{Condition, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
+use crate::presence::listing::Wanted;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::Step;
 use crate::service::Server;
@@ -16,6 +17,7 @@ use crate::store::publications::PublicationChange;
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, read_publication,
 };
+use crate::store::walk::Place;
 
 use super::respell;
 use super::statements::table;
@@ -46,12 +48,14 @@ pub(super) fn presentity<M: Memory>(
 /// now.
 pub(super) fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
     let mut before = Vec::new();
-    for shard in 0..server.store.shards() {
-        let listed = server.store.list_publications(shard);
-        for (key, copy) in listed {
+    let (all, mut at) = (Wanted::default(), Some(Place::default()));
+    while let Some(place) = at {
+        let page = server.store.publications_page(place, (&all, None), false, usize::MAX);
+        for (_, (key, copy)) in page.found {
             server.store.forget_bodies(&key);
             before.push((key, copy.entity_tag));
         }
+        at = page.next.and_then(Place::of);
     }
     for key in follow(server, host, &[Vec::new()], before)? {
         if let Some(lane) = server.store.notify_all_again(&key)? {

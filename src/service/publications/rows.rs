@@ -5,7 +5,8 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Host, Value};
 use crate::presence::dialog_info;
-use crate::presence::event_package::EventPackage;
+use crate::presence::event_package::{EventPackage, PackageId};
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::transition::{
     self, CurrentPublication, Event, FanOut, Next, Outcome, Publish, Watchers, is_same_dialog,
@@ -15,6 +16,7 @@ use crate::presence::publication::{Facts, PublicationCopy, Refused, Step};
 use crate::presence::uri;
 use crate::service::durable::{catch_up, delete, single};
 use crate::service::listing::Published;
+use crate::service::overview::Kept;
 use crate::service::paging::count as count_rows;
 use crate::service::publication_request::{PublicationRequest, facts_of};
 use crate::service::{Server, check_widths, expiry, limits};
@@ -24,6 +26,7 @@ use crate::store::publications::{Audience, PublicationChange, RowsChanged};
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
+use crate::store::walk::Page;
 
 use super::expired_rows::expire;
 use super::statements::{self, changes, exists, insert, new_row, replace, table};
@@ -121,13 +124,23 @@ impl<M: Memory> Publications<M> for Rows {
         false
     }
 
-    fn list(
+    fn page(
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        fits: &dyn Fn(&[u8], &[u8]) -> bool,
-    ) -> Result<Vec<Published>, Fault> {
-        statements::list(server, host, fits)
+        wanted: (&Wanted<'_>, Option<PackageId>),
+        after: Option<After>,
+        amount: (bool, usize),
+    ) -> Result<Page<Published>, Fault> {
+        statements::page(server, host, wanted, after, amount)
+    }
+
+    fn kept(&self) -> Kept {
+        Kept { mode: 0, are: "rows of the database only", outlive_server: true }
+    }
+
+    fn are_in_memory(&self) -> bool {
+        false
     }
 
     fn follow(

@@ -2,18 +2,25 @@
 //! answer of an earlier attempt was lost.
 
 use crate::error::Fault;
-use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
+use crate::ports::{
+    Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted as Amount,
+};
+use crate::presence::event_package::PackageId;
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{PublicationCopy, Refused};
 use crate::service::Server;
 use crate::service::durable::{durable, single};
 use crate::service::listing::Published;
+use crate::service::paging::{Place, page as page_of};
 use crate::shm::Memory;
 use crate::store::publications::PublicationChange;
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, publication_conditions,
     read_publication,
 };
+
+use crate::store::walk::Page;
 
 use super::bounded;
 
@@ -172,24 +179,44 @@ pub(super) fn body(
     })
 }
 
-/// The publications of all presentities whose user and domain fit.
-pub(super) fn list<M: Memory>(
+/// Some of the publications that are asked for, by the `id` of their rows.
+pub(super) fn page<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    fits: &dyn Fn(&[u8], &[u8]) -> bool,
-) -> Result<Vec<Published>, Fault> {
-    let (table, mut found) = (table(server)?, Vec::new());
+    (wanted, package): (&Wanted<'_>, Option<PackageId>),
+    after: Option<After>,
+    (documents, most): (bool, usize),
+) -> Result<Page<Published>, Fault> {
+    let after = match after {
+        None => 0,
+        Some(After::Row(id)) => id,
+        Some(After::Record { .. }) => return Err(Fault::Host),
+    };
+    let package = package.and_then(|id| server.registry.get(id));
+    let event = package.map(|package| ("event", Compare::Eq, Value::text(&package.name)));
+    let conditions: Vec<Condition> = event.into_iter().collect();
+    // The document is the last column.
+    let columns = match (documents, PUBLICATION_COLUMNS) {
+        (false, [columns @ .., _]) => columns,
+        _ => PUBLICATION_COLUMNS,
+    };
+    let table = table(server)?;
     let database = host.database().ok_or(Fault::Database)?;
-    database.query(table, &[], PUBLICATION_COLUMNS, Some("id"), &mut |row| {
-        let row = read_publication(row).filter(|row| fits(&row.user, &row.host));
-        found.extend(row.map(|PublicationRow { user, host, event, publication }| Published {
-            user,
-            host,
-            event,
-            publication,
+    let mut found = Vec::new();
+    let wanted_page = Amount { most, extent: Extent::Most, is_text: !documents };
+    let place = Place { after, page: wanted_page };
+    let next = page_of(database, table, &conditions, columns, place, &mut |id, row| {
+        let mut row = row.to_vec();
+        row.resize(PUBLICATION_COLUMNS.len(), Value::Null);
+        let row = read_publication(&row).filter(|row| {
+            wanted.is_of(&row.user, &row.host)
+                && wanted.like.as_ref().is_none_or(|like| like.fits(&row.user, &row.host))
+        });
+        found.extend(row.map(|PublicationRow { user, host, event, publication }| {
+            (After::Row(id), Published { user, host, event, publication })
         }));
     })?;
-    Ok(found)
+    Ok(Page { found, next: next.map(After::Row) })
 }
 
 pub(super) fn new_row(

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Value};
 use crate::presence::event_package::EventPackage;
+use crate::presence::listing::Wanted;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri;
@@ -89,26 +90,26 @@ pub fn of_call<M: Memory>(
     Ok(found)
 }
 
-/// Rows of a URI, in all packages: as it is given, and in lower case, with any
-/// escapes.
-pub fn of_uri<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    uri: &[u8],
-) -> Result<Vec<ActiveWatcherRow>, Fault> {
-    let mut found = Vec::<ActiveWatcherRow>::new();
-    let (user, domain) = uri::split(uri);
-    let mut spellings = vec![uri.to_vec(), uri.to_ascii_lowercase()];
-    spellings.extend(uri::spellings(user, &domain.to_ascii_lowercase()));
-    for spelling in spellings.into_iter().collect::<BTreeSet<_>>() {
-        let conditions = [("presentity_uri", Compare::Eq, Value::Text(spelling))];
-        for row in rows(server, host, &conditions)? {
-            if found.iter().all(|known| known.id != row.id) {
-                found.push(row);
-            }
-        }
+/// What finds the rows that somebody asks for. A presentity is looked for as it is
+/// given, and in lower case, with any escapes.
+pub fn of_wanted(wanted: &Wanted<'_>, package: Option<&EventPackage>) -> Vec<Vec<Condition>> {
+    let mut more = Vec::new();
+    if let Some(package) = package {
+        more.push(("event", Compare::Eq, Value::text(&package.name)));
     }
-    Ok(found)
+    if let Some(call_id) = wanted.call_id {
+        more.push(("callid", Compare::Eq, Value::text(call_id)));
+    }
+    let (None, None) = (wanted.user, wanted.host) else {
+        let user = wanted.user.unwrap_or_default();
+        let host = wanted.host.unwrap_or_default().to_ascii_lowercase();
+        let mut spellings = uri::spellings(user, &host);
+        spellings.extend(uri::spellings(&user.to_ascii_lowercase(), &host));
+        let spelled =
+            |uri| [&more[..], &[("presentity_uri", Compare::Eq, Value::Text(uri))]].concat();
+        return spellings.into_iter().collect::<BTreeSet<_>>().into_iter().map(spelled).collect();
+    };
+    vec![more]
 }
 
 /// Somebody's subscription to a presentity lives (B33).

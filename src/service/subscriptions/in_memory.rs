@@ -5,11 +5,14 @@ use super::{AcceptedSubscription, WatcherRef, release};
 use crate::config::Config;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level, Value};
+use crate::presence::event_package::PackageId;
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::presence::transition::{Event, Next, Refusal};
 use crate::service::notifier::Numbering;
+use crate::service::overview::Kept;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, check_widths, orphaned_rows, write_back};
 use crate::shm::Memory;
@@ -17,6 +20,7 @@ use crate::store::Token;
 use crate::store::listing::Listed;
 use crate::store::rows::dialog_of;
 use crate::store::subscriptions::Inserted;
+use crate::store::walk::{Page, Place};
 
 static UNENDED: RateLimitedLog = RateLimitedLog::new();
 
@@ -179,14 +183,16 @@ impl<M: Memory> Storage<M> for InMemory {
         Ok(server.store.has_subscribers(key, host.now()))
     }
 
-    fn list(
+    fn page(
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        uri: &[u8],
-    ) -> Result<Vec<Listed>, Fault> {
-        let (now, shards) = (host.now(), 0..server.store.shards());
-        Ok(shards.flat_map(|shard| server.store.list_subscriptions(shard, uri, now)).collect())
+        wanted: (&Wanted<'_>, Option<PackageId>),
+        after: Option<After>,
+        most: usize,
+    ) -> Result<Page<Listed>, Fault> {
+        let at = after.map_or(Some(Place::default()), Place::of).ok_or(Fault::Host)?;
+        Ok(server.store.subscriptions_page(at, wanted, host.now(), most))
     }
 
     fn expire(&self, server: &Server<M>, host: &mut dyn Host) {
@@ -224,6 +230,15 @@ impl<M: Memory> Storage<M> for InMemory {
             // With a period of 0 a write-back never happens.
             RowsOf::Flushes => config.db_update_period.is_some(),
         }
+    }
+
+    fn kept(&self) -> Kept {
+        let (mode, are) = match self.rows {
+            RowsOf::None => (0, "in memory only"),
+            RowsOf::Requests => (1, "in memory, and written before a request is answered"),
+            RowsOf::Flushes => (2, "in memory, and written within a second or by the timer"),
+        };
+        Kept { mode, are, outlive_server: self.rows != RowsOf::None }
     }
 
     fn numbering(&self) -> Numbering {

@@ -5,7 +5,9 @@ use super::storage::{Insertion, Storage};
 use super::{AcceptedSubscription, WatcherRef, key_of};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level};
+use crate::presence::event_package::PackageId;
 use crate::presence::limits::Limit;
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, Text};
@@ -14,6 +16,7 @@ use crate::presence::winfo::WatcherNews;
 use crate::service::durable::catch_up;
 use crate::service::notifier::Numbering;
 use crate::service::notifier_slots::slot_of_dialog;
+use crate::service::overview::Kept;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::{self as rows, ActiveWatcherRow};
 use crate::service::{Server, check_widths, expired_rows, limits, orphaned_rows};
@@ -23,6 +26,7 @@ use crate::store::listing::Listed;
 use crate::store::records::RowClaim;
 use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::{NOT_FLAGGED, dialog_of};
+use crate::store::walk::Page;
 
 static UNNOTIFIED: RateLimitedLog = RateLimitedLog::new();
 static UNENDED: RateLimitedLog = RateLimitedLog::new();
@@ -235,19 +239,38 @@ impl<M: Memory> Storage<M> for InRows {
         rows::has_subscribers(server, host, key)
     }
 
-    fn list(
+    fn page(
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        uri: &[u8],
-    ) -> Result<Vec<Listed>, Fault> {
-        let rows = rows::of_uri(server, host, uri)?;
-        let living = rows.into_iter().filter(|row| !row.has_ended());
-        let listed = |row: ActiveWatcherRow| Listed {
-            subscription: row.subscription,
-            expires_at: row.expires_at,
+        (wanted, package): (&Wanted<'_>, Option<PackageId>),
+        after: Option<After>,
+        most: usize,
+    ) -> Result<Page<Listed>, Fault> {
+        let after = match after {
+            None => 0,
+            Some(After::Row(id)) => id,
+            Some(After::Record { .. }) => return Err(Fault::Host),
         };
-        Ok(living.map(listed).collect())
+        let lists = rows::of_wanted(wanted, package.and_then(|id| server.registry.get(id)));
+        let page = rows::page_of_any(server, host, &lists, after, most)?;
+        let mut found: Vec<(After, Listed)> = Vec::new();
+        for row in page.rows {
+            let text = |field| row.subscription.text(field);
+            let is_one = !row.has_ended()
+                && wanted.is_of(text(Text::PresentityUser), text(Text::PresentityHost))
+                && wanted
+                    .like
+                    .as_ref()
+                    .is_none_or(|like| like.fits(text(Text::WatcherUser), text(Text::WatcherHost)));
+            // A database that does not mind case gives it in two spellings.
+            let place = After::Row(row.id);
+            if is_one && found.last().is_none_or(|(last, _)| *last != place) {
+                let ActiveWatcherRow { subscription, expires_at, .. } = row;
+                found.push((place, Listed { subscription, expires_at }));
+            }
+        }
+        Ok(Page { found, next: page.last.map(After::Row) })
     }
 
     fn expire(&self, server: &Server<M>, host: &mut dyn Host) {
@@ -259,6 +282,10 @@ impl<M: Memory> Storage<M> for InRows {
 
     fn at_start(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault> {
         expired_rows::expire(server, host)
+    }
+
+    fn kept(&self) -> Kept {
+        Kept { mode: 3, are: "rows of the database only", outlive_server: true }
     }
 
     fn numbering(&self) -> Numbering {

@@ -8,16 +8,20 @@ use super::{AcceptedSubscription, WatcherRef};
 use crate::config::{Config, SubscriptionMode};
 use crate::error::{Fault, Rejection};
 use crate::ports::Host;
+use crate::presence::event_package::PackageId;
 use crate::presence::limits::Limit;
+use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{DialogId, Snapshot};
 use crate::presence::transition::Refusal;
 use crate::service::Server;
 use crate::service::notifier::Numbering;
+use crate::service::overview::Kept;
 use crate::shm::Memory;
 use crate::store::Token;
 use crate::store::listing::Listed;
+use crate::store::walk::Page;
 
 /// The storage that goes with the configuration, for the life of the server.
 pub(in crate::service) fn storage<M: Memory>(config: &Config) -> &'static dyn Storage<M> {
@@ -176,13 +180,16 @@ pub(in crate::service) trait Storage<M: Memory>: Sync {
         key: &PresentityKey,
     ) -> Result<bool, Fault>;
 
-    /// The subscriptions to a presentity URI, in all packages.
-    fn list(
+    /// Some of the subscriptions that are asked for, in this package or in all,
+    /// where a list goes on: from `after` on, about `most`.
+    fn page(
         &self,
         server: &Server<M>,
         host: &mut dyn Host,
-        uri: &[u8],
-    ) -> Result<Vec<Listed>, Fault>;
+        wanted: (&Wanted<'_>, Option<PackageId>),
+        after: Option<After>,
+        most: usize,
+    ) -> Result<Page<Listed>, Fault>;
 
     /// Ends what has run out.
     fn expire(&self, server: &Server<M>, host: &mut dyn Host);
@@ -214,6 +221,9 @@ pub(in crate::service) trait Storage<M: Memory>: Sync {
     fn notified_elsewhere_since(&self, _now: i64) -> Option<i64> {
         None
     }
+
+    /// How they are kept, for those who ask.
+    fn kept(&self) -> Kept;
 
     /// Says how many rows are of no use here (`presence.cleanup`).
     fn report_unusable_rows(&self, _server: &Server<M>, _host: &mut dyn Host) {}

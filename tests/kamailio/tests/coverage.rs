@@ -160,9 +160,12 @@ const ITEMS: &[Item] = &[
     (Rpc, "presence.cleanup", &[Test("rpc::cleanup_ends_what_has_run_out"), Test("rpc::cleanup_while_the_server_is_busy")]),
     (Rpc, "presence.refreshWatchers", &[Test("rpc::refresh_watchers_and_its_faults")]),
     (Rpc, "presence.updateWatchers", &[Test("rpc::refresh_watchers_and_its_faults"), Test("rpc::update_watchers_asks_for_the_rules_again"), Test("authorization::b17_who_is_approved_by_hand_stays_approved")]),
-    (Rpc, "presence.presentity_list", &[Test("rpc::presentity_list_has_every_publication")]),
+    (Rpc, "presence.presentity_list", &[Test("rpc::presentity_list_has_every_publication"), Test("operate::the_commands_of_the_manual_answer")]),
     (Rpc, "presence.presentity_show", &[Test("rpc::presentity_show_filters"), Decision("B24")]),
-    (Rpc, "presence.watcher_list", &[Test("rpc::watcher_list_shows_subscriptions"), Decision("B24")]),
+    (Rpc, "presence.watcher_list", &[Test("rpc::watcher_list_shows_subscriptions"), Test("operate::a_list_that_is_longer_than_an_answer_comes_in_pieces"), Test("operate::wrong_arguments_get_a_usage_text"), Decision("B24")]),
+    (Rpc, "presence.subscription_show", &[Test("operate::the_commands_of_the_manual_answer"), Decision("B24")]),
+    (Rpc, "presence.summary", &[Test("operate::the_commands_of_the_manual_answer"), Decision("B24")]),
+    (Rpc, "presence.top", &[Test("operate::the_commands_of_the_manual_answer"), Test("operate::who_floods_is_named_with_its_address"), Decision("B24")]),
     (Rpc, "presence.publish_cache_sync", &[Test("rpc::publish_cache_sync_follows_the_table"), Test("rpc::publish_cache_sync_without_a_table"), Decision("B24")]),
 
     // 6.1, 6.2

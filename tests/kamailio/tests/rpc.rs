@@ -140,7 +140,7 @@ both_storages! {
         let fields = [
             "pres_uri", "to_user", "to_domain", "from_user", "from_domain", "watcher_user",
             "watcher_domain", "contact", "event_id", "callid", "user_agent", "expires", "status",
-            "version", "flags",
+            "version", "flags", "event",
         ];
         assert!(same(names(&bob), &fields), "{bob}");
         assert_eq!(bob["pres_uri"], aor("alice"));

@@ -21,6 +21,7 @@ use presence::shm::{
 };
 use presence::store::Shared;
 use presence::store::cseq_floors::CseqFloors;
+use presence::store::insight::Insight;
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
@@ -206,6 +207,7 @@ impl World {
             wake: place(arena, AtomicBool::new(false)).unwrap(),
             writers: place(arena, Writers::default()).unwrap(),
             floors: place(arena, CseqFloors::new(floors)).unwrap(),
+            insight: place(arena, Insight::new(hash)).unwrap(),
         };
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);
