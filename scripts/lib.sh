@@ -10,6 +10,9 @@ fail() {
     exit 1
 }
 
+# The version in Cargo.toml.
+cargo_version() { sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1; }
+
 # Runs a command as root.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
@@ -84,5 +87,5 @@ check_rust() {
 # shellcheck disable=SC2034 # for whoever sources this
 build_packages=(
     kamailio kamailio-presence-modules kamailio-sqlite-modules
-    gcc libc6-dev make binutils xz-utils libclang-dev libxml2-dev pkg-config libssl-dev libsqlite3-dev
+    gcc libc6-dev make binutils dpkg-dev xz-utils libclang-dev libxml2-dev pkg-config libssl-dev libsqlite3-dev
 )
