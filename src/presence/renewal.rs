@@ -4,7 +4,6 @@
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{ROOM_FOR_REASON, Snapshot, Text, with_text};
 use crate::presence::text::{TooLong, has_room};
-use crate::presence::transition::CurrentSubscription;
 
 /// What an in-dialog SUBSCRIBE brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +30,30 @@ pub struct Renewal<'a> {
     pub flags: u32,
 }
 
+/// Where a watcher is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Its Contact URI.
+    pub contact: &'a [u8],
+    /// The socket its requests come in on.
+    pub socket: &'a [u8],
+    /// Our own Contact.
+    pub local_contact: &'a [u8],
+}
+
+/// What a subscription has of a SUBSCRIBE, besides its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// Highest CSeq received.
+    pub remote_cseq: u32,
+    /// Branch flags.
+    pub flags: u32,
+    /// Seconds granted.
+    pub expires: u32,
+    /// Unix time of its end.
+    pub expires_at: i64,
+}
+
 impl<'a> Renewal<'a> {
     /// What the first SUBSCRIBE of a dialog brings to one that is known already.
     pub fn again(snapshot: &'a Snapshot, now: i64) -> Renewal<'a> {
@@ -53,11 +76,22 @@ impl<'a> Renewal<'a> {
         self.now + i64::from(self.expires)
     }
 
+    /// What a subscription has then whose highest CSeq was this one. (An offset may
+    /// let lower ones in.)
+    pub fn renewed(&self, remote_cseq: u32) -> Renewed {
+        Renewed {
+            remote_cseq: self.cseq.max(remote_cseq),
+            flags: self.flags,
+            expires: self.expires,
+            expires_at: self.expires_at(),
+        }
+    }
+
     /// The packed text of the subscription with what the request brings; `None`
     /// if that is what it has. `whole` makes a packed block of all it has.
     pub fn text(
         &self,
-        known: &CurrentSubscription<'_>,
+        known: Target<'_>,
         whole: impl FnOnce() -> Vec<u8>,
     ) -> Result<Option<Vec<u8>>, TooLong> {
         let brought = [
@@ -82,7 +116,6 @@ impl<'a> Renewal<'a> {
 mod tests {
     use super::*;
     use crate::presence::text::{Packed, pack};
-    use crate::presence::transition::Phase;
 
     fn known() -> Snapshot {
         let block = pack::<Text>(|n| match Text::ALL[n] {
@@ -96,7 +129,8 @@ mod tests {
     fn text_of(contact: &[u8]) -> Result<Option<Vec<u8>>, TooLong> {
         let known = known();
         let renewal = Renewal { contact, ..Renewal::again(&known, 0) };
-        renewal.text(&CurrentSubscription::of(&known, Phase::Live, 0), || known.block().to_vec())
+        let target = Target { contact: b"sip:old@h", socket: b"udp:h:5060", local_contact: b"" };
+        renewal.text(target, || known.block().to_vec())
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! comes of it, be that a record or a row.
 
 use crate::presence::event_package::PackageId;
-use crate::presence::renewal::Renewal;
+use crate::presence::renewal::{Renewal, Renewed, Target};
 use crate::presence::subscription::{
     Authorization, Ending, Snapshot, Status, TURNED_AWAY, Text, with_text,
 };
@@ -98,7 +98,7 @@ pub enum Next<'a> {
     /// A request is refused.
     Refused(Refusal),
     /// It has what the request brings, and is in this phase.
-    Renewed(&'a Renewal<'a>, Phase),
+    Renewed(Renewed, Phase),
     /// It has the state that was decided, and is in this phase.
     Decided(&'a Authorization, Phase),
     /// It has run out.
@@ -237,7 +237,7 @@ impl<'a> CurrentSubscription<'a> {
     /// RFC 6665 4.2.1.
     fn subscribe<'e>(
         &self,
-        renewal: &'e Renewal<'e>,
+        renewal: &Renewal<'_>,
         whole: impl FnOnce() -> Vec<u8>,
     ) -> Result<Transition<'e>, TooLong> {
         let same_id = renewal.event_id.is_none_or(|id| id == self.event_id);
@@ -260,9 +260,15 @@ impl<'a> CurrentSubscription<'a> {
         };
         // Also when it ends: its target may have moved, and the last NOTIFY goes
         // there.
-        let text = renewal.text(self, whole)?;
+        let target = Target {
+            contact: self.contact,
+            socket: self.socket,
+            local_contact: self.local_contact,
+        };
+        let text = renewal.text(target, whole)?;
         let again = renewal.expires_at() + if phase.lives() { 0 } else { REPLY_TIME };
-        let (next, notify) = (Next::Renewed(renewal, phase), Notify::AfterResponse);
+        let next = Next::Renewed(renewal.renewed(self.remote_cseq), phase);
+        let notify = Notify::AfterResponse;
         Ok(Transition { next, text, again: Some(again), winfo, notify })
     }
 

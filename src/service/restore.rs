@@ -3,20 +3,17 @@
 
 use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Level, Value};
-use crate::presence::dialog_info;
 use crate::presence::event_package::Event;
 use crate::presence::event_package::EventPackage;
 use crate::presence::event_package::PackageId;
-use crate::presence::publication::{Facts, Step};
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
 use crate::service::orphaned_rows::{NOTIFY_WITHIN, restored_cseq};
-use crate::service::publications::respell;
+use crate::service::publications::{TakenOver, respell};
 use crate::service::{Server, paging};
 use crate::shm::Memory;
-use crate::store::publications::PublicationChange;
 use crate::store::rows::{
-    PUBLICATION_COLUMNS, PublicationRow, SUBSCRIPTION_COLUMNS, read_publication, read_subscription,
+    PUBLICATION_COLUMNS, SUBSCRIPTION_COLUMNS, read_publication, read_subscription,
 };
 
 /// What was taken over.
@@ -118,22 +115,8 @@ pub fn publications<M: Memory>(
             let package_id = package_of(registry, &row.event)?;
             let package = registry.get(package_id)?;
             let key = store.key(&row.user, &row.host, package_id);
-            let (facts, dialog_id) = facts(Some(package), &row);
-            let change = PublicationChange {
-                step: Step::Create,
-                if_match: None,
-                entity_tag: &row.publication.entity_tag,
-                ruid: &row.publication.ruid,
-                sender: Some(&row.publication.sender),
-                body: None,
-                facts: Some(facts),
-                dialog_id: &dialog_id,
-                expires_at: row.publication.expires_at,
-                now: row.publication.received,
-                priority: row.publication.priority,
-                judged_by: None,
-            };
-            let kept = store.restore_publication(&key, &change);
+            let taken = TakenOver::of(package, &row);
+            let kept = store.restore_publication(&key, &taken.change(&row));
             if kept.is_ok() && (key.host != row.host || key.user != row.user) {
                 respelled.push((row, key));
             }
@@ -151,15 +134,6 @@ pub fn publications<M: Memory>(
     }
     report(host, "publications", restored);
     Ok(restored)
-}
-
-/// What the index has to know of a row's document, and the dialog it is about.
-pub(super) fn facts(package: Option<&EventPackage>, row: &PublicationRow) -> (Facts, Vec<u8>) {
-    let info = package
-        .filter(|package| package.is_dialog())
-        .and_then(|_| dialog_info::summary(&row.publication.body));
-    let Some(info) = info else { return Default::default() };
-    (Facts::of(&info), info.first_id.unwrap_or_default())
 }
 
 fn table(name: &[u8]) -> Result<String, Fault> {

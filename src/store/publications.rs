@@ -186,10 +186,7 @@ fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
         record.priority = pending.priority;
         record.phase = PublicationPhase::Live;
     }
-    match pending.expires_at {
-        Some(at) => records.publication_expiry.schedule(&mut records.publications, id, at),
-        None => records.publication_expiry.cancel(&mut records.publications, id),
-    };
+    records.schedule_end(id, pending.expires_at);
     if moves && let Some(owner) = records.presentities.get_mut(pending.presentity) {
         owner.publications.unlink(&mut records.publications, id);
         owner.publications.push_back(&mut records.publications, id);

@@ -5,10 +5,11 @@ use crate::error::Fault;
 use crate::presence::event_package::EventPackage;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::transition::{Event, Outcome, closes, transition};
-use crate::shm::Memory;
+use crate::shm::{Id, Memory};
 use crate::store::publication_block::Parts;
 use crate::store::publications::{PublicationChange, otherwise_spelled, pack};
-use crate::store::records::{PublicationPhase, Seconds};
+use crate::store::records::{Publication, PublicationPhase, Seconds};
+use crate::store::shard::Shard;
 use crate::store::{LaneRef, Store};
 
 impl<M: Memory> Store<M> {
@@ -51,59 +52,12 @@ impl<M: Memory> Store<M> {
         known: bool,
     ) -> Result<bool, Fault> {
         let hash = self.presentity_hash(&key.identity, key.package);
-        let changed = self.with(self.shard_of(&key.identity), |records| -> Result<_, Fault> {
-            let Some(id) =
-                records.find(key, hash).and_then(|owner| records.with_tag(owner, row.entity_tag))
-            else {
-                return Ok(None);
-            };
-            let Some(record) = records.publications.get(id) else { return Ok(Some(false)) };
-            if record.phase != PublicationPhase::Live {
-                return Ok(Some(false));
+        let changed = self.with(self.shard_of(&key.identity), |records| {
+            let owner = records.find(key, hash);
+            match owner.and_then(|owner| records.with_tag(owner, row.entity_tag)) {
+                Some(id) => follow_row(records, id, key, row).map(Some),
+                None => Ok(None),
             }
-            let sender = row.sender.unwrap_or_default();
-            let stored = record.block();
-            let user = otherwise_spelled(records, record.presentity, key);
-            let same_text = stored.ruid() == row.ruid
-                && stored.user() == user
-                && stored.sender() == sender
-                && stored.dialog_id() == row.dialog_id;
-            let same = same_text
-                && record.expires_at == row.expires_at.map(Seconds::from)
-                && record.priority == row.priority
-                && record.facts == row.facts.unwrap_or_default()
-                && record.received == row.now.into();
-            if same {
-                return Ok(Some(false));
-            }
-            let parts = Parts {
-                entity_tag: row.entity_tag,
-                sender,
-                ruid: row.ruid,
-                user,
-                dialog_id: row.dialog_id,
-                body: stored.body(),
-            };
-            let block = (!same_text).then(|| pack(records, &parts)).transpose()?;
-            if let Some(block) = block {
-                records.reserve_dialog(id, row.dialog_id)?;
-                records.set_block(id, block, false);
-            }
-            if let Some(record) = records.publications.get_mut(id) {
-                record.expires_at = row.expires_at.map(Seconds::from);
-                record.priority = row.priority;
-                record.received = row.now.into();
-                record.facts = row.facts.unwrap_or_default();
-            }
-            match row.expires_at {
-                Some(at) => {
-                    records.publication_expiry.schedule(&mut records.publications, id, at);
-                }
-                None => {
-                    records.publication_expiry.cancel(&mut records.publications, id);
-                }
-            }
-            Ok(Some(true))
         })?;
         match changed? {
             Some(changed) => Ok(changed),
@@ -166,4 +120,51 @@ impl<M: Memory> Store<M> {
             Ok(lane.then_some(LaneRef { shard: shard as u16, presentity }))
         })?
     }
+}
+
+/// A record follows its row. False if it is the same, or a request is just changing it.
+fn follow_row<M: Memory>(
+    records: &mut Shard<M>,
+    id: Id<Publication<M>>,
+    key: &PresentityKey,
+    row: &PublicationChange<'_>,
+) -> Result<bool, Fault> {
+    let Some(record) = records.publications.get(id) else { return Ok(false) };
+    if record.phase != PublicationPhase::Live {
+        return Ok(false);
+    }
+    let (stored, ends) = (record.block(), row.expires_at.map(Seconds::from));
+    let parts = Parts {
+        entity_tag: row.entity_tag,
+        sender: row.sender.unwrap_or_default(),
+        ruid: row.ruid,
+        user: otherwise_spelled(records, record.presentity, key),
+        dialog_id: row.dialog_id,
+        body: stored.body(),
+    };
+    let same_text = stored.ruid() == parts.ruid
+        && stored.user() == parts.user
+        && stored.sender() == parts.sender
+        && stored.dialog_id() == parts.dialog_id;
+    let same = same_text
+        && record.expires_at == ends
+        && record.priority == row.priority
+        && record.facts == row.facts.unwrap_or_default()
+        && record.received == row.now.into();
+    if same {
+        return Ok(false);
+    }
+    let block = (!same_text).then(|| pack(records, &parts)).transpose()?;
+    if let Some(block) = block {
+        records.reserve_dialog(id, row.dialog_id)?;
+        records.set_block(id, block, false);
+    }
+    if let Some(record) = records.publications.get_mut(id) {
+        record.expires_at = ends;
+        record.priority = row.priority;
+        record.received = row.now.into();
+        record.facts = row.facts.unwrap_or_default();
+    }
+    records.schedule_end(id, row.expires_at);
+    Ok(true)
 }

@@ -377,6 +377,14 @@ impl<M: Memory> Shard<M> {
         self.drop_changes(id, None);
     }
 
+    /// A publication ends at this Unix time, or does not.
+    pub fn schedule_end(&mut self, id: Id<Publication<M>>, at: Option<i64>) {
+        match at {
+            Some(at) => self.publication_expiry.schedule(&mut self.publications, id, at),
+            None => self.publication_expiry.cancel(&mut self.publications, id),
+        };
+    }
+
     /// Takes a publication out of its presentity's list, for good.
     pub fn remove_publication(&mut self, id: Id<Publication<M>>) {
         self.leave_index(id);

@@ -112,7 +112,7 @@ impl<M: Memory> Store<M> {
         (phase, limits): (Phase, &Limits),
         others: &[Token],
     ) -> Result<Added, Fault> {
-        let has_row = phase == Phase::Live;
+        let has_row = comes_from_row(phase);
         let shard = self.shard_of(&key.identity);
         let hash = self.presentity_hash(&key.identity, key.package);
         let dialog = self.dialog_hash(dialog_of(snapshot));
@@ -134,32 +134,18 @@ impl<M: Memory> Store<M> {
                 return Ok(Added::Met(token));
             }
             let presentity = self.find_or_create(records, key, hash)?;
-            let watcher = self.watcher_of(snapshot);
-            let counted = match phase.lives() {
-                true => records.count_in(presentity, watcher, limits),
-                false => Ok(Ok(())),
-            };
-            let added = match counted {
-                Ok(Ok(())) => {
-                    let added = add_record(records, presentity, snapshot, now, phase, has_row);
-                    if added.is_err() && phase.lives() {
-                        records.give_back_count(watcher);
-                    }
-                    added
-                }
+            let made = match self.make(records, presentity, (snapshot, now), (phase, limits)) {
+                Ok(Ok(id)) => Ok(id),
                 Ok(Err(limit)) => {
                     self.drop_if_idle(records, presentity);
                     return Ok(Added::Done(Inserted::Full(limit)));
                 }
                 Err(fault) => Err(fault),
             };
-            if has_row
-                && self.policy.reports_watchers(key.package)
-                && let Some(id) = added.as_ref().ok()
-            {
-                require_full_winfo(records, presentity, *id);
-            }
-            let added = added.and_then(|id| {
+            let added = made.and_then(|id| {
+                if has_row && self.policy.reports_watchers(key.package) {
+                    require_full_winfo(records, presentity, id);
+                }
                 let token = self.token(shard, records, id).ok_or(Fault::Host)?;
                 let mut index = dialogs.lock();
                 // Another shard may have got one of this dialog meanwhile.
@@ -171,33 +157,42 @@ impl<M: Memory> Store<M> {
                         .map_err(Fault::from),
                 };
                 drop(index);
-                if !matches!(entered, Ok(Added::Done(_))) {
-                    // A row that it came from stays as it is.
-                    if let Some(record) = records.subscriptions.get_mut(id) {
-                        record.has_row = false;
+                match entered {
+                    // One that has a row needs no other one before its first
+                    // NOTIFY, and one that is over none at all.
+                    Ok(Added::Done(_)) if phase == Phase::AwaitingResponse => {
+                        records.row_begins(id);
                     }
-                    records.retire_subscription(id);
+                    Ok(Added::Done(_)) => {}
+                    Ok(Added::Met(_)) | Err(_) => forget_record(records, id),
                 }
                 entered
             });
-            match added {
-                Ok(Added::Done(Inserted::New(token))) => {
-                    // One that has a row needs no other one before its first
-                    // NOTIFY, and one that is over none at all; one that is
-                    // written through is not the timer's.
-                    if phase == Phase::AwaitingResponse
-                        && let Some(id) = Self::resolve(records, token)
-                    {
-                        records.row_begins(id);
-                    }
-                    Ok(Added::Done(Inserted::New(token)))
-                }
-                other => {
-                    self.drop_if_idle(records, presentity);
-                    other
-                }
+            if !matches!(added, Ok(Added::Done(_))) {
+                self.drop_if_idle(records, presentity);
             }
+            added
         })?
+    }
+
+    /// Counts a new subscription, and makes its record.
+    fn make(
+        &self,
+        records: &mut Shard<M>,
+        presentity: Id<Presentity<M>>,
+        (snapshot, now): (&Snapshot, i64),
+        (phase, limits): (Phase, &Limits),
+    ) -> Result<Result<Id<Subscription<M>>, Limit>, Fault> {
+        let counts = phase.lives();
+        let watcher = self.watcher_of(snapshot);
+        if counts && let Err(limit) = records.count_in(presentity, watcher, limits)? {
+            return Ok(Err(limit));
+        }
+        let made = add_record(records, presentity, snapshot, now, phase);
+        if made.is_err() && counts {
+            records.give_back_count(watcher);
+        }
+        made.map(Ok)
     }
 
     /// What is counted of a presentity: subscriptions that live, and publications.
@@ -297,20 +292,32 @@ enum Added {
     Met(Token),
 }
 
+/// A record that does not get into the index. A row that it came from stays as it is.
+fn forget_record<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>) {
+    if let Some(record) = records.subscriptions.get_mut(id) {
+        record.has_row = false;
+    }
+    records.retire_subscription(id);
+}
+
+/// One that lives was read from its row.
+fn comes_from_row(phase: Phase) -> bool {
+    phase == Phase::Live
+}
+
 fn add_record<M: Memory>(
     records: &mut Shard<M>,
     presentity: Id<Presentity<M>>,
     snapshot: &Snapshot,
     now: i64,
     phase: Phase,
-    has_row: bool,
 ) -> Result<Id<Subscription<M>>, Fault> {
     let id = new_record(records, presentity, snapshot)?;
     let expires_at = now + i64::from(snapshot.expires);
     if let Some(record) = records.subscriptions.get_mut(id) {
         record.expires_at = expires_at.into();
         record.phase = phase;
-        record.has_row = has_row;
+        record.has_row = comes_from_row(phase);
     }
     records.subscription_expiry.schedule(&mut records.subscriptions, id, expires_at);
     Ok(id)

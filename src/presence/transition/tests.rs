@@ -89,6 +89,17 @@ fn cseq_rises_within_the_offset() {
     }
 }
 
+/// One that an offset lets in does not let the same one in again.
+#[test]
+fn cseq_is_the_highest() {
+    for (cseq, highest) in [(9, 10), (11, 11)] {
+        let renewal = Renewal { cseq, cseq_offset: 2, ..REFRESH };
+        let Next::Renewed(renewed, _) = renew(LIVE, &renewal).next else { panic!("refused") };
+        assert_eq!(renewed.remote_cseq, highest);
+        assert_eq!((renewed.expires, renewed.expires_at), (60, NOW + 60));
+    }
+}
+
 #[test]
 fn one_that_is_not_there_is_so_whatever_its_cseq() {
     let gone = CurrentSubscription { phase: Phase::Leaving, ..LIVE };
@@ -104,7 +115,7 @@ fn a_refresh_is_told_to_nobody_but_its_watcher() {
         let refreshed = renew(CurrentSubscription { phase, ..LIVE }, &REFRESH);
         let notify = Notify::AfterResponse;
         let again = Some(NOW + 60);
-        let next = Next::Renewed(&REFRESH, phase);
+        let next = Next::Renewed(REFRESH.renewed(LIVE.remote_cseq), phase);
         let expected = Transition { again, notify, ..Transition::silently(next) };
         assert_eq!(refreshed, expected);
         assert!(refreshed.is_change() && !refreshed.is_over());
@@ -115,7 +126,7 @@ fn a_refresh_is_told_to_nobody_but_its_watcher() {
 fn one_that_ran_out_goes_on_until_its_watcher_was_told() {
     let ran_out = CurrentSubscription { phase: Phase::Ending(Ending::Expired), ..LIVE };
     let back = renew(ran_out, &REFRESH);
-    assert_eq!(back.next, Next::Renewed(&REFRESH, Phase::Live));
+    assert_eq!(back.next, Next::Renewed(REFRESH.renewed(LIVE.remote_cseq), Phase::Live));
     assert_eq!(back.winfo, Some(WatcherNews::began(Status::Active)));
     // The rules have ended it, with the same reason.
     let ended = CurrentSubscription { status: Status::Terminated, reason: b"timeout", ..ran_out };
@@ -146,7 +157,7 @@ fn unsubscribing_ends_it() {
             let unsubscribe = Renewal { expires: 0, ..REFRESH };
             let ended = renew(current, &unsubscribe);
             let phase = Phase::Ending(Ending::Unsubscribed);
-            assert_eq!(ended.next, Next::Renewed(&unsubscribe, phase));
+            assert_eq!(ended.next, Next::Renewed(unsubscribe.renewed(LIVE.remote_cseq), phase));
             let winfo = ended.winfo.unwrap();
             assert_eq!((winfo.status, winfo.full), (shown, true));
             assert_eq!(winfo.event.word(), "timeout");

@@ -12,6 +12,7 @@ mod respelled;
 mod resync;
 mod rows;
 mod statements;
+mod taken_over;
 
 use crate::config::{Config, PublicationCache};
 use crate::error::Fault;
@@ -31,6 +32,7 @@ use crate::store::walk::Page;
 
 pub use bounded::newest as newest_that_fit;
 pub(super) use respelled::respell;
+pub(super) use taken_over::TakenOver;
 
 /// A way of keeping publications.
 pub trait Publications<M: Memory>: Sync {

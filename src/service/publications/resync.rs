@@ -8,19 +8,16 @@ use crate::ports::{Condition, Host, Value};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::listing::Wanted;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::Step;
 use crate::service::Server;
 use crate::service::notifier::{self, Budget};
-use crate::service::restore::facts;
 use crate::shm::Memory;
-use crate::store::publications::PublicationChange;
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, presentity_conditions, read_publication,
 };
 use crate::store::walk::Place;
 
-use super::respell;
 use super::statements::table;
+use super::{TakenOver, respell};
 
 /// What names a publication: identity, package and entity-tag.
 type Name = (Vec<u8>, PackageId, Vec<u8>);
@@ -66,9 +63,17 @@ pub(super) fn everything<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> 
     Ok(())
 }
 
-/// The rows are those that meet any of the lists of conditions; `before` is what the index had before the rows are read: what is in both is
-/// updated, what only the rows have is entered, what only the index has is
-/// dropped. Gives the presentities that are different now.
+/// A row that was read.
+struct Found {
+    key: PresentityKey,
+    row: PublicationRow,
+    taken: TakenOver,
+}
+
+/// The rows are those that meet any of the lists of conditions; `before` is what the
+/// index had before the rows are read: what is in both is updated, what only the rows
+/// have is entered, what only the index has is dropped. Gives the presentities that are
+/// different now.
 fn follow<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -77,49 +82,12 @@ fn follow<M: Memory>(
 ) -> Result<Vec<PresentityKey>, Fault> {
     let known: HashSet<Name> = before.iter().map(|(key, tag)| name(key, tag)).collect();
     let mut seen: HashSet<Name> = HashSet::new();
-    let mut rows = Vec::new();
-    let table = table(server)?;
-    let database = host.database().ok_or(Fault::Database)?;
-    let order = Some("received_time, id");
-    let mut read = |columns: &[Value]| {
-        let Some(row) = read_publication(columns) else { return };
-        let package = Event::parse(&row.event).and_then(|event| server.registry.exact(&event));
-        let Some(package) = package else { return };
-        let key = server.store.key(&row.user, &row.host, package);
-        let (facts, dialog_id) = facts(server.registry.get(package), &row);
-        // The documents stay in the database.
-        let row = PublicationRow {
-            publication: crate::presence::publication::PublicationCopy {
-                body: Vec::new(),
-                ..row.publication
-            },
-            ..row
-        };
-        rows.push((key, row, facts, dialog_id));
-    };
-    for conditions in conditions {
-        database.query(table, conditions, PUBLICATION_COLUMNS, order, &mut read)?;
-    }
     let mut changed: Vec<PresentityKey> = Vec::new();
-    for (key, row, facts, dialog_id) in rows {
-        respell(host.database().ok_or(Fault::Database)?, table, &row, &key)?;
-        let publication = &row.publication;
-        let change = PublicationChange {
-            step: Step::Create,
-            if_match: None,
-            entity_tag: &publication.entity_tag,
-            ruid: &publication.ruid,
-            sender: Some(&publication.sender),
-            body: None,
-            facts: Some(facts),
-            dialog_id: &dialog_id,
-            expires_at: publication.expires_at,
-            now: publication.received,
-            priority: publication.priority,
-            judged_by: None,
-        };
-        let name = name(&key, &publication.entity_tag);
-        if server.store.sync_publication(&key, &change, known.contains(&name))?
+    for Found { key, row, taken } in read(server, host, conditions)? {
+        respell(host.database().ok_or(Fault::Database)?, table(server)?, &row, &key)?;
+        let name = name(&key, &row.publication.entity_tag);
+        let is_known = known.contains(&name);
+        if server.store.sync_publication(&key, &taken.change(&row), is_known)?
             && changed.last() != Some(&key)
         {
             changed.push(key);
@@ -139,4 +107,31 @@ fn follow<M: Memory>(
         }
     }
     Ok(changed)
+}
+
+/// Reads the rows that meet any of the lists of conditions, oldest change first. Their
+/// documents stay in the database.
+fn read<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    conditions: &[Vec<Condition>],
+) -> Result<Vec<Found>, Fault> {
+    let (mut rows, table) = (Vec::new(), table(server)?);
+    let database = host.database().ok_or(Fault::Database)?;
+    let mut read = |columns: &[Value]| {
+        let Some(mut row) = read_publication(columns) else { return };
+        let id = Event::parse(&row.event).and_then(|event| server.registry.exact(&event));
+        let Some((id, package)) = id.and_then(|id| Some((id, server.registry.get(id)?))) else {
+            return;
+        };
+        let key = server.store.key(&row.user, &row.host, id);
+        let taken = TakenOver::of(package, &row);
+        row.publication.body = Vec::new();
+        rows.push(Found { key, row, taken });
+    };
+    for conditions in conditions {
+        let order = Some("received_time, id");
+        database.query(table, conditions, PUBLICATION_COLUMNS, order, &mut read)?;
+    }
+    Ok(rows)
 }

@@ -5,7 +5,7 @@
 use super::{ActiveWatcherRow, ENDED, find, table};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Host, Value};
-use crate::presence::renewal::Renewal;
+use crate::presence::renewal::Renewed;
 use crate::presence::subscription::{Authorization, DialogId, Snapshot, Status, Text};
 use crate::presence::text::TooLong;
 use crate::presence::transition::{Event, Next, Phase, Transition};
@@ -73,7 +73,7 @@ impl TransitionWrite {
         let mut change = TransitionWrite { row, conditions, columns: Vec::new() };
         let text = transition.text.take();
         match transition.next {
-            Next::Renewed(renewal, phase) => change.renew(renewal, phase, text, flag)?,
+            Next::Renewed(renewed, phase) => change.renew(renewed, phase, text, flag)?,
             Next::Decided(decision, phase) => change.decide(decision, phase, text, event),
             Next::Removed => {
                 change.judged_by_state();
@@ -105,7 +105,7 @@ impl TransitionWrite {
 
     fn renew(
         &mut self,
-        renewal: &Renewal<'_>,
+        renewed: Renewed,
         phase: Phase,
         text: Option<Vec<u8>>,
         flag: Option<i64>,
@@ -113,10 +113,10 @@ impl TransitionWrite {
         self.judged_by("remote_cseq", unsigned(self.row.subscription.remote_cseq));
         let subscription = &mut self.row.subscription;
         text.into_iter().for_each(|text| subscription.set_block(text));
-        subscription.remote_cseq = renewal.cseq.max(subscription.remote_cseq);
-        subscription.flags = renewal.flags;
-        subscription.expires = renewal.expires;
-        self.row.expires_at = renewal.expires_at();
+        subscription.remote_cseq = renewed.remote_cseq;
+        subscription.flags = renewed.flags;
+        subscription.expires = renewed.expires;
+        self.row.expires_at = renewed.expires_at;
         let text = |field| Value::text(subscription.text(field));
         self.columns.extend([
             // Rows of the stock module may spell the host otherwise (B19).

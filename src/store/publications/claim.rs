@@ -182,18 +182,7 @@ fn begin_change<M: Memory>(
     let block = match made.next {
         Next::Gone => None,
         Next::Newest | Next::Refreshed => {
-            let stored = record.block();
-            let parts = Parts {
-                entity_tag: change.entity_tag,
-                sender: change.sender.unwrap_or(stored.sender()),
-                dialog_id: match change.facts {
-                    Some(_) => change.dialog_id,
-                    None => stored.dialog_id(),
-                },
-                body: change.body.unwrap_or(stored.body()),
-                ..Parts::default()
-            };
-            let block = repack(records, &stored, &parts)?;
+            let block = changed_block(records, &record.block(), change)?;
             if change.facts.is_some() {
                 records.reserve_dialog(publication, change.dialog_id)?;
             }
@@ -205,6 +194,25 @@ fn begin_change<M: Memory>(
     }
     ClaimedChange { shard, presentity, publication, block, replaced: None }
         .pending(records, change, made)
+}
+
+/// The text of a stored publication with what a change brings.
+fn changed_block<M: Memory>(
+    records: &Shard<M>,
+    stored: &Block<'_>,
+    change: &PublicationChange<'_>,
+) -> Result<Blob<M>, Fault> {
+    let parts = Parts {
+        entity_tag: change.entity_tag,
+        sender: change.sender.unwrap_or(stored.sender()),
+        dialog_id: match change.facts {
+            Some(_) => change.dialog_id,
+            None => stored.dialog_id(),
+        },
+        body: change.body.unwrap_or(stored.body()),
+        ..Parts::default()
+    };
+    repack(records, stored, &parts)
 }
 
 /// What a change has claimed, and the text that it needs.

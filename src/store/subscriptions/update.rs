@@ -3,7 +3,7 @@
 
 use crate::error::Fault;
 use crate::presence::event_package::PackageId;
-use crate::presence::renewal::Renewal;
+use crate::presence::renewal::Renewed;
 use crate::presence::subscription::{Authorization, DialogId, Ending, Text};
 use crate::presence::transition::{CurrentSubscription, Event, Next, Notify, Phase, Transition};
 use crate::shm::{Blob, Id, Memory};
@@ -88,8 +88,8 @@ impl<M: Memory> Store<M> {
         let removed = matches!(transition.next, Next::Removed);
         let places = removed.then(|| self.places(records, record));
         match transition.next {
-            Next::Renewed(renewal, phase) => {
-                renew(records, id, renewal, phase, transition.text.as_deref())?;
+            Next::Renewed(renewed, phase) => {
+                renew(records, id, renewed, phase, transition.text.as_deref())?;
             }
             Next::Decided(decision, phase) => {
                 decide(records, id, decision, phase, transition.text.as_deref())?;
@@ -141,7 +141,7 @@ fn current<M: Memory>(record: &Subscription<M>, package: PackageId) -> CurrentSu
 fn renew<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Subscription<M>>,
-    renewal: &Renewal<'_>,
+    renewed: Renewed,
     phase: Phase,
     text: Option<&[u8]>,
 ) -> Result<(), Fault> {
@@ -156,9 +156,9 @@ fn renew<M: Memory>(
         if let Some(text) = text {
             record.text = text;
         }
-        record.remote_cseq = renewal.cseq.max(record.remote_cseq);
-        record.flags = renewal.flags;
-        record.expires_at = renewal.expires_at().into();
+        record.remote_cseq = renewed.remote_cseq;
+        record.flags = renewed.flags;
+        record.expires_at = renewed.expires_at.into();
     }
     Ok(())
 }
