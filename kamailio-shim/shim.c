@@ -256,6 +256,25 @@ void kshim_log_facility(
 	LOG_FX(facility, level, NULL, place, NULL, "%.*s\n", length, text);
 }
 
+/* No level of the log: the process has none of its own. */
+#define KSHIM_CONFIGURED -1000
+
+int kshim_hush(void)
+{
+	int level = get_debug_level(NULL, 0);
+	int configured = cfg_get(core, core_cfg, debug);
+	set_local_debug_level(L_CRIT);
+	return level == configured ? KSHIM_CONFIGURED : level;
+}
+
+void kshim_unhush(int before)
+{
+	if(before == KSHIM_CONFIGURED)
+		reset_local_debug_level();
+	else
+		set_local_debug_level(before);
+}
+
 void *kshim_shm_malloc(size_t size)
 {
 	return shm_malloc(size);

@@ -7,6 +7,9 @@
 /* Logging. `place` begins the line; `text` need not be terminated. */
 int kshim_log_enabled(int level);
 void kshim_log(int level, const char *place, const char *text, int length);
+/* Keeps this process's lines below critical out of the log; gives what undoes it. */
+int kshim_hush(void);
+void kshim_unhush(int before);
 void kshim_log_facility(int facility, int level, const char *place, const char *text, int length);
 
 /* Memory; NULL when there is none left. */

@@ -6,8 +6,10 @@
 
 mod columns;
 mod driver;
+mod hush;
 mod port;
 mod prepared;
+mod session;
 mod transaction;
 mod verdict;
 mod write_lock;
@@ -24,6 +26,7 @@ use crate::sql::prepared::Prepared;
 use crate::sql::{Dialect, Names, packed};
 
 pub use driver::Driver;
+use session::Session;
 use write_lock::WriteGuard;
 
 /// A table's name where the driver may keep a pointer to it.
@@ -40,8 +43,12 @@ pub struct Connection {
     #[allow(clippy::vec_box)]
     tables: Vec<Box<Table>>,
     current: Option<usize>,
-    /// The session in which the transaction was begun, where it has a number.
-    session: Option<Value>,
+    /// Its session with the server.
+    session: Session,
+    /// Until when the driver may say what is wrong.
+    loud: Option<Instant>,
+    /// Its server is a node of a cluster that may be behind others; `None`: not known.
+    is_node: Option<bool>,
     /// The last statement has failed: see [`Connection::try_again`].
     failed: bool,
     /// Why, if nobody has asked yet.
@@ -231,6 +238,9 @@ impl Connection {
             return Ok(());
         }
         self.failed = true;
+        if !self.probing {
+            self.speaks();
+        }
         self.diagnose();
         Err(Fault::Database)
     }
@@ -288,6 +298,7 @@ impl Connection {
         let query = self.driver.functions.raw_query.ok_or(Fault::Database)?;
         let statement = text::lend(statement);
         let mut result = ptr::null_mut();
+        let _hush = self.hush();
         // SAFETY: the connection is open; statement and result live here.
         if unsafe { query(self.handle, &raw const statement, &raw mut result) } < 0 {
             return Err(Fault::Database);

@@ -155,6 +155,9 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
     if subscriptions.has_rows {
         check(&config.active_watchers_table, ACTIVE_WATCHERS_VERSION)?;
     }
+    if driver.open(true).is_ok_and(|mut other| connection.shares_sessions(&mut other)) {
+        driver.sessions_are_shared();
+    }
     drop(connection);
     Ok(Some(driver))
 }
@@ -353,7 +356,12 @@ fn write_the_last(server: &KamailioServer) {
 /// A connection of this process; `None` when nothing is stored.
 fn connect() -> Result<Option<Connection>, String> {
     let Some(Some(driver)) = DRIVER.get() else { return Ok(None) };
-    driver.open(false).map(Some).map_err(|_| "the database cannot be opened".into())
+    let mut connection =
+        driver.open(false).map_err(|_| "the database cannot be opened".to_owned())?;
+    if config().is_some_and(|config| keeping(config).is_shared()) {
+        connection.check_reads();
+    }
+    Ok(Some(connection))
 }
 
 fn table_widths(config: &Config, connection: &mut Connection) -> TableWidths {

@@ -23,7 +23,8 @@ const PATIENCE: u16 = 3 * FAILURE;
 /// or so long: the table has not grown much since.
 const PLAN_CALLS: u32 = 100;
 const PLAN_AGE: Duration = Duration::from_secs(1);
-const FORGET_PLANS: &[u8] = b"DISCARD PLANS; ";
+/// A statement of its own: pgpool-II looks at the first one of a text only.
+pub const FORGET_PLANS: &[u8] = b"DISCARD PLANS";
 
 /// A statement with numbered parameters, and their values.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,7 +126,7 @@ fn push_binary(text: &mut Vec<u8>, bytes: &[u8]) {
 /// What a connection has prepared in its session with the server.
 #[derive(Debug)]
 pub struct Prepared {
-    session: Option<Value>,
+    has_session: bool,
     forms: Vec<Form>,
     most: usize,
     /// When plans were last forgotten, and calls since then.
@@ -145,6 +146,8 @@ struct Form {
 pub struct Statements {
     /// Before, if it is the first of its form in this session.
     pub prepare: Option<Vec<u8>>,
+    /// The server is to plan anew first.
+    pub forgets_plans: bool,
     /// The statement itself.
     pub execute: Vec<u8>,
     form: usize,
@@ -152,7 +155,7 @@ pub struct Statements {
 
 impl Default for Prepared {
     fn default() -> Prepared {
-        Prepared { session: None, forms: Vec::new(), most: MOST, planned: None }
+        Prepared { has_session: false, forms: Vec::new(), most: MOST, planned: None }
     }
 }
 
@@ -169,16 +172,16 @@ impl Prepared {
 
     /// Whether the server has yet to be asked which session it is.
     pub fn lacks_session(&self) -> bool {
-        self.session.is_none() && self.is_used()
+        !self.has_session && self.is_used()
     }
 
-    /// The session of the connection, asked for at the beginning and after a
+    /// The session of the connection was asked for, at the beginning or after a
     /// failure. Another one knows nothing of what was prepared.
-    pub fn set_session(&mut self, session: Option<Value>) {
-        if self.session != session {
+    pub fn begin_session(&mut self, is_same: bool) {
+        if !is_same {
             self.forms.iter_mut().for_each(|form| form.is_known = false);
         }
-        self.session = session;
+        self.has_session = true;
     }
 
     /// How a call is made. `connection` tells this connection's statements from
@@ -202,10 +205,9 @@ impl Prepared {
         let name = format!("presence_{connection}_{:016x}", hasher.finish()).into_bytes();
         let prepare =
             (!known.is_known).then(|| [b"PREPARE ", &name[..], b" AS ", &call.form].concat());
-        // In the same text: the server is not asked twice.
-        let forget = if self.plans_are_old(now) { FORGET_PLANS } else { b"" };
-        let execute = [forget, b"EXECUTE ", &name, &call.values].concat();
-        Some(Statements { prepare, execute, form })
+        let forgets_plans = self.plans_are_old(now);
+        let execute = [b"EXECUTE ", &name[..], &call.values].concat();
+        Some(Statements { prepare, forgets_plans, execute, form })
     }
 
     /// Whether the server has to plan anew; counts the call.
@@ -293,7 +295,7 @@ mod tests {
     fn a_form_is_prepared_once_in_a_session() {
         let mut prepared = Prepared::default();
         assert!(prepared.lacks_session());
-        prepared.set_session(Some(Value::Int(7)));
+        prepared.begin_session(false);
         let first = statements(&mut prepared, 4, &an_update("a")).unwrap();
         let prepare = first.prepare.clone().unwrap();
         assert!(prepare.starts_with(b"PREPARE presence_4_"), "{}", text(&prepare));
@@ -301,9 +303,9 @@ mod tests {
         let second = statements(&mut prepared, 4, &an_update("b")).unwrap();
         assert_eq!(second.prepare, None);
         assert!(second.execute.ends_with(b",'b',3)"));
-        prepared.set_session(Some(Value::Int(7)));
+        prepared.begin_session(true);
         assert_eq!(statements(&mut prepared, 4, &an_update("b")).unwrap().prepare, None);
-        prepared.set_session(Some(Value::Int(8)));
+        prepared.begin_session(false);
         assert_eq!(statements(&mut prepared, 4, &an_update("b")).unwrap().prepare, Some(prepare));
     }
 
@@ -312,7 +314,8 @@ mod tests {
         let mut prepared = Prepared::default();
         let mut forgets = |after: Duration| {
             let call = prepared.statements(0, &an_update("a"), *NOW + after).unwrap();
-            call.execute.starts_with(b"DISCARD PLANS; EXECUTE presence_0_")
+            assert!(call.execute.starts_with(b"EXECUTE presence_0_"));
+            call.forgets_plans
         };
         assert_eq!((0..=PLAN_CALLS).filter(|_| forgets(Duration::ZERO)).count(), 1);
         let later = PLAN_AGE - Duration::from_millis(1);
@@ -349,7 +352,7 @@ mod tests {
         let insert = insert(NAMES, &[]).unwrap();
         let inserts = statements(&mut prepared, 0, &insert).unwrap();
         (0..4).for_each(|_| prepared.count(&inserts, true));
-        prepared.set_session(Some(Value::Int(1)));
+        prepared.begin_session(false);
         assert_eq!(statements(&mut prepared, 0, &insert), None);
         assert!(statements(&mut prepared, 0, &an_update("a")).is_some(), "others go on");
     }

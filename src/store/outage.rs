@@ -14,6 +14,9 @@ const PRECEDENCE: u64 = 250;
 /// who looks die meanwhile, another one looks then.
 const LOOK: u64 = 30_000;
 
+/// Milliseconds between two processes that say why it does not answer.
+const SILENCE: u64 = 10_000;
+
 /// In shared memory; without a lock.
 #[derive(Debug, Default)]
 pub struct Outage {
@@ -21,6 +24,10 @@ pub struct Outage {
     next: AtomicU64,
     /// Outages so far.
     count: AtomicU32,
+    /// When one was found out about that nobody had noticed.
+    exchanged: AtomicU64,
+    /// When a process last said why the database does not answer.
+    spoken: AtomicU64,
 }
 
 /// What a process may do.
@@ -38,7 +45,12 @@ pub enum Access {
 impl Outage {
     /// The database is there.
     pub const fn new() -> Outage {
-        Outage { next: AtomicU64::new(0), count: AtomicU32::new(0) }
+        Outage {
+            next: AtomicU64::new(0),
+            count: AtomicU32::new(0),
+            exchanged: AtomicU64::new(0),
+            spoken: AtomicU64::new(0),
+        }
     }
 
     /// To be asked before a statement; `now` is the machine's time in
@@ -84,10 +96,30 @@ impl Outage {
         self.next.swap(0, Ordering::AcqRel) != 0
     }
 
+    /// The database was away, and nobody has noticed: another connection has taken the
+    /// place of one by itself. That counts once for all who find it out together.
+    pub fn exchanged(&self, now: u64) {
+        if is_first(&self.exchanged, now, PAUSE) {
+            self.count.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// True for the process that may say why the database does not answer.
+    pub fn speaks(&self, now: u64) -> bool {
+        is_first(&self.spoken, now, SILENCE)
+    }
+
     /// Outages so far: a connection from before the last one is broken.
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::Acquire)
     }
+}
+
+/// True for one caller in so many milliseconds.
+fn is_first(last: &AtomicU64, now: u64, pause: u64) -> bool {
+    let before = last.load(Ordering::Relaxed);
+    let is_over = before == 0 || now.saturating_sub(before) >= pause;
+    is_over && last.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 #[cfg(test)]
@@ -117,6 +149,16 @@ mod tests {
         assert_eq!(outage.access(false, || 7100), Access::Use);
         assert!(outage.begins(7000));
         assert_eq!(outage.count(), 2);
+    }
+
+    #[test]
+    fn what_several_find_out_counts_once() {
+        let outage = Outage::new();
+        (0..9).for_each(|n| outage.exchanged(5000 + n));
+        assert_eq!(outage.count(), 1);
+        outage.exchanged(6000);
+        assert_eq!(outage.count(), 2);
+        assert!(outage.speaks(5) && !outage.speaks(10_004) && outage.speaks(10_005));
     }
 
     // A server that is cut off lets whoever connects wait.

@@ -3,15 +3,18 @@
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::error::Fault;
 use crate::host::database::Connection;
+use crate::host::database::hush::Hush;
+use crate::host::database::session::Session;
 use crate::host::database::verdict::{self, Alone};
 use crate::host::database::write_lock::{WriteGuard, WriteLock};
 use crate::host::log::Printable;
 use crate::host::memory::ShmArena;
+use crate::host::state::random;
 use crate::host::{sys, text};
 use crate::shm::place;
 use crate::sql::Dialect;
@@ -38,6 +41,19 @@ pub struct Driver {
     write_lock: Option<&'static WriteLock>,
     /// Whether the database is away; `None` where it is a file.
     pub(super) outage: Option<&'static Outage>,
+    /// What all processes have to know of it once one does.
+    pub(super) shared: Option<&'static Shared>,
+    /// Tells our sessions from those of others.
+    pub(super) random: [u8; 16],
+}
+
+/// What is known of a database; in shared memory.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// A pooler gives each transaction another session.
+    pub pooled: AtomicBool,
+    /// It was said that what is read may be old.
+    pub warned_of_reads: AtomicBool,
 }
 
 impl Driver {
@@ -52,6 +68,8 @@ impl Driver {
             fetch_rows: c_int::try_from(fetch_rows).unwrap_or(c_int::MAX).max(1),
             write_lock: None,
             outage: None,
+            shared: place(ShmArena, Shared::default()).ok(),
+            random: random(),
         };
         let name = driver.url();
         // SAFETY: reads the URL and fills the structure.
@@ -127,8 +145,8 @@ impl Driver {
         matches!(self.dialect(), Some(Dialect::MySql | Dialect::Postgres))
     }
 
-    /// A session has a number that tells it from one after a reconnection.
-    pub fn numbers_sessions(&self) -> bool {
+    /// A COMMIT may succeed that came too late: in another session.
+    pub fn repeats_commits(&self) -> bool {
         self.dialect() == Some(Dialect::MySql)
     }
 
@@ -160,6 +178,10 @@ impl Driver {
             return Err(Fault::Database);
         }
         let url = self.url();
+        // One process lets the driver say why there is none.
+        let now = verdict::milliseconds();
+        let is_known = self.outage.is_some_and(|outage| outage.count() > 0 && !outage.speaks(now));
+        let hush = if is_known { Hush::begin() } else { None };
         let handle = match (self.functions.init2, self.functions.init) {
             // SAFETY: reads the URL; the driver keeps a copy of its own.
             (Some(init2), _) if own => unsafe {
@@ -169,6 +191,7 @@ impl Driver {
             (_, Some(init)) => unsafe { init(&raw const url) },
             _ => ptr::null_mut(),
         };
+        drop(hush);
         match self.outage {
             Some(outage) if handle.is_null() => {
                 outage.goes_on(verdict::milliseconds());
@@ -191,7 +214,9 @@ impl Driver {
             handle,
             tables: Vec::new(),
             current: None,
-            session: None,
+            session: Session::default(),
+            loud: None,
+            is_node: None,
             failed: false,
             word: None,
             probing: false,
@@ -204,7 +229,7 @@ impl Driver {
             started: Instant::now(),
             in_transaction: false,
             write_guard: None,
-            prepared: Prepared::default(),
+            prepared: if self.is_pooled() { Prepared::never() } else { Prepared::default() },
             number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
         };
         if self.is_sqlite() {

@@ -13,6 +13,7 @@ use crate::ports::{
 use crate::sql::many::{self, Step};
 use crate::sql::prepared as statements;
 use crate::sql::{Dialect, Names};
+use crate::store::outage::Outage;
 
 fn operators(conditions: &[Condition]) -> Vec<sys::db_op_t> {
     conditions.iter().map(|(_, compare, _)| compare.sign().as_ptr()).collect()
@@ -34,8 +35,10 @@ impl Database for Connection {
         let _guard = self.write_lock();
         let keys = Keys::new(row.iter().map(|(column, _)| *column));
         let values: Vec<_> = row.iter().map(|(_, given)| value::lend(given)).collect();
+        let hush = self.hush();
         // SAFETY: as many keys as values, all of which outlive the call.
         let result = unsafe { insert(self.handle, keys.as_ptr(), values.as_ptr(), keys.count()) };
+        drop(hush);
         self.check(result)
     }
 
@@ -62,6 +65,7 @@ impl Database for Connection {
         let (operators, where_values) = (operators(conditions), condition_values(conditions));
         let keys = Keys::new(set.iter().map(|(column, _)| *column));
         let values: Vec<_> = set.iter().map(|(_, given)| value::lend(given)).collect();
+        let hush = self.hush();
         // SAFETY: the two groups of arrays are each of the length given, and
         // outlive the call.
         let result = unsafe {
@@ -76,6 +80,7 @@ impl Database for Connection {
                 keys.count(),
             )
         };
+        drop(hush);
         self.check(result)
     }
 
@@ -93,10 +98,12 @@ impl Database for Connection {
         let _guard = self.write_lock();
         let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
         let (operators, values) = (operators(conditions), condition_values(conditions));
+        let hush = self.hush();
         // SAFETY: three arrays of the length given, which outlive the call.
         let result = unsafe {
             delete(self.handle, keys.as_ptr(), operators.as_ptr(), values.as_ptr(), keys.count())
         };
+        drop(hush);
         self.check(result)
     }
 
@@ -129,6 +136,7 @@ impl Database for Connection {
         let mut order = order_by.map(|columns| text::lend(columns.as_bytes()));
         let mut result = ptr::null_mut();
         let order = order.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+        let hush = self.hush();
         let queried = if self.driver.fetches() {
             // SAFETY: arrays of the lengths given, which outlive the call. The
             // helper asks for pages where the driver has them.
@@ -165,6 +173,7 @@ impl Database for Connection {
                 )
             }
         };
+        drop(hush);
         self.check(queried)?;
         loop {
             // SAFETY: the driver's result, not freed yet.
@@ -172,6 +181,7 @@ impl Database for Connection {
             if found == 0 || !self.driver.fetches() {
                 break;
             }
+            let hush = self.hush();
             // SAFETY: the driver's result, not freed yet; fetches the next page
             // into the same result. On an error the helper frees it and sets it
             // to NULL.
@@ -183,6 +193,7 @@ impl Database for Connection {
                     &raw mut result,
                 )
             };
+            drop(hush);
             match more {
                 0 => break,
                 n if n < 0 => return self.check(n),
@@ -315,7 +326,28 @@ impl Database for Connection {
     }
 
     fn verdict(&mut self) -> Verdict {
-        self.word.take().unwrap_or(Verdict::Unclear)
+        let verdict = self.word.take().unwrap_or(Verdict::Unclear);
+        self.explained(verdict);
+        verdict
+    }
+
+    fn outages(&mut self) -> u32 {
+        self.driver.outage.map_or(0, Outage::count)
+    }
+
+    fn look_for_outages(&mut self) {
+        // Behind a pooler sessions change all the time.
+        if self.driver.outage.is_some() && !self.driver.is_pooled() && self.try_again().is_ok() {
+            let asked = self.ask_session();
+            let _ = self.check(if asked.is_ok() { 0 } else { -1 });
+        }
+    }
+
+    fn catch_up(&mut self) -> bool {
+        !self.in_transaction
+            && self.try_again().is_ok()
+            && self.is_node()
+            && self.wait_for_node().is_ok()
     }
 
     fn keeps_null_texts(&self) -> bool {

@@ -3,14 +3,9 @@
 use std::time::Instant;
 
 use crate::error::Fault;
-use crate::host::database::{ANYTHING, Connection, columns};
-use crate::sql::prepared::{Call, Prepared, Statements};
+use crate::host::database::{Connection, columns};
+use crate::sql::prepared::{Call, FORGET_PLANS, Prepared, Statements};
 use crate::sql::{Dialect, Names};
-
-/// Tells PostgreSQL's sessions apart. A server that is started again counts its
-/// processes from the beginning, too.
-const SESSION: &[u8] = b"SELECT CAST(pg_backend_pid() || ' ' || \
-    extract(epoch FROM pg_postmaster_start_time()) AS VARCHAR)";
 
 impl Connection {
     /// Prepares nothing: its session is that of another connection, and goes on
@@ -18,23 +13,6 @@ impl Connection {
     pub fn for_a_while(mut self) -> Connection {
         self.prepared = Prepared::never();
         self
-    }
-
-    /// Asks which session this is: another one knows nothing of what was prepared.
-    /// Where the server cannot say, nothing is prepared any more.
-    pub(super) fn ask_session(&mut self) -> Result<(), Fault> {
-        for _ in 0..2 {
-            match self.plain(SESSION) {
-                Ok(session) => {
-                    self.prepared.set_session(session);
-                    return Ok(());
-                }
-                // Was it the connection or the question?
-                Err(_) => self.plain(ANYTHING)?,
-            };
-        }
-        self.prepared = Prepared::never();
-        Ok(())
     }
 
     /// Carries out a prepared statement, where the server has them. `None` if it
@@ -55,6 +33,9 @@ impl Connection {
 
     fn execute_call(&mut self, call: Call) -> Result<Option<()>, Fault> {
         self.try_again()?;
+        if self.driver.is_pooled() {
+            self.prepared = Prepared::never();
+        }
         if self.prepared.lacks_session()
             && let Err(fault) = self.ask_session()
         {
@@ -70,6 +51,9 @@ impl Connection {
     }
 
     fn send_prepared(&mut self, statements: &Statements) -> Result<(), Fault> {
+        if statements.forgets_plans {
+            self.raw(FORGET_PLANS)?;
+        }
         if let Some(prepare) = &statements.prepare {
             let prepared = self.raw(prepare);
             // It fails where the session, behind a pooler or after the driver has

@@ -13,9 +13,6 @@ use crate::ports::Verdict;
 /// Marks a transaction: see [`Connection::commit_transaction`].
 const MARK: &[u8] = b"SAVEPOINT presence";
 const MARK_IS_THERE: &[u8] = b"RELEASE SAVEPOINT presence";
-/// MySQL's driver repeats even a COMMIT on a new connection, where it means
-/// nothing.
-const SESSION: &[u8] = b"SELECT CONNECTION_ID()";
 
 impl Connection {
     pub(super) fn begin_transaction(&mut self) -> Result<(), Fault> {
@@ -32,31 +29,52 @@ impl Connection {
             return begun.map(|_| ());
         }
         let Some(start) = self.driver.functions.start_transaction else { return Ok(()) };
+        // A transaction that fails takes back what it has set.
+        if self.driver.repeats_commits() || self.prepared.lacks_session() {
+            self.mark_session()?;
+        }
+        let hush = self.hush();
         // SAFETY: the connection is open.
         let started = unsafe { start(self.handle, sys::db_locking_t_DB_LOCKING_NONE) };
+        drop(hush);
         self.check(started)?;
         self.in_transaction = true;
-        let marked = self.mark_transaction();
+        if self.driver.repeats_commits() {
+            return Ok(());
+        }
+        let marked = self.raw(MARK).map(|_| ());
         if marked.is_err() {
             let _ = self.roll_back();
         }
         marked
     }
 
+    /// Afterwards the session has its variable.
+    fn mark_session(&mut self) -> Result<(), Fault> {
+        let asked = self.ask_session();
+        self.check(if asked.is_ok() { 0 } else { -1 })
+    }
+
     /// Fails when the transaction is not the one that was begun: drivers connect
     /// again by themselves, and the statements so far are gone with the old
-    /// connection, those since durable.
+    /// connection, those since durable. (MySQL's driver repeats even a COMMIT on a new
+    /// connection, where it means nothing. So there its session is asked for before
+    /// and after.)
     pub(super) fn commit_transaction(&mut self) -> Result<(), Fault> {
-        let numbered = self.driver.numbers_sessions();
+        let repeats = self.driver.repeats_commits();
         let has_transactions = self.driver.functions.start_transaction.is_some();
-        if !self.driver.is_sqlite() && has_transactions && !numbered {
+        if !self.driver.is_sqlite() && has_transactions && !repeats {
             self.raw(MARK_IS_THERE)?;
         }
         self.transaction(b"COMMIT", self.driver.functions.end_transaction)?;
         self.ended();
-        if numbered && self.raw(SESSION)? != self.session {
-            self.word = Some(Verdict::Unclear);
-            return Err(Fault::Database);
+        if repeats && has_transactions {
+            let asked = self.is_same_session();
+            self.check(if asked.is_ok() { 0 } else { -1 })?;
+            if asked != Ok(true) {
+                self.word = Some(Verdict::Unclear);
+                return Err(Fault::Database);
+            }
         }
         Ok(())
     }
@@ -75,15 +93,6 @@ impl Connection {
     /// which has SQLite's lock already.
     pub(super) fn write_lock(&self) -> Option<WriteGuard> {
         if self.in_transaction { None } else { self.driver.write_lock() }
-    }
-
-    /// Remembers what tells whether the transaction is still the same at its end.
-    fn mark_transaction(&mut self) -> Result<(), Fault> {
-        if self.driver.numbers_sessions() {
-            self.session = self.raw(SESSION)?;
-            return Ok(());
-        }
-        self.raw(MARK).map(|_| ())
     }
 
     /// Rolls back a transaction that was left open, by a panic.
@@ -109,8 +118,10 @@ impl Connection {
         }
         match function {
             Some(function) => {
+                let hush = self.hush();
                 // SAFETY: the connection is open.
                 let result = unsafe { function(self.handle) };
+                drop(hush);
                 self.check(result)
             }
             // A driver without transactions makes each statement durable.

@@ -15,9 +15,6 @@ use crate::store::outage::{Access, Outage, PAUSE};
 /// The last statement's errors, one is enough.
 const ERRORS: &[u8] = b"SHOW ERRORS LIMIT 1";
 
-/// A server that answers may be a standby, or be told to take no changes.
-const READ_ONLY: &[u8] = b"SELECT current_setting('transaction_read_only')";
-
 /// An SQLite statement that took so long has waited for somebody's lock.
 const WAITED: Duration = Duration::from_secs(1);
 
@@ -57,11 +54,15 @@ impl Connection {
                 let count = outage.count();
                 // What this connection was connected to is gone: it is asked
                 // something before it is trusted with a change.
-                self.failed |= self.outages != count;
+                if self.outages != count {
+                    self.failed = true;
+                    self.may_have_new_session();
+                }
                 self.outages = count;
                 Ok(())
             }
             Access::Probe => {
+                self.may_have_new_session();
                 let answers = self.probe();
                 if answers.is_ok() {
                     is_back(outage);
@@ -126,17 +127,33 @@ impl Connection {
     }
 
     fn ask_errors(&mut self) -> Verdict {
-        let mut code = None;
-        let asked = self.ask_plain(ERRORS, &mut |row| code = row.get(1).and_then(Value::as_int));
+        let (mut code, mut message) = (None, None);
+        let asked = self.ask_plain(ERRORS, &mut |row| {
+            code = row.get(1).and_then(Value::as_int);
+            message = row.get(2).cloned();
+        });
         match (asked, code) {
             (Err(_), _) => self.away(),
             (Ok(()), Some(code)) => match explain::mysql(code) {
                 Verdict::Unclear => self.ask_table(),
                 Verdict::Away => self.takes_nothing(),
-                known => known,
+                Verdict::Statement => {
+                    self.refused(code, message.as_ref());
+                    Verdict::Statement
+                }
+                Verdict::Conflict => Verdict::Conflict,
             },
-            // It has connected again.
-            (Ok(()), None) => Verdict::Unclear,
+            (Ok(()), None) => self.ask_what_happened(),
+        }
+    }
+
+    /// There is no error to be seen: the driver has connected again, or, in the same
+    /// session, a cluster has given up what conflicts with another node's change.
+    fn ask_what_happened(&mut self) -> Verdict {
+        match self.is_same_session() {
+            Ok(true) => Verdict::Conflict,
+            Ok(false) => Verdict::Unclear,
+            Err(_) => self.away(),
         }
     }
 
@@ -192,11 +209,10 @@ impl Connection {
         if self.probe().is_err() {
             return self.away();
         }
-        let is_postgres = self.driver.dialect() == Some(Dialect::Postgres);
-        match is_postgres.then(|| self.plain(READ_ONLY)) {
-            Some(Ok(Some(answer))) if answer.as_bytes() == b"on" => self.takes_nothing(),
-            Some(_) => self.ask_table(),
-            None => Verdict::Unclear,
+        match self.driver.dialect() {
+            Some(Dialect::Postgres) if self.reads_only() == Ok(true) => self.takes_nothing(),
+            Some(Dialect::Postgres) => self.ask_table(),
+            _ => Verdict::Unclear,
         }
     }
 
