@@ -4,10 +4,12 @@
 
 mod files;
 mod layers;
+mod links;
 mod markdown;
 mod modes;
 mod parameters;
 mod safety;
+mod scripts;
 mod source;
 mod terms;
 mod walks;
