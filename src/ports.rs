@@ -376,6 +376,20 @@ pub trait Database {
     }
 }
 
+/// A message for other servers.
+#[derive(Debug, Clone, Copy)]
+pub struct Dispatch<'a> {
+    /// The node that it is for (`sip:host:port`); all active ones without.
+    pub to: Option<&'a [u8]>,
+    /// The message.
+    pub message: &'a [u8],
+    /// Its Content-Type.
+    pub content_type: &'a [u8],
+    /// It is of what we have, for a node that wants that: its answer makes room for
+    /// the next one.
+    pub is_stored: bool,
+}
+
 /// How much a log line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -407,6 +421,17 @@ pub trait Host: Transport + Packages {
     }
     /// Tells the sender processes that a lane was handed over.
     fn wake_senders(&mut self);
+    /// Tells the process that talks to other servers that there is something.
+    fn wake_replicator(&mut self) {}
+    /// Hands a message to DMQ; by that process only. Fails if the node is not known
+    /// there, or the message cannot be sent.
+    fn dispatch(&mut self, _dispatch: &Dispatch<'_>) -> Result<(), Fault> {
+        Err(Fault::Host)
+    }
+    /// Lets the package inspect a document that has come without a request.
+    fn check_document(&mut self, _package: PackageId, _document: &[u8]) -> PackageVerdict {
+        PackageVerdict::Accepted
+    }
     /// Writes a line to the host's log.
     fn log(&mut self, level: Level, line: std::fmt::Arguments<'_>);
     /// Whether lines of this level are written at all.

@@ -8,22 +8,15 @@ use super::parameters::{ConfigError, ParameterValue};
 enum Works {
     /// One of these numbers.
     Numbers(&'static [i64]),
-    /// 0 and negative numbers.
-    Off,
     /// This text.
     Text(&'static str),
 }
 
 /// Parameter, the values that work, and what to do instead.
 const LATER: &[(&str, Works, &str)] = &[
-    ("enable_dmq", Works::Off, "use 0"),
-    ("enable_pres_dmq", Works::Numbers(&[0, 1]), "leave it out"),
-    ("enable_pres_sync_dmq", Works::Numbers(&[0, 1]), "leave it out"),
     ("enable_subs_dmq", Works::Numbers(&[0]), "use 0"),
     ("enable_subs_sync_dmq", Works::Numbers(&[0, 1]), "leave it out"),
-    ("skip_notify_dmq", Works::Numbers(&[0]), "use 0"),
     ("default_socket", Works::Text(""), "leave it out"),
-    ("dmq_peer_id", Works::Text("presence"), "leave it out"),
 ];
 
 /// Refuses the value of a parameter that this version cannot honour.
@@ -32,7 +25,6 @@ pub(super) fn check(value: impl Fn(&str) -> Option<ParameterValue>) -> Result<()
         let Some(value) = value(name) else { continue };
         let fine = match (works, &value) {
             (Works::Numbers(numbers), ParameterValue::Int(number)) => numbers.contains(number),
-            (Works::Off, ParameterValue::Int(number)) => *number <= 0,
             (Works::Text(text), ParameterValue::Text(given)) => text.as_bytes() == given,
             _ => false,
         };

@@ -109,7 +109,7 @@ impl Judge<'_> {
                 1 => UserCase::Insensitive,
                 _ => UserCase::Sensitive,
             },
-            dmq: self.dmq(),
+            dmq: self.dmq()?,
             pres_subs_mode: self.int("pres_subs_mode") == 1,
             delete_same_subs: self.int("delete_same_subs") != 0,
             timer_mode: match self.int("timer_mode") {
@@ -311,8 +311,13 @@ impl Judge<'_> {
         Ok(RetrieveOrder::by_received_time())
     }
 
-    fn dmq(&self) -> DmqConfig {
-        DmqConfig {
+    fn dmq(&mut self) -> Result<DmqConfig, ConfigError> {
+        let peer_id = self.text("dmq_peer_id");
+        if peer_id.is_empty() || !is_name(&peer_id) {
+            let allowed = "a name of letters, digits, hyphens, dots and underscores";
+            self.refuse("dmq_peer_id", ParameterValue::Text(peer_id.clone()), allowed)?;
+        }
+        Ok(DmqConfig {
             enabled: self.int("enable_dmq") > 0,
             publications: self.int("enable_pres_dmq") != 0,
             sync_publications: self.int("enable_pres_sync_dmq") != 0,
@@ -320,8 +325,8 @@ impl Judge<'_> {
             sync_subscriptions: self.int("enable_subs_sync_dmq") != 0,
             skip_notify: self.int("skip_notify_dmq") != 0,
             default_socket: self.optional("default_socket"),
-            peer_id: self.text("dmq_peer_id"),
-        }
+            peer_id,
+        })
     }
 }
 

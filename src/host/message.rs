@@ -55,6 +55,15 @@ impl<'a> Message<'a> {
         self.body().map_or(0, <[u8]>::len)
     }
 
+    /// The body, Content-Type and From URI of a message of another server.
+    pub fn peer_message(self) -> Result<[&'a [u8]; 3], Rejection> {
+        self.parse_headers()?;
+        // SAFETY: the URI lies in the message's text.
+        let from = unsafe { text::bytes(self.from()?.uri) };
+        let content_type = self.filled(self.fields().content_type).unwrap_or_default();
+        Ok([self.body()?, content_type, from])
+    }
+
     /// Reads a PUBLISH. `sender` is the script's parameter.
     pub fn publish(self, sender: Option<&'a [u8]>) -> Result<PublishRequest<'a>, Rejection> {
         self.parse_headers()?;

@@ -18,12 +18,13 @@ use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
 use crate::host::process::Wake;
 use crate::host::state::{
-    CONFIG, DRIVER, Kamailio, KamailioServer, POOL, SERVER, WAKE, config, random, server,
+    CONFIG, DRIVER, Kamailio, KamailioServer, POOL, REPLICATOR, SERVER, WAKE, config, random,
+    server,
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
-    fragments, log, packages, process, reply, reply_event, rpc, script, sender, statistics, sys,
-    timers, tm,
+    dmq, fragments, log, packages, process, replicator, reply, reply_event, rpc, script, sender,
+    statistics, sys, timers, tm,
 };
 use crate::service::notifier;
 use crate::service::subscriptions::keeping;
@@ -33,6 +34,7 @@ use crate::service::{
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, force_unlock, place, place_slice};
 use crate::store::cseq_floors::{self, CseqFloors};
 use crate::store::insight::Insight;
+use crate::store::replication::{Bounds, Replication};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
 use crate::store::widths::TableWidths;
@@ -114,12 +116,19 @@ pub fn mod_init() -> Result<(), String> {
     })?;
     reply_event::find();
     DRIVER.set(open_database(config)?).map_err(|_| "the database is bound twice")?;
-    let shared = shared_memory(config)
+    let own = config.dmq.enabled.then(|| dmq::bind(&config.dmq.peer_id)).transpose()?;
+    let shared = shared_memory(config, own.as_deref())
         .map_err(|_| "out of shared memory at start: raise Kamailio's -m option")?;
     SHARED.set(Mutex::new(Some(shared))).map_err(|_| "initialised twice")?;
     let wake = Wake::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
     WAKE.set(wake).map_err(|_| "initialised twice")?;
-    if !process::reserve(u32::from(notifier::SENDERS) + notifier_slots::processes(config)) {
+    let mut processes = u32::from(notifier::SENDERS) + notifier_slots::processes(config);
+    if own.is_some() {
+        let wake = Wake::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
+        REPLICATOR.set(wake).map_err(|_| "initialised twice")?;
+        processes += 1;
+    }
+    if !process::reserve(processes) {
         return Err("Kamailio has no room for the sender and notifier processes".into());
     }
     timers::register(config)
@@ -163,7 +172,9 @@ fn open_database(config: &Config) -> Result<Option<Driver>, String> {
 }
 
 /// Everything that lies in shared memory from the start.
-fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
+///
+/// `own` is our address as other servers know it, where there are others.
+fn shared_memory(config: &Config, own: Option<&[u8]>) -> Result<Shared<Kamailio>, OutOfMemory> {
     let arena = ShmArena;
     let shards = config.lock_shards as usize;
     let pool = place(arena, PagePool::<Kamailio>::new(arena, RESERVED_CHUNKS)?)?;
@@ -203,6 +214,12 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
     let places = if !policy.knows_watchers { cseq_floors::places(free) } else { 0 };
     let places = place_slice(arena, places, |_| Ok(AtomicU64::new(0)))?;
     let floors = place(arena, CseqFloors::new(places))?;
+    let replication = own.map(|own| {
+        let bounds = Bounds::of(free);
+        let heap = place(arena, Heap::new(pool))?;
+        Replication::new(arena, heap, hash, (random(), own), bounds)
+    });
+    let replication = replication.transpose()?;
     Ok(Shared {
         shards: records,
         dialogs,
@@ -213,6 +230,7 @@ fn shared_memory(config: &Config) -> Result<Shared<Kamailio>, OutOfMemory> {
         writers,
         floors,
         insight,
+        replication,
     })
 }
 
@@ -233,6 +251,10 @@ pub fn child_init(rank: i32) -> Result<(), String> {
             for _ in 0..notifier::SENDERS {
                 sender::start()
                     .map_err(|error| format!("the sender process cannot be started: {error}"))?;
+            }
+            if config.dmq.enabled {
+                replicator::start()
+                    .map_err(|error| format!("the replicator cannot be started: {error}"))?;
             }
             (0..notifier_slots::processes(config)).try_for_each(start_notifier)
         }

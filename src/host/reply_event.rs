@@ -45,14 +45,14 @@ fn shows_subscriptions(config: &Config) -> bool {
 }
 
 /// A message that was made of text by the core's parser, to be freed by it.
-struct Parsed(Box<sys::sip_msg>);
+pub(super) struct Parsed(Box<sys::sip_msg>);
 
 impl Parsed {
     /// Parses `length` bytes at `text`.
     ///
     /// # Safety
     /// They stay in place while the result lives.
-    unsafe fn new(text: *mut c_char, length: c_int) -> Option<Parsed> {
+    pub(super) unsafe fn new(text: *mut c_char, length: c_int) -> Option<Parsed> {
         let mut message = Parsed(Box::default());
         // SAFETY: the text has `length` bytes and stays while the message lives;
         // the core's parser fills the structure, which was all zero.
@@ -60,6 +60,11 @@ impl Parsed {
             sys::build_sip_msg_from_buf(&raw mut *message.0, text, length, sys::inc_msg_no())
         };
         (result >= 0).then_some(message)
+    }
+
+    /// The message.
+    pub(super) fn as_mut_ptr(&mut self) -> *mut sys::sip_msg {
+        &raw mut *self.0
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) static POOL: OnceCell<&PagePool<Kamailio>> = OnceCell::new();
 pub fn pool_usage() -> Option<PoolUsage> {
     POOL.get().map(|pool| pool.usage())
 }
+/// Wakes the replicator, where there is one.
+pub(super) static REPLICATOR: OnceCell<Wake> = OnceCell::new();
 
 /// The server; `None` in library mode and before all modules are initialised.
 pub fn server() -> Option<&'static KamailioServer> {
@@ -47,6 +49,13 @@ pub fn config() -> Option<&'static Config> {
 /// Wakes the sender processes.
 pub fn wake_senders() {
     if let Some(wake) = WAKE.get() {
+        wake.notify();
+    }
+}
+
+/// Wakes the process that talks to other servers.
+pub fn wake_replicator() {
+    if let Some(wake) = REPLICATOR.get() {
         wake.notify();
     }
 }

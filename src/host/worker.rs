@@ -9,8 +9,10 @@ use crate::error::Fault;
 use crate::host::database::Connection;
 use crate::host::packages::SiblingPackages;
 use crate::host::tm::TmTransport;
-use crate::host::{log, script, state};
-use crate::ports::{Database, Host, Level, Notify, NotifyOutcome, Packages, Transport};
+use crate::host::{dmq, log, script, state};
+use crate::ports::{
+    Database, Dispatch, Host, Level, Notify, NotifyOutcome, PackageVerdict, Packages, Transport,
+};
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{Authorization, Snapshot};
 
@@ -164,6 +166,20 @@ impl Host for Worker {
 
     fn wake_senders(&mut self) {
         state::wake_senders();
+    }
+
+    fn wake_replicator(&mut self) {
+        state::wake_replicator();
+    }
+
+    fn dispatch(&mut self, dispatch: &Dispatch<'_>) -> Result<(), Fault> {
+        self.give_connection_back();
+        dmq::dispatch(dispatch)
+    }
+
+    fn check_document(&mut self, package: PackageId, document: &[u8]) -> PackageVerdict {
+        self.give_connection_back();
+        dmq::check_document(package, document)
     }
 
     fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {

@@ -62,6 +62,12 @@ impl EntityTag {
         self.0
     }
 
+    /// A publication had this tag before the other one, as far as their numbers tell.
+    pub fn precedes(tag: &[u8], other: &[u8]) -> bool {
+        let number = |tag: &[u8]| EntityTag(tag.to_vec()).number();
+        number(tag).zip(number(other)).is_some_and(|(tag, other)| tag < other)
+    }
+
     /// What follows the last dot, if that is a decimal number of 32 bits.
     fn number(&self) -> Option<u32> {
         let dot = self.0.iter().rposition(|byte| *byte == b'.')?;

@@ -20,6 +20,7 @@ pub mod presentity;
 pub mod publication;
 pub mod registry;
 pub mod renewal;
+pub mod replication;
 pub mod request;
 pub mod state_version;
 pub mod subscription;

@@ -25,6 +25,7 @@ pub mod publish;
 mod rate_limited_log;
 pub mod refresh;
 mod reopened;
+pub mod replication;
 pub mod restore;
 pub mod sibling_publication;
 pub mod sphere;

@@ -13,9 +13,10 @@ use crate::presence::publication::{Facts, RUID_PREFIX, Refused, Step, step};
 use crate::presence::request::{PublishRequest, UriParts};
 use crate::presence::text;
 use crate::service::notifier::{self, Budget};
-use crate::service::publication_request::PublicationRequest;
+use crate::service::publication_request::{Origin, PublicationRequest};
 use crate::service::publications::Applied;
 use crate::service::reopened;
+use crate::service::replication::{Begun, ForPeers};
 use crate::service::sphere::Watched;
 use crate::service::{Arrival, RequestOutcome, Server, TrackedRequest, limits, refuse};
 use crate::shm::Memory;
@@ -33,6 +34,8 @@ struct Accepted<M: Memory> {
     sphere: Option<Watched>,
     /// The presentity that it has made a publication for.
     created: Option<PresentityKey>,
+    /// What peers are told.
+    for_peers: Option<ForPeers>,
 }
 
 /// Serves a PUBLISH.
@@ -56,8 +59,12 @@ pub fn handle<M: Memory>(
             let served = reply_ok(server, incoming, request, &accepted.answer);
             if served == RequestOutcome::Refused {
                 attempt.refused(server);
-                if let Some(key) = accepted.created {
-                    withdraw(server, host, key, &accepted.answer.entity_tag);
+            }
+            match accepted.created.filter(|_| served == RequestOutcome::Refused) {
+                // Peers have not heard of it.
+                Some(key) => withdraw(server, host, key, &accepted.answer.entity_tag),
+                None => {
+                    accepted.for_peers.into_iter().for_each(|message| message.put(server, host))
                 }
             }
             if let Some(lane) = lane {
@@ -120,6 +127,7 @@ fn accept<M: Memory>(
         for_ever: false,
         sender: request.sender,
         body: request.body,
+        origin: Origin::Here { domain: request.presentity.host },
     };
     limits::check_document(server, &publishing)?;
     limits::check_publish_gap(server, host, &publishing)?;
@@ -141,6 +149,7 @@ fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: PresentityK
     let Some(package) = server.registry.get(key.package) else { return };
     // It is not shown closed.
     let silent = EventPackage { aggregates: false, ..package.clone() };
+    let domain = key.host.clone();
     let removal = PublicationRequest {
         package_id: key.package,
         package: &silent,
@@ -152,6 +161,7 @@ fn withdraw<M: Memory>(server: &Server<M>, host: &mut dyn Host, key: PresentityK
         for_ever: false,
         sender: None,
         body: b"",
+        origin: Origin::Here { domain: &domain },
     };
     match publish(server, host, &removal) {
         Ok(removed) => {
@@ -178,7 +188,8 @@ fn unsupported_media(package: &EventPackage) -> Rejection {
     Rejection { headers, ..Rejection::new(415, "Unsupported media type") }
 }
 
-/// Makes or changes a publication for a sibling and notifies the watchers.
+/// Makes or changes a publication without a request, for a sibling or a peer, and
+/// notifies the watchers.
 pub fn publish_for_sibling<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -192,6 +203,7 @@ pub fn publish_for_sibling<M: Memory>(
                 limits::report(server, host, ("publication", tag), rejection);
             }
         })?;
+    accepted.for_peers.into_iter().for_each(|message| message.put(server, host));
     if let Some(lane) = accepted.lane {
         notifier::run(server, host, lane, Budget::WORKER);
     }
@@ -217,7 +229,10 @@ fn publish<M: Memory>(
     let sphere = Watched::before(server, host, &publishing.key, publishing.package);
     let tag = next_tag(host, publishing);
     let ruid = match publishing.step {
-        Step::Create => ruid(host),
+        Step::Create => match publishing.origin {
+            Origin::Peer { ruid, .. } if !ruid.is_empty() => ruid.to_vec(),
+            _ => ruid(host),
+        },
         // A publication keeps the one that it has.
         Step::Refresh | Step::Modify | Step::Remove => Vec::new(),
     };
@@ -233,26 +248,41 @@ fn publish<M: Memory>(
         facts: if has_body { Some(facts.unwrap_or_default()) } else { None },
         dialog_id: &dialog_id,
         expires_at: (!publishing.for_ever).then(|| now + i64::from(publishing.expires)),
-        now,
+        now: match publishing.origin {
+            Origin::Peer { received, .. } => received.min(now),
+            Origin::Here { .. } => now,
+        },
         priority: priority(server, host, now),
         judged_by: None,
     };
     let announced = server.config.expires_policy().announced(publishing.expires);
-    let applied = match server.publications().publish(server, host, publishing, &change)? {
-        Applied::Reopens(stored) => reopened::apply(server, host, publishing, &change, stored)?,
+    let begun = Begun::new(server, host, publishing, &change);
+    let applied = match server.publications().publish(server, host, publishing, &change) {
+        Ok(Applied::Reopens(stored)) => reopened::apply(server, host, publishing, &change, stored),
         applied => applied,
     };
+    let applied = applied.inspect_err(|_| {
+        begun.iter().for_each(|begun| begun.failed(server, publishing, &change));
+    })?;
+    let made = match &applied {
+        Applied::Made(made) => Some(&*made.ruid),
+        Applied::Unchanged | Applied::Reopens(_) => None,
+    };
+    let for_peers = begun.and_then(|begun| begun.done(server, publishing, &change, made));
     let old_tag = || publishing.if_match.unwrap_or_default().to_vec();
     let answer = |entity_tag| Answer { code: 200, expires: announced, entity_tag };
+    let created = None;
     Ok(match (applied, publishing.step) {
         (Applied::Unchanged | Applied::Reopens(_), _) => {
-            Accepted { answer: answer(old_tag()), lane: None, sphere: None, created: None }
+            Accepted { answer: answer(old_tag()), lane: None, sphere: None, created, for_peers }
         }
         // A removal answers with the tag that has just died, as stock does.
-        (Applied::Made(lane), Step::Remove) => {
-            Accepted { answer: answer(old_tag()), lane, sphere, created: None }
+        (Applied::Made(made), Step::Remove) => {
+            Accepted { answer: answer(old_tag()), lane: made.lane, sphere, created, for_peers }
         }
-        (Applied::Made(lane), _) => Accepted { answer: answer(tag), lane, sphere, created: None },
+        (Applied::Made(made), _) => {
+            Accepted { answer: answer(tag), lane: made.lane, sphere, created, for_peers }
+        }
     })
 }
 

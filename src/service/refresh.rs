@@ -11,7 +11,7 @@ use crate::presence::pidf;
 use crate::presence::publication::{Refused, Step};
 use crate::presence::request::UriParts;
 use crate::service::notifier::{self, Budget};
-use crate::service::publication_request::PublicationRequest;
+use crate::service::publication_request::{Origin, PublicationRequest};
 use crate::service::publish::publish_for_sibling;
 use crate::service::{Server, watchers};
 use crate::shm::Memory;
@@ -107,7 +107,8 @@ pub fn refresh<M: Memory>(
             }
             server.publications().follow(server, host, &key, package)?;
             // Whoever watches is notified by the change itself.
-            if store(server, host, &key, package, name, document.as_deref())? {
+            let domain = presentity.host;
+            if store(server, host, (&key, domain), package, name, document.as_deref())? {
                 return Ok(());
             }
         }
@@ -123,7 +124,7 @@ pub fn refresh<M: Memory>(
 fn store<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    key: &PresentityKey,
+    (key, domain): (&PresentityKey, &[u8]),
     package: &EventPackage,
     name: &[u8],
     document: Option<&[u8]>,
@@ -147,6 +148,7 @@ fn store<M: Memory>(
             for_ever: true,
             sender: None,
             body: document.unwrap_or_default(),
+            origin: Origin::Here { domain },
         };
         match publish_for_sibling(server, host, &publishing) {
             Ok(()) => return Ok(true),

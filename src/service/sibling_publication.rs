@@ -7,7 +7,7 @@ use crate::presence::event_package::{Kind, PackageId};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Refused, Step};
 use crate::service::Server;
-use crate::service::publication_request::PublicationRequest;
+use crate::service::publication_request::{Origin, PublicationRequest};
 use crate::service::publish::publish_for_sibling;
 use crate::shm::Memory;
 
@@ -93,6 +93,7 @@ fn publish_once<M: Memory>(
         for_ever: given.for_ever,
         sender: given.sender,
         body: given.body,
+        origin: Origin::Here { domain: given.domain },
     };
     publish_for_sibling(server, host, &publishing)
 }

@@ -15,6 +15,7 @@ pub mod outage;
 pub mod publication_block;
 pub mod publications;
 pub mod records;
+pub mod replication;
 pub mod resync;
 pub mod retransmissions;
 pub mod row_lanes;
@@ -40,6 +41,7 @@ use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, OutOfMemory, Slab};
 use crate::store::cseq_floors::CseqFloors;
 use crate::store::insight::Insight;
 use crate::store::records::{Presentity, Subscription};
+use crate::store::replication::Replication;
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::Shard;
 use crate::store::tally::Tally;
@@ -169,6 +171,8 @@ pub struct Shared<M: Memory> {
     pub floors: &'static CseqFloors,
     /// What is remembered for operators.
     pub insight: &'static Insight,
+    /// What is notified to other servers over DMQ, where it is.
+    pub replication: Option<&'static Replication<M>>,
 }
 
 /// All state of the server.

@@ -8,11 +8,13 @@ mod claim;
 mod expired;
 mod finals;
 mod index;
+mod named;
 mod rows;
 
 pub use bodies::Documents;
 pub use expired::Expired;
 pub use index::PublicationIndex;
+pub use named::Names;
 pub use rows::{Audience, RowsChanged};
 
 pub(super) use claim::{otherwise_spelled, pack, repack};

@@ -20,6 +20,7 @@ mod orphaned_rows;
 mod prompt_rows;
 mod publish;
 mod publish_stored;
+mod replication;
 mod subscribe;
 mod unanswered;
 mod winfo;

@@ -118,6 +118,13 @@ pub struct PublicationTransition {
     pub fan_out: FanOut,
 }
 
+impl PublicationTransition {
+    /// The same, and nobody is notified.
+    pub fn silently(self) -> PublicationTransition {
+        PublicationTransition { ended: None, fan_out: FanOut::None, ..self }
+    }
+}
+
 /// What a publication is next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {

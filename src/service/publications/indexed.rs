@@ -25,7 +25,7 @@ use crate::store::walk::Page;
 
 use super::memory::{self, Durable, InMemory};
 use super::statements::{self, body, changes, insert, new_row, replace, table};
-use super::{Applied, Publications, expired_rows, resync};
+use super::{Applied, Found, Names, Publications, expired_rows, resync};
 
 /// Rows without a record read in one go, with their documents.
 const PAGE: usize = 100;
@@ -214,6 +214,16 @@ impl<M: Memory> Publications<M> for Indexed {
         tag: &[u8],
     ) -> Result<bool, Fault> {
         InMemory.has_tag(server, host, key, tag)
+    }
+
+    fn find(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        key: &PresentityKey,
+        names: Names<'_>,
+    ) -> Result<Option<Found>, Fault> {
+        Ok(server.store.find_publication(key, names).map(memory::found))
     }
 
     fn current(

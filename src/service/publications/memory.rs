@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::store::publications::{Begun, Expired, Pending, PublicationChange, PublicationRowKey};
 use crate::store::walk::{Page, Place};
 
-use super::{Applied, Publications};
+use super::{Applied, Found, Made, Names, Publications};
 
 /// Records ended per shard and lock.
 const BATCH: usize = 256;
@@ -98,14 +98,27 @@ pub(super) fn publish<M: Memory>(
         }
     };
     let mut claim = ClaimGuard { store, pending: Some(pending) };
-    let ended = match &claim.pending {
-        Some(pending) => durable.write(pending)?,
-        None => None,
-    };
+    let (mut ended, mut ruid) = (None, Vec::new());
+    if let Some(pending) = &mut claim.pending {
+        if publishing.is_silent() {
+            pending.change = pending.change.silently();
+        }
+        ended = durable.write(pending)?;
+        if store.replication().is_some() {
+            ruid = store.ruid_of(pending);
+        }
+    }
     let (closing, published) = (package.aggregates, durable.published());
-    Ok(Applied::Made(claim.pending.take().and_then(|pending| {
+    let lane = claim.pending.take().and_then(|pending| {
         store.commit_publication(pending, closing, ended.as_deref(), published)
-    })))
+    });
+    Ok(Applied::Made(Made { lane, ruid }))
+}
+
+/// A publication of memory as a peer may mean it.
+pub(super) fn found(copy: PublicationCopy) -> Found {
+    let PublicationCopy { entity_tag, ruid, received, .. } = copy;
+    Found { entity_tag, ruid, received }
 }
 
 /// Publications that were claimed, the next one last. What is not dealt with is
@@ -194,6 +207,16 @@ impl<M: Memory> Publications<M> for InMemory {
         tag: &[u8],
     ) -> Result<bool, Fault> {
         Ok(server.store.has_publication(key, tag))
+    }
+
+    fn find(
+        &self,
+        server: &Server<M>,
+        _host: &mut dyn Host,
+        key: &PresentityKey,
+        names: Names<'_>,
+    ) -> Result<Option<Found>, Fault> {
+        Ok(server.store.find_publication(key, names).map(found))
     }
 
     fn current(

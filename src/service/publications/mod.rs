@@ -30,6 +30,7 @@ use crate::store::LaneRef;
 use crate::store::publications::PublicationChange;
 use crate::store::walk::Page;
 
+pub use crate::store::publications::Names;
 pub use bounded::newest as newest_that_fit;
 pub(super) use respelled::respell;
 pub(super) use taken_over::TakenOver;
@@ -59,6 +60,16 @@ pub trait Publications<M: Memory>: Sync {
         key: &PresentityKey,
         tag: &[u8],
     ) -> Result<bool, Fault>;
+
+    /// The publication of a presentity with this id, or else with one of these
+    /// entity-tags, the first one first. Empty ones name none.
+    fn find(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        names: Names<'_>,
+    ) -> Result<Option<Found>, Fault>;
 
     /// All of a presentity, oldest change first.
     fn current(
@@ -138,8 +149,8 @@ pub trait Publications<M: Memory>: Sync {
 /// What became of a change.
 #[must_use]
 pub enum Applied<M: Memory> {
-    /// It is stored; the caller notifies if it is given the lane.
-    Made(Option<LaneRef<M>>),
+    /// It is stored.
+    Made(Made<M>),
     /// Nothing changes, and the entity-tag stays (shared lines).
     Unchanged,
     /// Nothing yet: it may open a dialog again that this stored document has
@@ -150,6 +161,25 @@ pub enum Applied<M: Memory> {
 /// Each is a row of the database, whatever else it is.
 pub(super) fn are_rows(config: &Config) -> bool {
     config.publications() != PublicationCache::Record
+}
+
+/// A change that is stored.
+pub struct Made<M: Memory> {
+    /// The caller notifies if it is given the lane.
+    pub lane: Option<LaneRef<M>>,
+    /// The id of the publication, where peers are notified of it; else empty.
+    pub ruid: Vec<u8>,
+}
+
+/// A publication that a peer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its entity-tag here.
+    pub entity_tag: Vec<u8>,
+    /// Its id here.
+    pub ruid: Vec<u8>,
+    /// Unix time of its latest change.
+    pub received: i64,
 }
 
 /// The rows judge a change.

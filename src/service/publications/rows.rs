@@ -18,7 +18,7 @@ use crate::service::durable::{catch_up, delete, single};
 use crate::service::listing::Published;
 use crate::service::overview::Kept;
 use crate::service::paging::count as count_rows;
-use crate::service::publication_request::{PublicationRequest, facts_of};
+use crate::service::publication_request::{Origin, PublicationRequest, facts_of};
 use crate::service::{Server, check_widths, expiry, limits};
 use crate::shm::Memory;
 use crate::store::LaneRef;
@@ -30,7 +30,7 @@ use crate::store::walk::Page;
 
 use super::expired_rows::expire;
 use super::statements::{self, changes, exists, insert, new_row, replace, table};
-use super::{Applied, Publications, respell};
+use super::{Applied, Found, Made, Names, Publications, respell};
 
 /// Publications in rows only.
 pub struct Rows;
@@ -77,6 +77,16 @@ impl<M: Memory> Publications<M> for Rows {
             }
         }
         Ok(false)
+    }
+
+    fn find(
+        &self,
+        server: &Server<M>,
+        host: &mut dyn Host,
+        key: &PresentityKey,
+        names: Names<'_>,
+    ) -> Result<Option<Found>, Fault> {
+        statements::find(server, host, key, names)
     }
 
     fn current(
@@ -231,15 +241,21 @@ fn judge<M: Memory>(
             (made, old)
         }
     };
+    let ruid = match (server.store.replication(), publishing.step, &old) {
+        (None, ..) => Vec::new(),
+        (Some(_), Step::Create, _) => change.ruid.to_vec(),
+        (Some(_), _, old) => old.as_ref().map(|old| old.ruid.clone()).unwrap_or_default(),
+    };
+    let made = if publishing.is_silent() { made.silently() } else { made };
     if made.fan_out == FanOut::None {
-        return Ok(Applied::Made(None));
+        return Ok(Applied::Made(Made { lane: None, ruid }));
     }
     let fan_out = RowsChanged {
         sender: change.sender.unwrap_or_default(),
         ended: old.as_ref().zip(made.ended),
         fan_out: made.fan_out,
     };
-    Ok(Applied::Made(notify_watchers(server, host, &publishing.key, fan_out)))
+    Ok(Applied::Made(Made { lane: notify_watchers(server, host, &publishing.key, fan_out), ruid }))
 }
 
 /// What becomes of the publication that a request refers to, and its row if that
@@ -259,7 +275,10 @@ fn transition_of<M: Memory>(
     });
     let view = View::of(server, host, key);
     let unread = transition(&view.unread(package), event, package, view.watchers);
-    if matches!(unread, Outcome::Change(made) if made.ended.is_none()) {
+    // Peers are notified its id, which only the row says.
+    let is_notified = matches!(publishing.origin, Origin::Here { .. });
+    let needs_row = is_notified && server.store.replication().is_some();
+    if !needs_row && matches!(unread, Outcome::Change(made) if made.ended.is_none()) {
         return Ok((unread, None));
     }
     let tag = publishing.if_match.unwrap_or_default();

@@ -22,7 +22,7 @@ use crate::store::rows::{
 
 use crate::store::walk::Page;
 
-use super::bounded;
+use super::{Found, Names, bounded};
 
 /// Adds a row of this `ruid`; 412 if another one has its entity-tag. Only the
 /// answer of an attempt may have been lost, ours or the driver's own: then the row
@@ -117,6 +117,50 @@ pub(super) fn one<M: Memory>(
 ) -> Result<Option<PublicationCopy>, Fault> {
     let row = publication_conditions(key, event, tag);
     Ok(read_with_ids(server, host, &row)?.into_iter().next().map(|(_, row)| row.publication))
+}
+
+/// The publication of an id, or else of one of these entity-tags.
+pub(super) fn find<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    names: Names<'_>,
+) -> Result<Option<Found>, Fault> {
+    let event = &server.registry.get(key.package).ok_or(Fault::Package)?.name;
+    let mut wanted = Vec::new();
+    for spelled in key.spellings() {
+        let named = |column, text: &[u8]| {
+            let mut row = presentity_conditions(&spelled, event);
+            row.push((column, Compare::Eq, Value::text(text)));
+            row
+        };
+        wanted.push(named("ruid", names.ruid));
+        wanted.extend(names.tags.iter().map(|tag| named("etag", tag)));
+    }
+    wanted.retain(|row| row.last().is_some_and(|(.., name)| !name.as_bytes().is_empty()));
+    // The id first, in every spelling.
+    wanted.sort_by_key(|row| row.last().is_some_and(|(column, ..)| *column != "ruid"));
+    let (table, database) = (table(server)?, host.database().ok_or(Fault::Database)?);
+    for row in wanted {
+        let found = single(database, |database, _| {
+            let mut found = None;
+            let columns = &["etag", "ruid", "received_time"];
+            database.query(table, &row, columns, None, &mut |row| {
+                if let [tag, ruid, received] = row {
+                    found = Some(Found {
+                        entity_tag: tag.as_bytes().to_vec(),
+                        ruid: ruid.as_bytes().to_vec(),
+                        received: received.as_int().unwrap_or_default(),
+                    });
+                }
+            })?;
+            Ok(found)
+        })?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// The presentity's publications as the database has them, oldest first.

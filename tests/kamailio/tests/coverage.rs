@@ -97,7 +97,7 @@ const ITEMS: &[Item] = &[
     (Parameter, "retrieve_order", &[Test("events::xavp_priority_orders_publications")]),
     (Parameter, "retrieve_order_by", &[Test("events::xavp_priority_orders_publications"), VALUES]),
     (Parameter, "sip_uri_match", &[Test("parameters::user_parts_are_compared_as_sip_uri_match_says")]),
-    (Parameter, "enable_dmq", &[REFUSED, Later("enable_dmq")]),
+    (Parameter, "enable_dmq", &[Test("dmq_publications::what_is_published_here_is_shown_there")]),
     (Parameter, "pres_subs_mode", &[Test("events::subs_is_null_after_an_early_refusal_and_without_pres_subs_mode")]),
     (Parameter, "delete_same_subs", &[Test("subscribe::delete_same_subs_replaces_the_older"), Test("limits::delete_same_subs_ends_without_a_to_tag")]),
     (Parameter, "timer_mode", &[Test("parameters::either_timer_process_ends_what_has_expired")]),
@@ -120,13 +120,13 @@ const ITEMS: &[Item] = &[
     (Parameter, "min_refresh_gap", &[Test("limits::gaps_are_kept"), VALUES, Decision("min_refresh_gap")]),
     (Parameter, "min_publish_gap", &[Test("limits::gaps_are_kept"), VALUES, Decision("min_publish_gap")]),
     // Kamailio 6.1 and later.
-    (Parameter, "enable_pres_dmq", &[REFUSED, Later("enable_pres_dmq")]),
-    (Parameter, "enable_pres_sync_dmq", &[REFUSED, Later("enable_pres_sync_dmq")]),
+    (Parameter, "enable_pres_dmq", &[Test("dmq_joining::publications_may_stay_at_home"), VALUES, Decision("B23")]),
+    (Parameter, "enable_pres_sync_dmq", &[Test("dmq_joining::who_starts_gets_what_there_is"), VALUES, Decision("B23")]),
     (Parameter, "enable_subs_dmq", &[REFUSED, Later("enable_subs_dmq")]),
     (Parameter, "enable_subs_sync_dmq", &[REFUSED, Later("enable_subs_sync_dmq")]),
-    (Parameter, "skip_notify_dmq", &[REFUSED, Later("skip_notify_dmq")]),
+    (Parameter, "skip_notify_dmq", &[Test("dmq_joining::peers_may_be_heard_silently"), VALUES, Decision("B23")]),
     (Parameter, "default_socket", &[REFUSED, Later("default_socket")]),
-    (Parameter, "dmq_peer_id", &[REFUSED, Later("dmq_peer_id")]),
+    (Parameter, "dmq_peer_id", &[Test("dmq_joining::publications_may_stay_at_home"), VALUES, Decision("B23")]),
 
     // 4.1 to 4.6
     (Function, "handle_publish/0", &[Test("publish::the_200_carries_expires_then_entity_tag")]),

@@ -5,8 +5,8 @@ use super::database::FakeDatabase;
 use super::world::{SLA, WINFO, label};
 use presence::error::Fault;
 use presence::ports::{
-    Database, Host, Incoming, Level, Notify, NotifyOutcome, PackageVerdict, Packages, Reply,
-    Transport,
+    Database, Dispatch, Host, Incoming, Level, Notify, NotifyOutcome, PackageVerdict, Packages,
+    Reply, Transport,
 };
 use presence::presence::event_package::PackageId;
 use presence::presence::subscription::{Authorization, Snapshot, Status, Text};
@@ -45,14 +45,27 @@ impl Sent {
     }
 }
 
+/// A message for other servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatched {
+    pub to: Option<String>,
+    pub message: Vec<u8>,
+    pub content_type: Vec<u8>,
+    pub is_stored: bool,
+}
+
 /// What all processes share outside the server.
 #[derive(Default)]
 pub struct Outside {
     pub now: AtomicI64,
+    /// Milliseconds since that second began.
+    pub milliseconds: AtomicU64,
     pub log: Mutex<Vec<Event>>,
     /// Log lines of level error and warning.
     pub complaints: Mutex<Vec<String>>,
     pub woken: AtomicUsize,
+    /// Messages for other servers.
+    pub dispatched: Mutex<Vec<Dispatched>>,
     /// No reply can be sent.
     pub replies_fail: AtomicBool,
     /// The packages' rules cannot be read.
@@ -80,6 +93,8 @@ pub struct FakeHost {
     pub outcomes: HashMap<String, NotifyOutcome>,
     /// NOTIFYs are counted, and not kept.
     pub counts: Option<usize>,
+    /// Packages refuse what peers tell.
+    pub refuses_documents: bool,
 }
 
 impl FakeHost {
@@ -93,6 +108,7 @@ impl FakeHost {
             longest: None,
             outcomes: HashMap::new(),
             counts: None,
+            refuses_documents: false,
         }
     }
 }
@@ -211,6 +227,10 @@ impl Host for FakeHost {
         self.outside.now.load(SeqCst)
     }
 
+    fn milliseconds(&self) -> u64 {
+        self.now().unsigned_abs() * 1000 + self.outside.milliseconds.load(SeqCst)
+    }
+
     fn random(&mut self) -> [u8; 16] {
         // Unguessable is not needed here; never the same again is, also for
         // the next world on the same database.
@@ -224,6 +244,23 @@ impl Host for FakeHost {
 
     fn wake_senders(&mut self) {
         self.outside.woken.fetch_add(1, SeqCst);
+    }
+
+    fn check_document(&mut self, _: PackageId, _: &[u8]) -> PackageVerdict {
+        match self.refuses_documents {
+            true => PackageVerdict::Refused { replied: false },
+            false => PackageVerdict::Accepted,
+        }
+    }
+
+    fn dispatch(&mut self, dispatch: &Dispatch<'_>) -> Result<(), Fault> {
+        self.outside.dispatched.lock().unwrap().push(Dispatched {
+            to: dispatch.to.map(text),
+            message: dispatch.message.to_vec(),
+            content_type: dispatch.content_type.to_vec(),
+            is_stored: dispatch.is_stored,
+        });
+        Ok(())
     }
 
     fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {

@@ -5,10 +5,12 @@ mod database;
 mod host;
 #[path = "../../limit/mod.rs"]
 mod limit;
+mod nodes;
 mod world;
 
 pub use database::{CutCommit, FakeDatabase};
 pub use host::{Event, Sent};
+pub use nodes::{Nodes, Random, Weather};
 pub use world::{
     Answered, DIALOG, FakeMemory, MWI, PRESENCE, Publish, SLA, Setup, Subscribe, WINFO, World,
     dialog,

@@ -22,6 +22,7 @@ use presence::shm::{
 use presence::store::Shared;
 use presence::store::cseq_floors::CseqFloors;
 use presence::store::insight::Insight;
+use presence::store::replication::{Bounds, Replication};
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
@@ -106,6 +107,8 @@ pub struct Setup {
     /// Bytes of documents kept beside their rows, in each shard.
     pub document_cache_bytes: usize,
     pub config: fn(&mut Config),
+    /// Replicates, and has this address.
+    pub node: Option<&'static str>,
 }
 
 impl Default for Setup {
@@ -121,6 +124,7 @@ impl Default for Setup {
             same_call: false,
             document_cache_bytes: 0,
             config: |_| {},
+            node: None,
         }
     }
 }
@@ -135,6 +139,24 @@ impl Setup {
             ..Setup::default()
         }
     }
+}
+
+/// What a server that replicates shares; its number is the one of its address and of
+/// its start.
+fn node(
+    arena: HeapArena,
+    heap: &'static Heap<FakeMemory>,
+    hash: &'static KeyedHash,
+    uri: &str,
+) -> &'static Replication<FakeMemory> {
+    static STARTS: AtomicU64 = AtomicU64::new(0);
+    let start = STARTS.fetch_add(1, SeqCst).to_le_bytes();
+    let mut random = [0; 16];
+    let last = uri.as_bytes().last_chunk::<4>().unwrap();
+    random[..4].copy_from_slice(&start[..4]);
+    random[4..8].copy_from_slice(last);
+    let bounds = Bounds::of(256 << 20);
+    Replication::new(arena, heap, hash, (random, uri.as_bytes()), bounds).unwrap()
 }
 
 /// What the shared memory is used for: chunks, and what is in them.
@@ -172,6 +194,8 @@ impl World {
         config.subs_db_mode = setup.mode;
         config.sip_uri_match = setup.user_case;
         config.delete_same_subs = setup.same_call;
+        config.dmq.enabled = setup.node.is_some();
+        config.dmq.subscriptions = true;
         (setup.config)(&mut config);
         let arena = HeapArena::new();
         let pool = place(arena, PagePool::new(arena, 0).unwrap()).unwrap();
@@ -208,6 +232,7 @@ impl World {
             writers: place(arena, Writers::default()).unwrap(),
             floors: place(arena, CseqFloors::new(floors)).unwrap(),
             insight: place(arena, Insight::new(hash)).unwrap(),
+            replication: setup.node.map(|uri| node(arena, index_heap, hash, uri)),
         };
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);
@@ -246,6 +271,11 @@ impl World {
     /// Lets time pass.
     pub fn pass(&self, seconds: i64) {
         self.host.outside.now.fetch_add(seconds, SeqCst);
+    }
+
+    /// The next request without a CSeq of its own has one above this.
+    pub fn skip_requests(&mut self, count: u32) {
+        self.cseq += count;
     }
 
     /// Runs the timers, then the sender processes.

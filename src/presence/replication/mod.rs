@@ -1,0 +1,9 @@
+//! What servers tell each other over DMQ: the stock module's messages, read with
+//! strict judging (B37), and the order of changes that different servers make.
+
+pub mod header;
+pub mod json;
+pub mod message;
+pub mod publication_message;
+pub mod stamp;
+pub mod update;
