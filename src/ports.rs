@@ -7,6 +7,7 @@
 use std::ffi::CStr;
 
 use crate::error::Fault;
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{Authorization, Snapshot};
 
@@ -64,7 +65,7 @@ pub struct Notify<'a> {
     /// The subscription as of this NOTIFY.
     pub subscription: &'a Snapshot,
     /// The CSeq number on the wire.
-    pub cseq: u32,
+    pub cseq: CSeq,
     /// Complete header lines after the dialog's own, each ended by CR LF.
     pub headers: &'a [u8],
     /// The document; empty for none.

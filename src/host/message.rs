@@ -14,6 +14,7 @@ use std::ptr::NonNull;
 use crate::error::Rejection;
 use crate::host::message::header::Header;
 use crate::host::{sys, text};
+use crate::presence::cseq::CSeq;
 use crate::presence::demands::Demands;
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts, watched};
@@ -224,7 +225,7 @@ impl<'a> Message<'a> {
             .ok_or(Rejection::bad_request("Malformed CSeq"))?;
         // SAFETY: the tag lies in the request's text.
         let from_tag = unsafe { text::bytes(from.tag_value) };
-        Ok(RequestId { call_id, from_tag, cseq, branch })
+        Ok(RequestId { call_id, from_tag, cseq: CSeq(cseq), branch })
     }
 
     fn request_uri(self) -> Result<UriParts<'a>, Rejection> {

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use crate::host::memory::shm_copy;
 use crate::host::sys;
 use crate::ports::Notify;
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{Snapshot, Status};
 
@@ -24,8 +25,8 @@ impl NotifiedSubscription {
         let numbers: [u32; NUMBERS] = [
             u32::try_from(text.len()).ok()?,
             u32::from(subscription.package.0),
-            subscription.remote_cseq,
-            notify.cseq,
+            subscription.remote_cseq.0,
+            notify.cseq.0,
             subscription.version,
             subscription.expires,
             subscription.status as u32,
@@ -76,8 +77,8 @@ impl NotifiedSubscription {
         };
         let package = PackageId(u16::try_from(number(1)).unwrap_or(u16::MAX));
         let mut subscription = Snapshot::new(package, text.to_vec());
-        subscription.remote_cseq = number(2);
-        subscription.local_cseq = number(3);
+        subscription.remote_cseq = CSeq(number(2));
+        subscription.local_cseq = CSeq(number(3));
         subscription.version = number(4);
         subscription.expires = number(5);
         subscription.status = Status::from_number(i64::from(number(6)));

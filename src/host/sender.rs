@@ -45,7 +45,7 @@ fn step(
     if server.store.begin_to_look() {
         boundary::enter("sender_start", (), || orphaned_rows::at_start(server, &mut host));
     }
-    boundary::enter("sender_gone_back", (), || gone_back::tell(server, &mut host));
+    boundary::enter("sender_gone_back", (), || gone_back::notify_watchers(server, &mut host));
     // One lane of each shard in turn: a lane with a hundred thousand watchers
     // comes back to its queue and must not keep the others waiting.
     let (mut busy, mut failed) = (true, false);

@@ -159,7 +159,7 @@ impl Transport for TmTransport {
         let mut result = unsafe { send(&raw mut request) };
         if result == NO_MEMORY && has_room(bytes) && !Dialog::is_gone(dialog.way(subscription)) {
             // There is memory now: it has come back, or something else is wrong.
-            dialog.raw.loc_seq.value = notify.cseq.wrapping_sub(1);
+            dialog.raw.loc_seq.value = notify.cseq.wrapping_sub(1).0;
             // SAFETY: the request still points to what lives on this stack; the
             // failed try has kept nothing of it.
             result = unsafe { send(&raw mut request) };

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use crate::host::log::{Printable, log_error};
 use crate::host::memory::PkgBlock;
 use crate::host::{packages, state, sys, text};
+use crate::presence::cseq::CSeq;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::presence::uri::presentity_uri;
 
@@ -23,13 +24,13 @@ pub struct ShownSubscription {
     /// Its URI, made when the script asks for it.
     presentity: OnceCell<Vec<u8>>,
     event: &'static [u8],
-    local_cseq: u32,
+    local_cseq: CSeq,
     version: u32,
 }
 
 impl ShownSubscription {
     /// Shows it as of a NOTIFY with this CSeq; `None` when `pres_subs_mode` is off.
-    pub fn notified(subscription: &Snapshot, cseq: u32) -> Option<ShownSubscription> {
+    pub fn notified(subscription: &Snapshot, cseq: CSeq) -> Option<ShownSubscription> {
         // The stock module counts the number before the one that tm sends.
         ShownSubscription::new(subscription, cseq.saturating_sub(1), subscription.version)
     }
@@ -37,11 +38,11 @@ impl ShownSubscription {
     /// As accepted by handle_subscribe, before its NOTIFY. The stock module
     /// has counted up what it has loaded, but begins with 0.
     pub fn accepted(subscription: &Snapshot, initial: bool) -> Option<ShownSubscription> {
-        let local_cseq = if initial { 0 } else { subscription.local_cseq };
+        let local_cseq = if initial { CSeq::default() } else { subscription.local_cseq };
         ShownSubscription::new(subscription, local_cseq, subscription.version.wrapping_add(1))
     }
 
-    fn new(subscription: &Snapshot, local_cseq: u32, version: u32) -> Option<ShownSubscription> {
+    fn new(subscription: &Snapshot, local_cseq: CSeq, version: u32) -> Option<ShownSubscription> {
         if !state::config()?.pres_subs_mode {
             return None;
         }
@@ -218,8 +219,8 @@ pub unsafe fn subs(
         Attribute::Presentity => bytes(shown.presentity()),
         Attribute::Event => bytes(shown.event),
         Attribute::Text(field) => bytes(subscription.text(field)),
-        Attribute::RemoteCseq => number(subscription.remote_cseq),
-        Attribute::LocalCseq => number(shown.local_cseq),
+        Attribute::RemoteCseq => number(subscription.remote_cseq.0),
+        Attribute::LocalCseq => number(shown.local_cseq.0),
         Attribute::Expires => number(subscription.expires),
         Attribute::Status => number(subscription.status as u32),
         Attribute::Version => signed(shown.version),

@@ -4,14 +4,12 @@
 
 use crate::error::Rejection;
 use crate::presence::content_type;
+use crate::presence::cseq::CSeq;
 use crate::presence::text::is_token;
 
 /// Option tags that are served: a list that rls has not taken is one resource
 /// (RFC 4662 4.1).
 const OPTION_TAGS: [&[u8]; 1] = [b"eventlist"];
-
-/// Sequence numbers are below this (RFC 3261 8.1.1.5).
-const CSEQ_END: u32 = 1 << 31;
 
 /// The values of all headers of one name, in received order. There is mostly
 /// none or one.
@@ -66,14 +64,14 @@ pub struct Demands<'a> {
 impl Demands<'_> {
     /// Refuses a PUBLISH that demands what is not there. (Its Contact and its
     /// Accept mean nothing, RFC 3903 4.)
-    pub fn of_publish(&self, cseq: u32) -> Result<(), Rejection> {
+    pub fn of_publish(&self, cseq: CSeq) -> Result<(), Rejection> {
         self.extensions()?;
         self.encoding()?;
         in_range(cseq)
     }
 
     /// Refuses a SUBSCRIBE that demands what is not there.
-    pub fn of_subscribe(&self, cseq: u32) -> Result<(), Rejection> {
+    pub fn of_subscribe(&self, cseq: CSeq) -> Result<(), Rejection> {
         self.of_publish(cseq)?;
         match self.second_contact {
             true => Err(Rejection::bad_request("More Than One Contact")),
@@ -125,10 +123,10 @@ impl Demands<'_> {
     }
 }
 
-fn in_range(cseq: u32) -> Result<(), Rejection> {
-    match cseq {
-        0..CSEQ_END => Ok(()),
-        _ => Err(Rejection::bad_request("CSeq Out Of Range")),
+fn in_range(cseq: CSeq) -> Result<(), Rejection> {
+    match cseq.is_valid() {
+        true => Ok(()),
+        false => Err(Rejection::bad_request("CSeq Out Of Range")),
     }
 }
 
@@ -142,7 +140,7 @@ mod tests {
     }
 
     fn answer(demands: &Demands<'_>) -> Option<(u16, String)> {
-        let rejection = demands.of_subscribe(1).err()?;
+        let rejection = demands.of_subscribe(CSeq(1)).err()?;
         Some((rejection.code, String::from_utf8_lossy(&rejection.headers).into_owned()))
     }
 
@@ -186,13 +184,13 @@ mod tests {
     fn one_contact_and_31_bits_of_cseq() {
         let two = Demands { second_contact: true, ..Demands::default() };
         assert_eq!(answer(&two).map(|(code, _)| code), Some(400));
-        assert_eq!(two.of_publish(1), Ok(()), "the Contact of a PUBLISH means nothing");
+        assert_eq!(two.of_publish(CSeq(1)), Ok(()), "the Contact of a PUBLISH means nothing");
         let demands = Demands::default();
         for (cseq, fits) in
             [(0, true), (0x7FFF_FFFF, true), (0x8000_0000, false), (u32::MAX, false)]
         {
-            assert_eq!(demands.of_subscribe(cseq).is_ok(), fits, "{cseq}");
-            assert_eq!(demands.of_publish(cseq).is_ok(), fits, "{cseq}");
+            assert_eq!(demands.of_subscribe(CSeq(cseq)).is_ok(), fits, "{cseq}");
+            assert_eq!(demands.of_publish(CSeq(cseq)).is_ok(), fits, "{cseq}");
         }
     }
 
@@ -200,7 +198,7 @@ mod tests {
         #[test]
         fn no_demand_starts_a_header_of_its_own(lists: Vec<Vec<u8>>) {
             let require = lists.iter().map(Vec::as_slice).collect();
-            if let Err(rejection) = (Demands { require, ..Demands::default() }).of_publish(1) {
+            if let Err(rejection) = (Demands { require, ..Demands::default() }).of_publish(CSeq(1)) {
                 let breaks = rejection.headers.iter().filter(|b| matches!(b, b'\r' | b'\n'));
                 prop_assert!(breaks.count() <= 2);
             }

@@ -3,6 +3,7 @@
 //! segments, or touch foreign pointers.
 
 pub mod content_type;
+pub mod cseq;
 pub mod cseq_floor;
 pub mod demands;
 pub mod dialog_info;

@@ -1,6 +1,7 @@
 //! What a SUBSCRIBE brings to a subscription that there is, and how its text
 //! follows.
 
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::subscription::{ROOM_FOR_REASON, Snapshot, Text, with_text};
 use crate::presence::text::{TooLong, has_room};
@@ -13,7 +14,7 @@ pub struct Renewal<'a> {
     /// The `id` it names; `None` if it names none.
     pub event_id: Option<&'a [u8]>,
     /// Its CSeq.
-    pub cseq: u32,
+    pub cseq: CSeq,
     /// How much too low that may be (`cseq_offset`).
     pub cseq_offset: u32,
     /// Seconds granted; 0 ends the subscription.
@@ -45,7 +46,7 @@ pub struct Target<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewed {
     /// Highest CSeq received.
-    pub remote_cseq: u32,
+    pub remote_cseq: CSeq,
     /// Branch flags.
     pub flags: u32,
     /// Seconds granted.
@@ -78,7 +79,7 @@ impl<'a> Renewal<'a> {
 
     /// What a subscription has then whose highest CSeq was this one. (An offset may
     /// let lower ones in.)
-    pub fn renewed(&self, remote_cseq: u32) -> Renewed {
+    pub fn renewed(&self, remote_cseq: CSeq) -> Renewed {
         Renewed {
             remote_cseq: self.cseq.max(remote_cseq),
             flags: self.flags,

@@ -3,6 +3,7 @@
 //! mandatory for any SIP request and missing or malformed never gets here
 //! (the host's reader refuses it with a 400 that names the header).
 
+use crate::presence::cseq::CSeq;
 use crate::presence::demands::Demands;
 
 /// User and host of a SIP, SIPS, PRES or TEL URI, as spelled in the request.
@@ -22,7 +23,7 @@ pub struct RequestId<'a> {
     /// From tag; empty if there is none.
     pub from_tag: &'a [u8],
     /// CSeq number.
-    pub cseq: u32,
+    pub cseq: CSeq,
     /// Branch of the topmost Via; empty if there is none.
     pub branch: &'a [u8],
 }

@@ -1,6 +1,7 @@
 //! Subscriptions (RFC 6665 4.2): what a watcher's SUBSCRIBE means for the
 //! dialog it belongs to.
 
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::text::{self, Packed, TooLong, fields};
 
@@ -119,9 +120,9 @@ pub struct Snapshot {
     /// Its event package.
     pub package: PackageId,
     /// Highest CSeq received.
-    pub remote_cseq: u32,
+    pub remote_cseq: CSeq,
     /// CSeq of the latest NOTIFY.
-    pub local_cseq: u32,
+    pub local_cseq: CSeq,
     /// Document version of the latest NOTIFY.
     pub version: u32,
     /// Seconds it has left.
@@ -138,8 +139,8 @@ impl Snapshot {
     pub fn new(package: PackageId, text: Vec<u8>) -> Snapshot {
         Snapshot {
             package,
-            remote_cseq: 0,
-            local_cseq: 0,
+            remote_cseq: CSeq::default(),
+            local_cseq: CSeq::default(),
             version: 0,
             expires: 0,
             status: Status::Active,
@@ -192,7 +193,7 @@ impl Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NotifyNumbers {
     /// CSeq.
-    pub cseq: u32,
+    pub cseq: CSeq,
     /// Version of the document.
     pub version: u32,
 }

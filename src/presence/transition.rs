@@ -4,6 +4,7 @@
 //! so: the stores copy what they know into a `CurrentSubscription`, ask, and write down what
 //! comes of it, be that a record or a row.
 
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::renewal::{Renewal, Renewed, Target};
 use crate::presence::subscription::{
@@ -57,7 +58,7 @@ pub struct CurrentSubscription<'a> {
     /// Our own Contact.
     pub local_contact: &'a [u8],
     /// Highest CSeq received.
-    pub remote_cseq: u32,
+    pub remote_cseq: CSeq,
     /// Unix time of its end.
     pub expires_at: i64,
     /// Its state.
@@ -244,8 +245,8 @@ impl<'a> CurrentSubscription<'a> {
         if self.is_ended() || self.package != renewal.package || !same_id {
             return Ok(Transition::silently(Next::Refused(Refusal::Unknown)));
         }
-        let cseq = u64::from(renewal.cseq) + u64::from(renewal.cseq_offset);
-        if cseq <= u64::from(self.remote_cseq) {
+        let cseq = u64::from(renewal.cseq.0) + u64::from(renewal.cseq_offset);
+        if cseq <= u64::from(self.remote_cseq.0) {
             return Ok(Transition::silently(Next::Refused(Refusal::OutOfOrder)));
         }
         let (phase, winfo) = if renewal.expires == 0 {

@@ -54,7 +54,8 @@ pub fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(), 
         let mut notified = Vec::new();
         for row in recent {
             let dialog = dialog_of(&row.subscription);
-            if row.has_ended() && server.store.is_end_told(dialog, row.subscription.local_cseq) {
+            if row.has_ended() && server.store.is_end_reported(dialog, row.subscription.local_cseq)
+            {
                 let cseq = row.subscription.remote_cseq;
                 notified.push(orphaned_rows::as_read(row.id, row.expires_at, cseq));
                 continue;

@@ -1,6 +1,6 @@
 //! A database that has gone back: after it was away another copy may be in its place,
-//! which lacks the last changes. What their rows do not know any more watchers were
-//! told all the same; they are told what is so now.
+//! which lacks the last changes. Watchers were notified of what their rows do not
+//! know any more; they are notified of what is so now.
 
 use crate::error::Fault;
 use crate::ports::{Compare, Host, Level, Value};
@@ -19,9 +19,9 @@ static UNQUEUED: RateLimitedLog = RateLimitedLog::new();
 const PAGE: usize = 1000;
 
 /// Looks, once after each time that the database was away, whether rows are older
-/// than what was notified from them. Their watchers are due then; the caller serves the
-/// lanes.
-pub fn tell<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
+/// than what was notified from them. Their watchers have a pending NOTIFY then; the caller
+/// serves the lanes.
+pub fn notify_watchers<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     if !server.subscriptions().is_shared() {
         // What is in memory counts, and rows follow it.
         return;
@@ -60,14 +60,14 @@ fn look<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<usize, Fau
             };
             let Some(cseq) = used_cseq(cseq) else { continue };
             if server.store.has_gone_back(dialog, cseq) {
-                count += usize::from(has_pending_notify(server, host, dialog)?);
+                count += usize::from(queue_notify(server, host, dialog)?);
             }
         }
     }
 }
 
 /// The watcher of a dialog gets a NOTIFY. False if its subscription has ended.
-fn has_pending_notify<M: Memory>(
+fn queue_notify<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     dialog: DialogId<'_>,

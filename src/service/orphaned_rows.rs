@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Fault;
 use crate::ports::{Compare, Condition, Host, Level, Value};
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::Event;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot, Text};
@@ -90,11 +91,11 @@ impl Expired {
 }
 
 /// The row of a subscription as it was read: nobody has refreshed it since.
-pub(super) fn as_read(id: i64, expires_at: i64, remote_cseq: u32) -> Vec<Condition> {
+pub(super) fn as_read(id: i64, expires_at: i64, remote_cseq: CSeq) -> Vec<Condition> {
     vec![
         ("id", Compare::Eq, Value::Int(id)),
         ("expires", Compare::Eq, Value::Int(expires_at)),
-        ("remote_cseq", Compare::Eq, unsigned(remote_cseq)),
+        ("remote_cseq", Compare::Eq, unsigned(remote_cseq.0)),
     ]
 }
 
@@ -245,7 +246,7 @@ fn notify_end<M: Memory>(
 /// CSeq of a dialog that is taken over. The stock module's row lags behind the
 /// wire (A7, B39): it counts the dialog up, tm once more, and with subs_db_mode 1
 /// the first NOTIFY leaves after the row was written.
-pub fn restored_cseq(stored: u32) -> u32 {
+pub fn restored_cseq(stored: CSeq) -> CSeq {
     stored.saturating_add(2)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Incoming, PackageVerdict, Reply};
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::presence::expires;
 use crate::presence::notify_headers::contact_uri;
@@ -248,7 +249,7 @@ fn snapshot(
         return Err(too_long());
     }
     snapshot.remote_cseq = request.id.cseq;
-    snapshot.local_cseq = 1;
+    snapshot.local_cseq = CSeq(1);
     snapshot.expires = expires;
     snapshot.flags = request.flags;
     Ok(snapshot)

@@ -6,6 +6,7 @@
 //! Where all are taken another dialog is forgotten, which then has its row alone;
 //! where two dialogs share the bits, one of them leaves numbers out.
 
+use crate::presence::cseq::CSeq;
 use crate::presence::cseq_floor::{self, Used};
 use crate::presence::subscription::DialogId;
 use crate::shm::Memory;
@@ -46,18 +47,18 @@ pub struct CseqFloors {
 struct Entry {
     tag: u32,
     losses: u8,
-    cseq: u32,
+    cseq: CSeq,
 }
 
 impl Entry {
     fn pack(self) -> u64 {
-        u64::from(self.tag) << 40 | u64::from(self.losses) << 32 | u64::from(self.cseq)
+        u64::from(self.tag) << 40 | u64::from(self.losses) << 32 | u64::from(self.cseq.0)
     }
 
     /// `None` for a place that nobody has.
     fn unpack(packed: u64) -> Option<Entry> {
         let tag = (packed >> 40) as u32;
-        (tag != 0).then_some(Entry { tag, losses: (packed >> 32) as u8, cseq: packed as u32 })
+        (tag != 0).then_some(Entry { tag, losses: (packed >> 32) as u8, cseq: CSeq(packed as u32) })
     }
 }
 
@@ -94,13 +95,13 @@ impl CseqFloors {
         Some(Used { cseq: entry.cseq, is_before: entry.losses != losses as u8 })
     }
 
-    fn keep(&self, hash: u64, cseq: u32, losses: u32) {
+    fn keep(&self, hash: u64, cseq: CSeq, losses: u32) {
         let (tag, places) = self.of(hash);
         let entry = Entry { tag, losses: losses as u8, cseq };
         let is = |packed: u64, wanted: Option<u32>| Entry::unpack(packed).map(|e| e.tag) == wanted;
         let place = |wanted| places.iter().find(|place| is(place.load(Relaxed), wanted));
         // Any of them has to go.
-        let victim = || places.get(cseq as usize % PLACES);
+        let victim = || places.get(cseq.0 as usize % PLACES);
         if let Some(place) = place(Some(tag)).or_else(|| place(None)).or_else(victim) {
             place.store(entry.pack(), Relaxed);
         }
@@ -110,7 +111,7 @@ impl CseqFloors {
 impl<M: Memory> Store<M> {
     /// The CSeq behind which a dialog goes on, whose row knows `row` as the last one.
     /// `outages`: as the database counts.
-    pub fn cseq_floor(&self, dialog: DialogId<'_>, row: u32, outages: u32) -> u32 {
+    pub fn cseq_floor(&self, dialog: DialogId<'_>, row: CSeq, outages: u32) -> CSeq {
         let floors = self.shared.floors;
         let losses = floors.losses(outages);
         let used = floors.used(self.dialog_hash(dialog), losses);
@@ -118,7 +119,7 @@ impl<M: Memory> Store<M> {
     }
 
     /// The CSeqs up to `cseq` were taken in a row that knew `row`.
-    pub fn cseq_used(&self, dialog: DialogId<'_>, row: u32, cseq: u32, outages: u32) {
+    pub fn cseq_used(&self, dialog: DialogId<'_>, row: CSeq, cseq: CSeq, outages: u32) {
         let (floors, hash) = (self.shared.floors, self.dialog_hash(dialog));
         let used = floors.used(hash, floors.losses(outages));
         if used.is_some_and(|used| used.has_lost(row) && !used.is_before) {
@@ -130,25 +131,25 @@ impl<M: Memory> Store<M> {
 
     /// The row of a dialog, which knows `row` as the last CSeq, is older than what its
     /// watcher was notified by us.
-    pub fn has_gone_back(&self, dialog: DialogId<'_>, row: u32) -> bool {
+    pub fn has_gone_back(&self, dialog: DialogId<'_>, row: CSeq) -> bool {
         let entry = self.shared.floors.find(self.dialog_hash(dialog));
         entry.is_some_and(|entry| row < entry.cseq)
     }
 
     /// The last NOTIFY of a dialog has left, with this CSeq, and its row is still there.
-    pub fn end_was_told(&self, dialog: DialogId<'_>, cseq: u32) {
+    pub fn end_was_reported(&self, dialog: DialogId<'_>, cseq: CSeq) {
         let floors = self.shared.floors;
         floors.keep(self.dialog_hash(dialog) ^ END, cseq, 0);
     }
 
     /// That was so for this row, which knows `row` as the last CSeq.
-    pub fn is_end_told(&self, dialog: DialogId<'_>, row: u32) -> bool {
+    pub fn is_end_reported(&self, dialog: DialogId<'_>, row: CSeq) -> bool {
         let entry = self.shared.floors.find(self.dialog_hash(dialog) ^ END);
         entry.is_some_and(|entry| entry.cseq == row)
     }
 
     /// Something may have been lost since the last call that has said so; one caller
-    /// is notified.
+    /// is given that.
     pub fn begin_to_look_back(&self, outages: u32) -> bool {
         let floors = self.shared.floors;
         let losses = floors.losses(outages);
@@ -179,15 +180,15 @@ mod tests {
     fn a_dialog_is_found_again() {
         let floors = table(1024);
         for n in 0..100 {
-            floors.keep(hash(n), n as u32 + 5, 1);
+            floors.keep(hash(n), CSeq(n as u32 + 5), 1);
         }
         for n in 0..100 {
             let used = floors.used(hash(n), 1);
-            assert_eq!(used, Some(Used { cseq: n as u32 + 5, is_before: false }));
+            assert_eq!(used, Some(Used { cseq: CSeq(n as u32 + 5), is_before: false }));
             assert!(floors.used(hash(n), 2).is_some_and(|used| used.is_before));
         }
-        floors.keep(hash(7), 90, 2);
-        assert_eq!(floors.used(hash(7), 2), Some(Used { cseq: 90, is_before: false }));
+        floors.keep(hash(7), CSeq(90), 2);
+        assert_eq!(floors.used(hash(7), 2), Some(Used { cseq: CSeq(90), is_before: false }));
         assert_eq!(floors.used(hash(5000), 2), None);
     }
 
@@ -195,13 +196,13 @@ mod tests {
     fn its_size_has_a_bound() {
         let floors = table(16);
         for n in 0..10_000 {
-            floors.keep(hash(n), n as u32 + 1, 0);
-            assert_eq!(floors.find(hash(n)).map(|entry| entry.cseq), Some(n as u32 + 1));
+            floors.keep(hash(n), CSeq(n as u32 + 1), 0);
+            assert_eq!(floors.find(hash(n)).map(|entry| entry.cseq), Some(CSeq(n as u32 + 1)));
         }
         let known = (0..10_000).filter(|n| floors.find(hash(*n)).is_some()).count();
         assert!((1..=16).contains(&known), "{known}");
         let none = table(0);
-        none.keep(1, 2, 3);
+        none.keep(1, CSeq(2), 3);
         assert_eq!(none.find(1), None);
         assert_eq!((places(0), places(64 << 20), places(usize::MAX)), (1024, 1 << 17, 1 << 20));
     }

@@ -1,6 +1,7 @@
 //! Who owns a lane: taken by who has work for it, handed over, shared, freed.
 
 use crate::error::Fault;
+use crate::presence::cseq::CSeq;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
@@ -59,7 +60,7 @@ impl<M: Memory> Store<M> {
 
     /// The NOTIFYs that `not_sent` was given are to be sent again, each by its
     /// token and CSeq, unless a later one has been taken since.
-    pub fn notify_again(&self, unsent: &[(Token, u32)]) {
+    pub fn notify_again(&self, unsent: &[(Token, CSeq)]) {
         for (token, cseq) in unsent {
             let _ = self.with(token.shard(), |records| {
                 let id = Self::resolve(records, *token)?;
@@ -97,7 +98,7 @@ impl<M: Memory> Store<M> {
 
     /// Nothing more is tried for these NOTIFYs, which `not_sent` was given. Who
     /// has ended goes without.
-    pub fn given_up(&self, lane: LaneRef<M>, unsent: &[(Token, u32)]) {
+    pub fn given_up(&self, lane: LaneRef<M>, unsent: &[(Token, CSeq)]) {
         let mut ended = Vec::new();
         let _ = self.with(usize::from(lane.shard), |records| {
             for (token, cseq) in unsent {

@@ -1,6 +1,7 @@
 //! The records that live in shared memory, one kind per slab. All of a
 //! presentity's records lie in one shard, under that shard's lock.
 
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::publication::Facts;
 use crate::presence::state_version::StateVersion;
@@ -290,11 +291,11 @@ pub struct Subscription<M: Memory> {
     /// When it ends.
     pub expires_at: Seconds,
     /// Highest CSeq received.
-    pub remote_cseq: u32,
+    pub remote_cseq: CSeq,
     /// CSeq of the latest NOTIFY.
-    pub local_cseq: u32,
+    pub local_cseq: CSeq,
     /// `local_cseq` up to which the database has reserved numbers.
-    pub reserved_cseq: u32,
+    pub reserved_cseq: CSeq,
     /// Document version of the latest NOTIFY.
     pub version: u32,
     /// Branch flags for the script.

@@ -79,7 +79,7 @@ impl<M: Memory> Retransmissions<M> {
 
     /// The key of a request: method, Call-ID, From tag, CSeq, top Via branch.
     pub fn key(&self, method: &[u8], id: RequestId<'_>) -> RequestKey {
-        let cseq = id.cseq.to_le_bytes();
+        let cseq = id.cseq.0.to_le_bytes();
         let parts = [method, id.call_id, id.from_tag, &cseq, id.branch];
         RequestKey {
             hash: self.hash.hash_parts(&parts),
@@ -166,6 +166,7 @@ impl RequestKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::cseq::CSeq;
     use crate::shm::TestMemory;
 
     /// A table of one set: whatever is asked for competes for its places.
@@ -175,14 +176,14 @@ mod tests {
     }
 
     const FIRST: RequestId<'static> =
-        RequestId { call_id: b"c", from_tag: b"f", cseq: 1, branch: b"b" };
+        RequestId { call_id: b"c", from_tag: b"f", cseq: CSeq(1), branch: b"b" };
 
     fn answer(entity_tag: &[u8]) -> Answer {
         Answer { code: 200, expires: 3600, entity_tag: entity_tag.to_vec() }
     }
 
     fn numbered(table: &Retransmissions<TestMemory>, cseq: u32) -> RequestKey {
-        table.key(b"PUBLISH", RequestId { cseq, ..FIRST })
+        table.key(b"PUBLISH", RequestId { cseq: CSeq(cseq), ..FIRST })
     }
 
     #[test]
@@ -207,7 +208,7 @@ mod tests {
             table.key(b"SUBSCRIBE", FIRST),
             table.key(b"PUBLISH", RequestId { call_id: b"x", ..FIRST }),
             table.key(b"PUBLISH", RequestId { from_tag: b"x", ..FIRST }),
-            table.key(b"PUBLISH", RequestId { cseq: 2, ..FIRST }),
+            table.key(b"PUBLISH", RequestId { cseq: CSeq(2), ..FIRST }),
             table.key(b"PUBLISH", RequestId { branch: b"x", ..FIRST }),
         ] {
             assert!(first.hash != other.hash && first.check != other.check);

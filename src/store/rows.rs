@@ -2,6 +2,7 @@
 //! the stock module's (schema versions 5, 12 and 3).
 
 use crate::ports::{Assignment, Compare, Condition, Value};
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
@@ -61,13 +62,13 @@ fn read_unsigned(value: &Value) -> Option<u32> {
 }
 
 /// What the row has of a CSeq that was the last one used.
-pub fn stored_cseq(used: u32) -> Value {
-    Value::Int(i64::from(used.saturating_sub(1)))
+pub fn stored_cseq(used: CSeq) -> Value {
+    Value::Int(i64::from(used.saturating_sub(1).0))
 }
 
 /// The last CSeq used, of what a row has.
-pub fn used_cseq(stored: &Value) -> Option<u32> {
-    read_unsigned(stored).map(|cseq| cseq.saturating_add(1))
+pub fn used_cseq(stored: &Value) -> Option<CSeq> {
+    read_unsigned(stored).map(|cseq| CSeq(cseq).saturating_add(1))
 }
 
 /// Reads a row of `SUBSCRIPTION_COLUMNS`; `None` if it is not of that form.
@@ -126,8 +127,8 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     .ok()?;
     let expires_at = expires.as_int()?;
     let mut snapshot = Snapshot::new(PackageId(0), block);
-    snapshot.local_cseq = local_cseq.as_int().and_then(|n| u32::try_from(n).ok())?;
-    snapshot.remote_cseq = read_unsigned(remote_cseq)?;
+    snapshot.local_cseq = CSeq(local_cseq.as_int().and_then(|n| u32::try_from(n).ok())?);
+    snapshot.remote_cseq = CSeq(read_unsigned(remote_cseq)?);
     snapshot.version = read_unsigned(version).unwrap_or_default();
     snapshot.status = Status::from_number(status.as_int()?);
     snapshot.flags = read_unsigned(flags).unwrap_or_default();
@@ -176,8 +177,8 @@ pub fn subscription_changes(snapshot: &Snapshot, expires_at: i64) -> Vec<Assignm
         ("expires", Value::Int(expires_at)),
         ("status", Value::Int(snapshot.status as i64)),
         ("reason", text(Text::Reason)),
-        ("remote_cseq", unsigned(snapshot.remote_cseq)),
-        ("local_cseq", Value::Int(i64::from(snapshot.local_cseq))),
+        ("remote_cseq", unsigned(snapshot.remote_cseq.0)),
+        ("local_cseq", Value::Int(i64::from(snapshot.local_cseq.0))),
         ("version", unsigned(snapshot.version)),
         ("contact", text(Text::Contact)),
         ("local_contact", text(Text::LocalContact)),

@@ -3,6 +3,7 @@
 mod update;
 
 use crate::error::Fault;
+use crate::presence::cseq::CSeq;
 use crate::presence::limits::{Limit, Limits};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
@@ -17,7 +18,7 @@ use crate::store::subscription_block::{expand, shrink};
 use crate::store::{LaneRef, Store, Token};
 
 /// CSeq of a dialog before its first NOTIFY, as the stock module counts.
-const FIRST_CSEQ: u32 = 1;
+pub(super) const FIRST_CSEQ: CSeq = CSeq(1);
 
 /// What became of a subscription that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

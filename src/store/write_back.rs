@@ -1,6 +1,7 @@
 //! Subscriptions whose database row lags behind: taken in batches, written by
 //! the service without a lock, then confirmed or put back.
 
+use crate::presence::cseq::CSeq;
 use crate::presence::subscription::Snapshot;
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
@@ -139,7 +140,7 @@ impl<M: Memory> Store<M> {
                 && let Some(record) = records.subscriptions.get_mut(id)
             {
                 record.has_row = false;
-                record.reserved_cseq = 0;
+                record.reserved_cseq = CSeq::default();
                 record.refusals = 0;
             }
         });
@@ -178,7 +179,7 @@ impl<M: Memory> Store<M> {
             if let Some(record) = records.subscriptions.get_mut(id)
                 && record.phase != Phase::Gone
             {
-                record.reserved_cseq = 0;
+                record.reserved_cseq = CSeq::default();
                 match row.change {
                     RowChange::Insert => {
                         record.has_row = false;

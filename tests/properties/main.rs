@@ -7,6 +7,7 @@ mod fakes;
 mod publications;
 
 use fakes::{FakeMemory, MWI, PRESENCE, Setup, World};
+use presence::presence::cseq::CSeq;
 use presence::presence::event_package::{EventPackage, PackageId};
 use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::Step;
@@ -201,7 +202,7 @@ impl Model {
                 snapshot.set_text(Text::CallId, &call_id(dialog)).unwrap();
                 snapshot.set_text(Text::Contact, b"old").unwrap();
                 snapshot.set_text(Text::WatcherUser, &[b'w', dialog % WATCHERS]).unwrap();
-                (snapshot.expires, snapshot.remote_cseq) = (u32::from(expires), 5);
+                (snapshot.expires, snapshot.remote_cseq) = (u32::from(expires), CSeq(5));
                 let token =
                     store.insert_subscription(&self.key, &snapshot, now).unwrap().token().unwrap();
                 let new = Dialog {
@@ -230,7 +231,7 @@ impl Model {
                 let renewal = Renewal {
                     package: self.package,
                     event_id: None,
-                    cseq,
+                    cseq: CSeq(cseq),
                     cseq_offset: 0,
                     expires: u32::from(expires),
                     now,
@@ -391,7 +392,7 @@ impl Model {
         assert!(known.released, "before its 2xx");
         assert_eq!(send.ending, known.ending);
         known.local_cseq += 1;
-        assert_eq!(send.subscription.local_cseq, known.local_cseq);
+        assert_eq!(send.subscription.local_cseq, CSeq(known.local_cseq));
         assert_eq!(send.subscription.text(Text::Contact), known.contact);
         assert!(known.pending || known.notified < changes, "for no reason");
         assert!(known.notified <= changes, "an older state than it had");

@@ -52,7 +52,7 @@ fn a_standby_that_lacks_the_last_changes_loses_no_watcher() {
         promote(&database);
         if is_noticed {
             database.was_away();
-            gone_back::tell(&world.server, &mut world.host);
+            gone_back::notify_watchers(&world.server, &mut world.host);
             world.send();
             // What was lost is composed anew, and told once.
             let anew = newest(&world);
@@ -61,7 +61,7 @@ fn a_standby_that_lacks_the_last_changes_loses_no_watcher() {
                 assert!(*cseq > before[call].0, "{call}: {cseq} after {}", before[call].0);
                 assert_eq!(body, "kept");
             }
-            gone_back::tell(&world.server, &mut world.host);
+            gone_back::notify_watchers(&world.server, &mut world.host);
             world.send();
             assert_eq!(world.notifies().len(), 0);
         }
@@ -76,7 +76,7 @@ fn a_standby_that_lacks_the_last_changes_loses_no_watcher() {
         }
         world.complaints();
         // Seen by a row or known before: nobody is notified for ever.
-        gone_back::tell(&world.server, &mut world.host);
+        gone_back::notify_watchers(&world.server, &mut world.host);
         world.send();
         assert_eq!(world.notifies().len(), 0);
         world.modify("presence", &kept, "on");
@@ -116,7 +116,7 @@ fn an_outage_without_a_loss_tells_nobody_anything() {
     }
     let tag = world.create("presence", "a");
     database.was_away();
-    gone_back::tell(&world.server, &mut world.host);
+    gone_back::notify_watchers(&world.server, &mut world.host);
     world.send();
     let notified = rising(&world);
     assert!(notified.values().all(|cseqs| cseqs.len() == 2), "{notified:?}");

@@ -3,6 +3,7 @@
 use crate::fakes::{MWI, PRESENCE, Setup, Subscribe, World};
 use presence::config::PublicationCache;
 use presence::ports::{Assignment, Value};
+use presence::presence::cseq::CSeq;
 use presence::presence::subscription::{Snapshot, Status, Text};
 use presence::service::{restore, write_back};
 use presence::store::rows;
@@ -465,7 +466,7 @@ proptest! {
             snapshot.set_text(*field, &value).unwrap();
         }
         snapshot.status = Status::Pending;
-        (snapshot.remote_cseq, snapshot.local_cseq) = (remote, local);
+        (snapshot.remote_cseq, snapshot.local_cseq) = (CSeq(remote), CSeq(local));
         (snapshot.version, snapshot.flags, snapshot.expires) = (version, flags, expires);
         let row = rows::subscription_row(&snapshot, b"presence", 1000 + i64::from(expires), 0);
         let read: Vec<_> = rows::SUBSCRIPTION_COLUMNS

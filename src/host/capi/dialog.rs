@@ -95,7 +95,7 @@ fn fill(
     subs.to_tag = tag;
     subs.from_tag = text::lend(request.id.from_tag);
     subs.callid = text::lend(request.id.call_id);
-    subs.remote_cseq = request.id.cseq;
+    subs.remote_cseq = request.id.cseq.0;
     subs.contact = text::lend(request.contact);
     subs.record_route = route;
     subs.sockinfo_str = text::lend(request.socket);

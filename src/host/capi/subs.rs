@@ -61,8 +61,8 @@ impl SubscriptionView {
             }
         }
         raw.event = event;
-        raw.remote_cseq = subscription.remote_cseq;
-        raw.local_cseq = subscription.local_cseq;
+        raw.remote_cseq = subscription.remote_cseq.0;
+        raw.local_cseq = subscription.local_cseq.0;
         raw.version = i32::try_from(subscription.version).unwrap_or(i32::MAX);
         raw.expires = subscription.expires;
         raw.status = subscription.status as u32;

@@ -7,6 +7,7 @@ use std::ptr;
 use crate::host::log::{self, Printable};
 use crate::host::{sys, text};
 use crate::ports::Notify;
+use crate::presence::cseq::CSeq;
 use crate::presence::name_addr::{self, NameAddr};
 use crate::presence::next_hop::{self, Way};
 use crate::presence::subscription::{Snapshot, Text};
@@ -22,7 +23,7 @@ pub(super) struct Dialog {
 }
 
 impl Dialog {
-    pub(super) fn new(subscription: &Snapshot, cseq: u32) -> Option<Box<Dialog>> {
+    pub(super) fn new(subscription: &Snapshot, cseq: CSeq) -> Option<Box<Dialog>> {
         let get = |field| subscription.text(field);
         let mut dialog = Box::new(Dialog {
             raw: sys::dlg_t::default(),
@@ -32,7 +33,7 @@ impl Dialog {
         });
         let raw = &mut dialog.raw;
         // tm counts up before it sends.
-        raw.loc_seq.value = cseq.wrapping_sub(1);
+        raw.loc_seq.value = cseq.wrapping_sub(1).0;
         raw.loc_seq.is_set = 1;
         raw.id.call_id = text::lend(get(Text::CallId));
         raw.id.rem_tag = text::lend(get(Text::FromTag));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::presence::cseq::CSeq;
 use crate::presence::text::{Packed, pack};
 
 const NOW: i64 = 1_000;
@@ -9,7 +10,7 @@ const LIVE: CurrentSubscription<'_> = CurrentSubscription {
     contact: b"sip:here",
     socket: b"",
     local_contact: b"",
-    remote_cseq: 10,
+    remote_cseq: CSeq(10),
     expires_at: NOW + 60,
     status: Status::Active,
     reason: b"",
@@ -19,7 +20,7 @@ const LIVE: CurrentSubscription<'_> = CurrentSubscription {
 const REFRESH: Renewal<'_> = Renewal {
     package: PackageId(1),
     event_id: Some(b"1"),
-    cseq: 11,
+    cseq: CSeq(11),
     cseq_offset: 0,
     expires: 60,
     now: NOW,
@@ -80,7 +81,8 @@ fn a_request_must_fit_its_dialog() {
 
 #[test]
 fn cseq_rises_within_the_offset() {
-    let judge = |cseq, cseq_offset| renewed(LIVE, Renewal { cseq, cseq_offset, ..REFRESH });
+    let judge =
+        |cseq, cseq_offset| renewed(LIVE, Renewal { cseq: CSeq(cseq), cseq_offset, ..REFRESH });
     for (cseq, offset) in [(11, 0), (9, 2), (u32::MAX, u32::MAX)] {
         assert_eq!(judge(cseq, offset), Ok(Phase::Live), "{cseq} {offset}");
     }
@@ -93,9 +95,9 @@ fn cseq_rises_within_the_offset() {
 #[test]
 fn cseq_is_the_highest() {
     for (cseq, highest) in [(9, 10), (11, 11)] {
-        let renewal = Renewal { cseq, cseq_offset: 2, ..REFRESH };
+        let renewal = Renewal { cseq: CSeq(cseq), cseq_offset: 2, ..REFRESH };
         let Next::Renewed(renewed, _) = renew(LIVE, &renewal).next else { panic!("refused") };
-        assert_eq!(renewed.remote_cseq, highest);
+        assert_eq!(renewed.remote_cseq, CSeq(highest));
         assert_eq!((renewed.expires, renewed.expires_at), (60, NOW + 60));
     }
 }
@@ -103,7 +105,7 @@ fn cseq_is_the_highest() {
 #[test]
 fn one_that_is_not_there_is_so_whatever_its_cseq() {
     let gone = CurrentSubscription { phase: Phase::Leaving, ..LIVE };
-    assert_eq!(renewed(gone, Renewal { cseq: 1, ..REFRESH }), Err(Refusal::Unknown));
+    assert_eq!(renewed(gone, Renewal { cseq: CSeq(1), ..REFRESH }), Err(Refusal::Unknown));
     let event = Event::Subscribe(&REFRESH);
     assert_eq!(Transition::of_nobody(&event).next, Next::Refused(Refusal::Unknown));
     assert_eq!(Transition::of_nobody(&Event::Replaced), Transition::NOTHING);

@@ -53,7 +53,7 @@ impl Dialog {
         let Some(first) = self.notifies.first() else { return };
         let (dialog, used) = (dialog_of(&first.subscription), self.used);
         let floor = server.store.cseq_floor(dialog, used.cseq, outages);
-        self.count_on(used.after(floor.wrapping_sub(used.cseq)));
+        self.count_on(used.after(floor.since(used.cseq)));
     }
 
     /// The numbers have been claimed.

@@ -183,7 +183,7 @@ impl<'a, M: Memory> InFlight<'a, M> {
             for notify in &ended {
                 let (dialog, cseq) =
                     (dialog_of(&notify.subscription), notify.subscription.local_cseq);
-                self.server.store.end_was_told(dialog, cseq);
+                self.server.store.end_was_reported(dialog, cseq);
             }
             let line = format_args!("ended subscriptions stay in the table for now: {fault}");
             UNDELETED.log(host, Level::Error, line);

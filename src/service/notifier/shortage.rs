@@ -3,6 +3,7 @@
 //! given up (A13).
 
 use crate::ports::{Host, Level};
+use crate::presence::cseq::CSeq;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::service::Server;
@@ -67,7 +68,7 @@ pub(super) struct Shortage<'a, M: Memory> {
     /// Whose watchers they are for, if there are any.
     key: Option<PresentityKey>,
     /// NOTIFYs of records, by token and CSeq.
-    records: Vec<(Token, u32)>,
+    records: Vec<(Token, CSeq)>,
     /// NOTIFYs of rows.
     rows: Vec<PendingNotify>,
 }

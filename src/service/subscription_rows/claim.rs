@@ -111,7 +111,7 @@ pub fn claim(
 ) -> Result<bool, Fault> {
     let mut conditions = dialog_conditions(dialog_of(subscription));
     conditions.push(("local_cseq", Compare::Eq, stored_cseq(used.cseq)));
-    conditions.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq)));
+    conditions.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq.0)));
     conditions.push(("status", Compare::Eq, Value::Int(subscription.status as i64)));
     if !wanted.null_reason {
         conditions.push(("reason", Compare::Eq, Value::text(subscription.text(Text::Reason))));
@@ -172,6 +172,6 @@ pub fn delete_ended(
 ) -> Result<(), Fault> {
     let mut row = dialog_conditions(dialog_of(subscription));
     row.push(("local_cseq", Compare::Eq, stored_cseq(subscription.local_cseq)));
-    row.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq)));
+    row.push(("remote_cseq", Compare::Eq, unsigned(subscription.remote_cseq.0)));
     database.delete(table, &row)
 }

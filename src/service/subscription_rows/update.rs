@@ -110,7 +110,7 @@ impl TransitionWrite {
         text: Option<Vec<u8>>,
         flag: Option<i64>,
     ) -> Result<(), TooLong> {
-        self.judged_by("remote_cseq", unsigned(self.row.subscription.remote_cseq));
+        self.judged_by("remote_cseq", unsigned(self.row.subscription.remote_cseq.0));
         let subscription = &mut self.row.subscription;
         text.into_iter().for_each(|text| subscription.set_block(text));
         subscription.remote_cseq = renewed.remote_cseq;
@@ -122,7 +122,7 @@ impl TransitionWrite {
             // Rows of the stock module may spell the host otherwise (B19).
             ("presentity_uri", Value::Text(presentity_uri(subscription))),
             ("expires", Value::Int(self.row.expires_at)),
-            ("remote_cseq", unsigned(subscription.remote_cseq)),
+            ("remote_cseq", unsigned(subscription.remote_cseq.0)),
             ("contact", text(Text::Contact)),
             ("local_contact", text(Text::LocalContact)),
             ("socket_info", text(Text::Socket)),
@@ -187,7 +187,7 @@ impl TransitionWrite {
         !self.columns.is_empty()
             && self.columns.iter().all(|(column, value)| match *column {
                 "expires" => *value == Value::Int(row.expires_at),
-                "remote_cseq" => *value == unsigned(is.remote_cseq),
+                "remote_cseq" => *value == unsigned(is.remote_cseq.0),
                 "status" => *value == Value::Int(is.status as i64),
                 "reason" => value.as_bytes() == is.text(Text::Reason),
                 _ => true,

@@ -32,7 +32,7 @@ impl<'a> DirtyRow<'a> {
         };
         server.widths.subscriptions.drop_unfit_optional(&mut set);
         let mut not_later = dialog_conditions(dialog_of(subscription));
-        if let Ok(cseq) = i32::try_from(subscription.remote_cseq) {
+        if let Ok(cseq) = i32::try_from(subscription.remote_cseq.0) {
             not_later.push(("remote_cseq", Compare::Less, Value::Int(i64::from(cseq) + 1)));
         }
         Some(DirtyRow { dirty, not_later, set })

@@ -10,7 +10,7 @@ use crate::store::lanes::fan_out::{close_fan_out, next_in_fan_out, start_fan_out
 use crate::store::lanes::{CSEQ_RESERVE, Composed, Document, PlannedNotify, Taken, by_document};
 use crate::store::records::{Presentity, RowClaim, Subscription, Watched};
 use crate::store::shard::Shard;
-use crate::store::subscriptions::snapshot;
+use crate::store::subscriptions::{FIRST_CSEQ, snapshot};
 use crate::store::{LaneRef, Store, Token};
 
 /// So many times as many watchers as NOTIFYs are looked at in one go.
@@ -263,7 +263,7 @@ impl Composed<'_> {
     /// Nothing is sent to this one, who has just subscribed.
     fn skips<M: Memory>(&self, record: &Subscription<M>) -> bool {
         self.skip_first
-            && record.local_cseq <= 1
+            && record.local_cseq <= FIRST_CSEQ
             && may_see(record.status, record.text(Text::Reason))
     }
 

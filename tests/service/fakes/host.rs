@@ -148,7 +148,7 @@ impl Transport for FakeHost {
         let state = state.lines().next().unwrap_or_default();
         let sent = Sent {
             call_id: of(Text::CallId),
-            cseq: notify.cseq,
+            cseq: notify.cseq.0,
             state: state.split(";expires").next().unwrap_or_default().to_owned(),
             headers: headers.clone(),
             body: label(notify.body),

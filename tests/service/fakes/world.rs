@@ -6,6 +6,7 @@ use super::limit;
 use lock_api::Mutex;
 use presence::config::{Config, Parameters, PublicationCache, SubscriptionMode};
 use presence::ports::{PackageVerdict, Reply};
+use presence::presence::cseq::CSeq;
 use presence::presence::demands::Demands;
 use presence::presence::event_package::{EventPackage, PackageId};
 use presence::presence::presentity::PresentityKey;
@@ -367,7 +368,7 @@ impl World {
             id: RequestId {
                 call_id: b"publisher",
                 from_tag: b"p",
-                cseq: it.cseq.unwrap_or(self.cseq),
+                cseq: CSeq(it.cseq.unwrap_or(self.cseq)),
                 branch: b"z9hG4bK",
             },
             presentity: UriParts { user: it.user.as_bytes(), host: b"h" },
@@ -395,7 +396,7 @@ impl World {
             id: RequestId {
                 call_id: it.call_id.as_bytes(),
                 from_tag: it.from_tag.as_bytes(),
-                cseq: it.cseq.unwrap_or(self.cseq),
+                cseq: CSeq(it.cseq.unwrap_or(self.cseq)),
                 branch: b"z9hG4bK",
             },
             presentity: UriParts { user: it.user.as_bytes(), host: b"h" },
