@@ -92,6 +92,7 @@ const FUNCTIONS: &[&str] = &[
     "db_fetch_query_lock",
     "db_fetch_next",
     "register_procs",
+    "get_max_procs",
     "cfg_register_child",
     "cfg_child_init",
     "fork_process",

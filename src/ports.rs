@@ -351,6 +351,8 @@ pub trait Database {
     fn commit(&mut self) -> Result<(), Fault>;
     /// Gives the transaction's changes up.
     fn rollback(&mut self) -> Result<(), Fault>;
+    /// The last statement or transaction is about to be tried again.
+    fn repeats(&mut self) {}
     /// Why the last statement or transaction failed; to be asked when no
     /// transaction is open.
     fn verdict(&mut self) -> Verdict;

@@ -9,10 +9,12 @@ use crate::host::variables;
 use crate::host::worker::Worker;
 use crate::host::{boundary, script, sys};
 use crate::ports::Incoming;
+use crate::presence::measures::Method;
 use crate::presence::request::{SubscribeRequest, UriParts};
 use crate::presence::subscription::DialogId;
+use crate::service::answer::{self, Asked, RequestOutcome};
 use crate::service::refresh::{self, Refresh, Refusal};
-use crate::service::{self, RequestOutcome, publish, subscribe, subscriptions, watchers};
+use crate::service::{publish, subscribe, subscriptions, watchers};
 
 const SUCCESS: i32 = 1;
 const FAILURE: i32 = -1;
@@ -25,7 +27,8 @@ pub fn handle_publish(message: Message<'_>, sender: Option<&[u8]>) -> i32 {
     result(match message.publish(sender) {
         Ok(request) => publish::handle(server, &mut host, &mut incoming, &request),
         Err(rejection) => {
-            service::refuse(&mut host, &mut incoming, "PUBLISH", message.call_id(), rejection)
+            let asked = asked(message, Method::Publish);
+            answer::refuse(server, &mut host, &mut incoming, asked, rejection)
         }
     })
 }
@@ -46,15 +49,15 @@ pub fn handle_subscribe(message: Message<'_>, watcher: Option<&[u8]>) -> i32 {
             };
             let served = subscribe::handle(server, &mut host, &mut incoming, &request);
             drop(host);
-            if served == RequestOutcome::Accepted {
+            if served.is_accepted() {
                 set_script_variables(server, &mut incoming, &request);
             }
             result(served)
         }
         Err(rejection) => {
             let mut incoming = Request::new(message);
-            let call_id = message.call_id();
-            result(service::refuse(&mut host, &mut incoming, "SUBSCRIBE", call_id, rejection))
+            let asked = asked(message, Method::Subscribe);
+            result(answer::refuse(server, &mut host, &mut incoming, asked, rejection))
         }
     }
 }
@@ -183,20 +186,24 @@ fn uri(text: &[u8]) -> Option<UriParts<'_>> {
 
 /// Answers a request whose handling broke off, so that its sender need not
 /// wait for a time-out.
-pub fn answer_failure(message: Message<'_>) {
+pub fn answer_failure(message: Message<'_>, method: Method) {
     let mut incoming = Request::resume(message);
-    if !incoming.answered() {
+    if let Some(server) = state::server()
+        && !incoming.answered()
+    {
         let rejection = Rejection::new(500, "Server Internal Error");
-        let mut host = Worker::default();
-        let _ = service::refuse(&mut host, &mut incoming, "request", message.call_id(), rejection);
+        let (asked, mut host) = (asked(message, method), Worker::default());
+        let _ = answer::refuse(server, &mut host, &mut incoming, asked, rejection);
     }
 }
 
+/// A request that was not read, or not served to its end.
+fn asked(message: Message<'_>, method: Method) -> Asked<'_> {
+    Asked { method, event: None, call_id: message.call_id() }
+}
+
 fn result(served: RequestOutcome) -> i32 {
-    match served {
-        RequestOutcome::Accepted => SUCCESS,
-        RequestOutcome::Refused => FAILURE,
-    }
+    if served.is_accepted() { SUCCESS } else { FAILURE }
 }
 
 fn not_running() -> i32 {
@@ -210,7 +217,7 @@ fn not_running() -> i32 {
 /// # Safety
 /// `msg` is NULL or the request being routed.
 pub unsafe fn serve(
-    name: &'static str,
+    (name, method): (&'static str, Method),
     msg: *mut sys::sip_msg,
     body: impl FnOnce(Message<'_>) -> i32,
 ) -> i32 {
@@ -219,7 +226,7 @@ pub unsafe fn serve(
     let Some(message) = (unsafe { Message::new(msg) }) else { return -1 };
     let served = boundary::enter(name, None, || Some(body(message)));
     served.unwrap_or_else(|| {
-        boundary::enter("answer_failure", (), || answer_failure(message));
+        boundary::enter("answer_failure", (), || answer_failure(message, method));
         -1
     })
 }

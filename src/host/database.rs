@@ -7,6 +7,7 @@
 mod columns;
 mod driver;
 mod hush;
+pub mod measured;
 mod port;
 mod prepared;
 mod session;

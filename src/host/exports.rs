@@ -7,6 +7,7 @@ use std::ffi::{c_char, c_int, c_long};
 use crate::host::commands::serve;
 use crate::host::log::log_error;
 use crate::host::{boundary, capi, commands, module, params, sys, text, variables};
+use crate::presence::measures::Method;
 
 /// The module was loaded; nothing is configured yet.
 #[unsafe(no_mangle)]
@@ -68,7 +69,7 @@ pub unsafe extern "C" fn presence_handle_publish(
     // SAFETY: the core routes this request and keeps it, and the shim the
     // evaluated parameter, during this call.
     unsafe {
-        serve("handle_publish", msg, |message| {
+        serve(("handle_publish", Method::Publish), msg, |message| {
             commands::handle_publish(message, text::pointed(sender))
         })
     }
@@ -86,7 +87,7 @@ pub unsafe extern "C" fn presence_handle_subscribe(
     // SAFETY: the core routes this request and keeps it, and the shim the
     // evaluated parameter, during this call.
     unsafe {
-        serve("handle_subscribe", msg, |message| {
+        serve(("handle_subscribe", Method::Subscribe), msg, |message| {
             commands::handle_subscribe(message, text::pointed(watcher))
         })
     }

@@ -3,6 +3,7 @@
 //! comes from C, and these types say who frees it.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::host::{sys, text};
 
@@ -15,13 +16,27 @@ pub struct ShmArena;
 // lock.
 unsafe impl crate::shm::Arena for ShmArena {
     fn allocate(&self, size: usize) -> Option<NonNull<u8>> {
-        shm_allocate(size)
+        ALLOCATED.fetch_add(size, Ordering::Relaxed);
+        shm_allocate(size).or_else(|| {
+            ALLOCATED.fetch_sub(size, Ordering::Relaxed);
+            None
+        })
     }
 
-    unsafe fn release(&self, block: NonNull<u8>, _size: usize) {
+    unsafe fn release(&self, block: NonNull<u8>, size: usize) {
+        ALLOCATED.fetch_sub(size, Ordering::Relaxed);
         // SAFETY: the caller's block came from `allocate`, that is from shm_malloc.
         unsafe { sys::kshim_shm_free(block.as_ptr().cast()) }
     }
+}
+
+/// Bytes that this process has taken for the containers and not given back.
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that the containers have, as far as this process knows: it does as long
+/// as it is the only one.
+pub fn allocated() -> usize {
+    ALLOCATED.load(Ordering::Relaxed)
 }
 
 /// A block of shared memory, aligned to 8 bytes.

@@ -18,13 +18,13 @@ use crate::host::log::{log_error, log_info, log_warn};
 use crate::host::memory::ShmArena;
 use crate::host::process::Wake;
 use crate::host::state::{
-    CONFIG, DRIVER, Kamailio, KamailioServer, POOL, REPLICATOR, SERVER, WAKE, config, random,
-    server,
+    CONFIG, DRIVER, FIXED, Kamailio, KamailioServer, POOL, REPLICATOR, SERVER, WAKE, config,
+    random, server,
 };
 use crate::host::worker::{self, Worker};
 use crate::host::{
-    dmq, fragments, log, packages, process, replicator, reply, reply_event, rpc, script, sender,
-    statistics, sys, timers, tm,
+    dmq, fragments, log, memory, packages, process, replicator, reply, reply_event, rpc, script,
+    sender, statistics, sys, timers, tm,
 };
 use crate::service::notifier;
 use crate::service::subscriptions::keeping;
@@ -32,11 +32,13 @@ use crate::service::{
     Server, flagged_rows, notifier_slots, notify_reply, policy, publications, restore, write_back,
 };
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, force_unlock, place, place_slice};
+use crate::store::counters::{Counters, Line, lines};
 use crate::store::cseq_floors::{self, CseqFloors};
 use crate::store::insight::Insight;
 use crate::store::replication::{Bounds, Replication};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
+use crate::store::waits::{WAITS, Wait};
 use crate::store::widths::TableWidths;
 use crate::store::writers::Writers;
 use crate::store::{
@@ -220,6 +222,7 @@ fn shared_memory(config: &Config, own: Option<&[u8]>) -> Result<Shared<Kamailio>
         Replication::new(arena, heap, hash, (random(), own), bounds)
     });
     let replication = replication.transpose()?;
+    let waits = place_slice(arena, WAITS, |_| Ok(Wait::default()))?;
     Ok(Shared {
         shards: records,
         dialogs,
@@ -231,12 +234,27 @@ fn shared_memory(config: &Config, own: Option<&[u8]>) -> Result<Shared<Kamailio>
         floors,
         insight,
         replication,
+        waits,
     })
+}
+
+/// What has happened is counted by each process for itself; how many there are is
+/// known before the fork.
+fn counters(packages: usize) -> Result<Counters, OutOfMemory> {
+    // SAFETY: the table of processes exists when modules are visited with PROC_INIT.
+    let processes = usize::try_from(unsafe { sys::get_max_procs() }).unwrap_or(1);
+    let lines = place_slice(ShmArena, lines(processes, packages), |_| Ok(Line::default()))?;
+    Ok(Counters::new(lines, packages))
 }
 
 /// A process begins. `rank` is its kind, or a worker's number.
 pub fn child_init(rank: i32) -> Result<(), String> {
     let Some(config) = config().filter(|config| !config.library_mode()) else { return Ok(()) };
+    if let Some(server) = server() {
+        // SAFETY: the core sets it once, before modules are visited.
+        let process = usize::try_from(unsafe { sys::process_no }).unwrap_or(0);
+        server.store.counters().enter(process);
+    }
     match rank {
         sys::PROC_INIT => {
             begin(config)?;
@@ -286,7 +304,10 @@ fn begin(config: &'static Config) -> Result<(), String> {
         worker::set_connection(Some(connection));
         widths
     });
-    let mut server = Server::new(config.clone(), registry, shared, widths.unwrap_or_default());
+    let counters = counters(registry.count())
+        .map_err(|_| "out of shared memory at start: raise Kamailio's -m option")?;
+    let widths = widths.unwrap_or_default();
+    let mut server = Server::new(config.clone(), registry, shared, counters, widths);
     let mut host = Worker::default();
     let failed = |what: &str| format!("{what} of the database could not be loaded");
     if publications::are_indexed(&server.config) {
@@ -298,6 +319,8 @@ fn begin(config: &'static Config) -> Result<(), String> {
     drop(host);
     // A connection must not be shared with the processes to be forked.
     worker::set_connection(None);
+    let held = POOL.get().map_or(0, |pool| pool.usage().held());
+    let _ = FIXED.set(memory::allocated().saturating_sub(held));
     SERVER.set(server).map_err(|_| "the server was started twice".into())
 }
 
@@ -324,12 +347,14 @@ fn start_notifier(number: u32) -> Result<(), String> {
 /// the subscription to end, and sees it as long as it is there.
 fn on_notify_completed(completion: &tm::Completion<'_>) {
     let Some(server) = server() else { return };
+    let code = u16::try_from(completion.code).unwrap_or(408);
+    let answer = (code, completion.is_received());
+    notify_reply::count(server, completion.package, completion.shown, answer);
     reply_event::run(completion);
     let Some(token) = crate::store::Token::from_number(completion.token) else { return };
     let ended_by_script = server.config.xavp_cfg.as_deref().is_some_and(|root| {
         script::xavp_number(root, b"delete_subscription").is_some_and(|number| number != 0)
     });
-    let code = u16::try_from(completion.code).unwrap_or(408);
     let mut host = Worker::default();
     let subscription = completion.subscription.as_ref();
     if ended_by_script {

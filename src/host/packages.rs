@@ -10,7 +10,7 @@ use crate::error::Fault;
 use crate::host::capi::subs::SubscriptionView;
 use crate::host::log::{Printable, log_error};
 use crate::host::memory::{Received, Release};
-use crate::host::{sys, text};
+use crate::host::{state, statistics, sys, text};
 use crate::ports::Packages;
 use crate::presence::event_package::PackageId;
 use crate::presence::registry::EventPackageRegistry;
@@ -31,6 +31,14 @@ thread_local! {
 /// Uses what is registered. `body` must not call back into this module.
 pub(super) fn registered<R>(body: impl FnOnce(&mut Registered) -> R) -> R {
     REGISTERED.with_borrow_mut(body)
+}
+
+/// Statistics of a package that a module has completed. Once processes are to be
+/// forked there are no new ones.
+pub(super) fn count(package: PackageId, name: &[u8]) {
+    if state::server().is_none() {
+        statistics::register_package(package, name);
+    }
 }
 
 /// A copy of the registry: complete once all modules are initialised.

@@ -35,6 +35,8 @@ pub fn pool_usage() -> Option<PoolUsage> {
 }
 /// Wakes the replicator, where there is one.
 pub(super) static REPLICATOR: OnceCell<Wake> = OnceCell::new();
+/// Bytes of shared memory that were taken before the fork, but for the pool's.
+pub(super) static FIXED: OnceCell<usize> = OnceCell::new();
 
 /// The server; `None` in library mode and before all modules are initialised.
 pub fn server() -> Option<&'static KamailioServer> {
@@ -44,6 +46,19 @@ pub fn server() -> Option<&'static KamailioServer> {
 /// The parameters; `None` before mod_init.
 pub fn config() -> Option<&'static Config> {
     CONFIG.get()
+}
+
+/// Bytes of shared memory that are in use, free slots of pages included, and bytes
+/// that are held.
+pub fn memory() -> (usize, usize) {
+    let usage = POOL.get().map(|pool| pool.usage()).unwrap_or_default();
+    let fixed = FIXED.get().copied().unwrap_or(0);
+    (fixed + usage.used(), fixed + usage.held())
+}
+
+/// The database is known to be away.
+pub fn database_is_away() -> bool {
+    DRIVER.get().and_then(Option::as_ref).is_some_and(Driver::is_away)
 }
 
 /// Wakes the sender processes.

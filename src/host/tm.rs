@@ -12,6 +12,8 @@ use crate::host::notified_subscription::NotifiedSubscription;
 use crate::host::tm::dialog::Dialog;
 use crate::host::{boundary, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
+use crate::presence::event_package::PackageId;
+use crate::presence::measures::StateShown;
 use crate::presence::next_hop::{DATAGRAM, Way};
 use crate::presence::subscription::{Snapshot, Text};
 
@@ -49,6 +51,10 @@ pub struct Completion<'a> {
     pub retry_after: bool,
     /// The subscription as of the NOTIFY, where it was kept.
     pub subscription: Option<Snapshot>,
+    /// The package of its subscription, and the state that it showed.
+    pub package: PackageId,
+    /// What it said of its subscription.
+    pub shown: StateShown,
     /// tm's view, for the event route and `$notify_reply`.
     pub raw: &'a sys::tmcb_params,
     /// tm's transaction, valid during the call.
@@ -63,6 +69,14 @@ pub struct Hooks {
     pub completed: fn(&Completion<'_>),
     /// Each NOTIFY's subscription is to be kept until then.
     pub keeps_subscriptions: fn() -> bool,
+}
+
+impl Completion<'_> {
+    /// Somebody has sent the answer: tm has not made it itself.
+    pub fn is_received(&self) -> bool {
+        // All ones stand for a reply that tm has made itself.
+        !self.raw.rpl.is_null() && self.raw.rpl.addr() != usize::MAX
+    }
 }
 
 static TRANSACTIONS: OnceLock<Transactions> = OnceLock::new();
@@ -143,13 +157,13 @@ impl Transport for TmTransport {
             body: if notify.body.is_empty() { ptr::null_mut() } else { &raw mut body },
             dialog: &raw mut dialog.raw,
             cb_flags: sys::TMCB_LOCAL_COMPLETED as _,
-            cb: Some(on_completed),
+            cb: Some(callbacks(notify).0),
             // The token travels in the pointer itself: nothing to free.
             cbp: ptr::without_provenance_mut(notify.token as usize),
             ..Default::default()
         };
         if let Some(kept) = &kept {
-            request.cb = Some(on_completed_kept);
+            request.cb = Some(callbacks(notify).1);
             request.cbp = kept.as_ptr();
         }
         let shown =
@@ -220,18 +234,20 @@ fn has_room(bytes: usize) -> bool {
     }
 }
 
-unsafe extern "C" fn on_completed(
+unsafe extern "C" fn on_completed<const LABEL: usize>(
     transaction: *mut sys::cell,
     _kind: c_int,
     params: *mut sys::tmcb_params,
 ) {
     boundary::enter("notify_reply", (), || {
         // SAFETY: tm passes a structure on its stack, with our parameter.
-        unsafe { complete(transaction, params, |parameter| (parameter.addr() as u64, None)) };
+        unsafe {
+            complete(LABEL, transaction, params, |parameter| (parameter.addr() as u64, None));
+        };
     });
 }
 
-unsafe extern "C" fn on_completed_kept(
+unsafe extern "C" fn on_completed_kept<const LABEL: usize>(
     transaction: *mut sys::cell,
     _kind: c_int,
     params: *mut sys::tmcb_params,
@@ -241,7 +257,7 @@ unsafe extern "C" fn on_completed_kept(
         // block was handed over with this callback, which tm calls once: it is
         // freed here.
         unsafe {
-            complete(transaction, params, |parameter| {
+            complete(LABEL, transaction, params, |parameter| {
                 let kept = NotifiedSubscription::take_back(parameter).map(|kept| kept.read());
                 kept.map_or((0, None), |(token, subscription)| (token, Some(subscription)))
             });
@@ -252,6 +268,7 @@ unsafe extern "C" fn on_completed_kept(
 /// # Safety
 /// `params` is what tm passes to a callback.
 unsafe fn complete(
+    label: usize,
     transaction: *mut sys::cell,
     params: *mut sys::tmcb_params,
     read: impl FnOnce(*mut c_void) -> (u64, Option<Snapshot>),
@@ -270,9 +287,41 @@ unsafe fn complete(
         // only where it can matter.
         retry_after: raw.code >= 300 && has_retry_after(raw.rpl),
         subscription,
+        package: PackageId((label / StateShown::ALL.len()) as u16),
+        shown: StateShown::ALL
+            .get(label % StateShown::ALL.len())
+            .copied()
+            .unwrap_or(StateShown::Active),
         raw,
         transaction,
     });
+}
+
+/// What tm calls; which of many it is says what cannot be told with the token: the
+/// package, and the state that was shown.
+type Callback = unsafe extern "C" fn(*mut sys::cell, c_int, *mut sys::tmcb_params);
+
+/// For a package and each state.
+macro_rules! of_packages {
+    ($($package:literal)*) => {
+        [$([
+            (on_completed::<{ $package * 3 }>, on_completed_kept::<{ $package * 3 }>),
+            (on_completed::<{ $package * 3 + 1 }>, on_completed_kept::<{ $package * 3 + 1 }>),
+            (on_completed::<{ $package * 3 + 2 }>, on_completed_kept::<{ $package * 3 + 2 }>),
+        ]),*]
+    };
+}
+
+/// The last one is that of all packages after it.
+const CALLBACKS: [[(Callback, Callback); StateShown::ALL.len()]; 24] =
+    of_packages!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
+
+/// The callbacks of a NOTIFY, without and with a copy of its subscription.
+fn callbacks(notify: &Notify<'_>) -> (Callback, Callback) {
+    let of = CALLBACKS.get(usize::from(notify.subscription.package.0));
+    let shown = StateShown::of(notify.subscription.status) as usize;
+    let [.., last] = &CALLBACKS;
+    of.unwrap_or(last).get(shown).copied().unwrap_or(last[0])
 }
 
 /// Answers the request being routed through its transaction, with a To tag of

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Fault;
 use crate::host::database::Connection;
+use crate::host::database::measured::Measured;
 use crate::host::packages::SiblingPackages;
 use crate::host::tm::TmTransport;
 use crate::host::{dmq, log, script, state};
@@ -34,16 +35,24 @@ fn take_connection() -> Option<Connection> {
 
 /// The process at work. It holds the database connection only between calls
 /// of siblings and of the script: those may come back into this module.
-#[derive(Default)]
 pub struct Worker {
     transport: TmTransport,
     packages: SiblingPackages,
-    connection: Option<Connection>,
+    connection: Option<Measured>,
+}
+
+impl Default for Worker {
+    fn default() -> Worker {
+        if let Some(server) = state::server() {
+            server.store.set_clock(milliseconds());
+        }
+        Worker { transport: TmTransport, packages: SiblingPackages, connection: None }
+    }
 }
 
 impl Worker {
     fn give_connection_back(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
+        if let Some(Measured(mut connection)) = self.connection.take() {
             connection.leave_transaction();
             set_connection(Some(connection));
         }
@@ -54,6 +63,13 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.give_connection_back();
     }
+}
+
+/// Unix time in milliseconds.
+pub fn milliseconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Unix time.
@@ -142,9 +158,7 @@ impl Host for Worker {
     }
 
     fn milliseconds(&self) -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        milliseconds()
     }
 
     fn random(&mut self) -> [u8; 16] {
@@ -155,7 +169,8 @@ impl Host for Worker {
         if self.connection.is_none() {
             // A caller further out may hold it: it is replying, and the
             // script's event route for replies has come back to us.
-            self.connection = take_connection().or_else(state::another_connection);
+            let connection = take_connection().or_else(state::another_connection);
+            self.connection = connection.map(Measured);
         }
         self.connection.as_mut().map(|connection| connection as &mut dyn Database)
     }

@@ -13,6 +13,7 @@ pub mod expires;
 pub mod folding;
 pub mod limits;
 pub mod listing;
+pub mod measures;
 pub mod name_addr;
 pub mod next_hop;
 pub mod notify_headers;

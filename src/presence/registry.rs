@@ -104,6 +104,11 @@ impl EventPackageRegistry {
         self.packages.get(usize::from(id.0))
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.packages.len()
+    }
+
     /// All ids, in the order of registration.
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = PackageId> + use<> {
         (0..self.packages.len()).filter_map(|n| u16::try_from(n).ok().map(PackageId))

@@ -160,12 +160,14 @@ fn repeated<T>(
                 if conflicts == most_conflicts {
                     return given_up(Fault::Database, false);
                 }
+                database.repeats();
                 std::thread::sleep(pause(conflicts));
             }
             Verdict::Unclear => {
                 if lost + 1 == ATTEMPTS {
                     return given_up(Fault::Refused, true);
                 }
+                database.repeats();
                 lost += 1;
             }
         }

@@ -3,7 +3,9 @@
 //! from `ports`; here they are put together. No lock is ever held while a
 //! port is called, because only `store` has locks and it never calls out.
 
+pub mod answer;
 pub mod authorization;
+pub mod census;
 pub mod compose;
 mod durable;
 pub mod expired_rows;
@@ -38,13 +40,13 @@ pub mod write_back;
 
 use crate::config::Config;
 use crate::error::{Fault, Rejection};
-use crate::ports::{Assignment, Database, Host, Incoming, Level, Reply};
+use crate::ports::{Assignment, Database, Host, Incoming};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::expires::ExpiresPolicy;
 use crate::presence::registry::EventPackageRegistry;
 use crate::presence::request::RequestId;
-use crate::service::rate_limited_log::RateLimitedLog;
 use crate::shm::Memory;
+use crate::store::counters::Counters;
 use crate::store::retransmissions::{Answer, RequestKey, Seen};
 use crate::store::widths::{TableWidths, Unfit, Widths};
 use crate::store::{Shared, Store};
@@ -71,6 +73,7 @@ impl<M: Memory> Server<M> {
         config: Config,
         registry: EventPackageRegistry,
         shared: Shared<M>,
+        counters: Counters,
         mut widths: TableWidths,
     ) -> Server<M> {
         // What has no row has no columns that it must fit into.
@@ -80,7 +83,7 @@ impl<M: Memory> Server<M> {
         if !publications::are_rows(&config) {
             widths.publications = Widths::default();
         }
-        let store = Store::new(shared, policy::store(&config, &registry));
+        let store = Store::new(shared, counters, policy::store(&config, &registry));
         let subscriptions = subscriptions::storage(&config);
         let publications = publications::publications(&config);
         Server { config, registry, store, widths, subscriptions, publications }
@@ -156,51 +159,6 @@ fn check_widths(widths: &Widths, row: &[Assignment]) -> Result<(), Rejection> {
         Some((_, Unfit::Range)) => Err(Fault::Database.into()),
         None => Ok(()),
     }
-}
-
-/// What a script function returns: the request was served, or an error reply
-/// was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum RequestOutcome {
-    /// Success.
-    Accepted,
-    /// Refused; the reply has said why.
-    Refused,
-}
-
-static FAULTS: RateLimitedLog = RateLimitedLog::new();
-
-/// Answers a request that is refused, and says so in the log once.
-pub fn refuse(
-    host: &mut dyn Host,
-    incoming: &mut dyn Incoming,
-    method: &str,
-    call_id: &[u8],
-    rejection: Rejection,
-) -> RequestOutcome {
-    let level = match rejection.code {
-        _ if rejection.is_fault => Level::Error,
-        // `limits::report` writes one line for many.
-        _ if rejection.exceeded.is_some() => Level::Debug,
-        412 | 481 | 423 => Level::Debug,
-        _ => Level::Info,
-    };
-    let reply =
-        Reply { code: rejection.code, reason: rejection.reason, headers: rejection.headers };
-    let sent = incoming.reply(&reply).is_ok();
-    if host.logs(level) {
-        let failed = if sent { "" } else { ", and the reply could not be sent" };
-        let call_id = call_id.escape_ascii();
-        let Reply { code, reason, .. } = reply;
-        let line = format_args!("{method} refused: {code} {reason}{failed} (Call-ID {call_id})");
-        // A database that is away refuses thousands.
-        match rejection.is_fault {
-            true => FAULTS.log(host, level, line),
-            false => host.log(level, line),
-        }
-    }
-    RequestOutcome::Refused
 }
 
 /// Looks, 2 ms apart, at a request that another process is handling before it

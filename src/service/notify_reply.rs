@@ -1,6 +1,8 @@
 //! The final answer to a NOTIFY, or its timeout.
 
 use crate::ports::{Host, Level};
+use crate::presence::event_package::PackageId;
+use crate::presence::measures::{NotifyResult, StateShown};
 use crate::presence::subscription::{Snapshot, Text, ends_subscription};
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, subscriptions};
@@ -8,6 +10,17 @@ use crate::shm::Memory;
 use crate::store::Token;
 
 static GONE: RateLimitedLog = RateLimitedLog::new();
+
+/// Counts the final answer to a NOTIFY of this package and state; `received` is false
+/// for one that the host has made itself.
+pub fn count<M: Memory>(
+    server: &Server<M>,
+    package: PackageId,
+    shown: StateShown,
+    (code, received): (u16, bool),
+) {
+    server.store.counters().notify(package, shown, NotifyResult::answered(code, received));
+}
 
 /// Ends the subscription if the answer says that its watcher is gone. `code`
 /// is 408 for a timeout. `subscription` is that of the NOTIFY; where

@@ -5,30 +5,34 @@ use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::content_type;
 use crate::presence::dialog_info;
 use crate::presence::entity_tag::EntityTag;
-use crate::presence::event_package::{EventPackage, Kind};
+use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::presence::expires::{self, PublicationKind};
+use crate::presence::measures::Method;
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::{Facts, RUID_PREFIX, Refused, Step, step};
 use crate::presence::request::{PublishRequest, UriParts};
 use crate::presence::text;
+use crate::service::answer::{self, Asked, RequestOutcome};
 use crate::service::notifier::{self, Budget};
 use crate::service::publication_request::{Origin, PublicationRequest};
 use crate::service::publications::Applied;
 use crate::service::reopened;
 use crate::service::replication::{Begun, ForPeers};
 use crate::service::sphere::Watched;
-use crate::service::{Arrival, RequestOutcome, Server, TrackedRequest, limits, refuse};
+use crate::service::{Arrival, Server, TrackedRequest, limits};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::publications::PublicationChange;
 use crate::store::retransmissions::Answer;
+use std::time::Instant;
 
 /// Unix time at which priorities made of the time begin, as in stock.
 const PRIORITY_BASE: i64 = 1_420_070_400;
 
 /// What a PUBLISH led to.
 struct Accepted<M: Memory> {
+    package: PackageId,
     answer: Answer,
     lane: Option<LaneRef<M>>,
     sphere: Option<Watched>,
@@ -45,22 +49,27 @@ pub fn handle<M: Memory>(
     incoming: &mut dyn Incoming,
     request: &PublishRequest<'_>,
 ) -> RequestOutcome {
+    let since = Instant::now();
     let (now, UriParts { user, host: domain }) = (host.now(), request.presentity);
     server.store.request_came(incoming.source(), (user, domain), now);
     let attempt = match TrackedRequest::begin(server, incoming, b"PUBLISH", request.id, now) {
         Arrival::New(attempt) => attempt,
-        Arrival::InProgress => return RequestOutcome::Accepted,
-        Arrival::Answered(answer) => return reply_ok(server, incoming, request, &answer),
+        Arrival::InProgress => return answer::leave(server),
+        Arrival::Answered(answer) => {
+            return answer::repeat(server, incoming, &ok(server, request, &answer));
+        }
     };
     match accept(server, host, incoming, request) {
-        Ok(Some(accepted)) => {
-            let lane = accepted.lane.map(|lane| notifier::Owned::new(server, lane));
+        Ok(Ok(accepted)) => {
+            let lane = accepted.lane.map(|lane| notifier::Owned::of_publish(server, lane, since));
             attempt.answered(server, &accepted.answer);
-            let served = reply_ok(server, incoming, request, &accepted.answer);
-            if served == RequestOutcome::Refused {
+            let reply = ok(server, request, &accepted.answer);
+            let of = (Method::Publish, accepted.package);
+            let served = answer::accept(server, incoming, of, &reply);
+            if !served.is_accepted() {
                 attempt.refused(server);
             }
-            match accepted.created.filter(|_| served == RequestOutcome::Refused) {
+            match accepted.created.filter(|_| !served.is_accepted()) {
                 // Peers have not heard of it.
                 Some(key) => withdraw(server, host, key, &accepted.answer.entity_tag),
                 None => {
@@ -76,15 +85,15 @@ pub fn handle<M: Memory>(
             served
         }
         // The package has answered itself.
-        Ok(None) => {
+        Ok(Err(package)) => {
             attempt.refused(server);
-            RequestOutcome::Refused
+            answer::was_given(server, Method::Publish, package)
         }
         Err(rejection) => {
             attempt.refused(server);
-            let call_id = request.id.call_id;
-            limits::report(server, host, ("PUBLISH", call_id), &rejection);
-            refuse(host, incoming, "PUBLISH", request.id.call_id, rejection)
+            let (event, call_id) = (request.event, request.id.call_id);
+            let asked = Asked { method: Method::Publish, event, call_id };
+            answer::refuse(server, host, incoming, asked, rejection)
         }
     }
 }
@@ -94,7 +103,7 @@ fn accept<M: Memory>(
     host: &mut dyn Host,
     incoming: &mut dyn Incoming,
     request: &PublishRequest<'_>,
-) -> Result<Option<Accepted<M>>, Rejection> {
+) -> Result<Result<Accepted<M>, PackageId>, Rejection> {
     request.demands.of_publish(request.id.cseq)?;
     let (package_id, package, _) = server.package(request.event)?;
     if package.kind == Kind::WatcherInfo {
@@ -133,13 +142,13 @@ fn accept<M: Memory>(
     limits::check_publish_gap(server, host, &publishing)?;
     match incoming.check_publication(package_id) {
         PackageVerdict::Accepted => {}
-        PackageVerdict::Refused { replied: true } => return Ok(None),
+        PackageVerdict::Refused { replied: true } => return Ok(Err(package_id)),
         PackageVerdict::Refused { replied: false } => return Err(unsupported_media(package)),
     }
     let accepted = publish(server, host, &publishing)?;
     limits::published(server, host, &publishing, &accepted.answer.entity_tag);
     let created = (step == Step::Create).then_some(publishing.key);
-    Ok(Some(Accepted { created, ..accepted }))
+    Ok(Ok(Accepted { created, ..accepted }))
 }
 
 /// Nobody has been told the entity-tag of a new publication: it would stay until it
@@ -271,18 +280,14 @@ fn publish<M: Memory>(
     let for_peers = begun.and_then(|begun| begun.done(server, publishing, &change, made));
     let old_tag = || publishing.if_match.unwrap_or_default().to_vec();
     let answer = |entity_tag| Answer { code: 200, expires: announced, entity_tag };
-    let created = None;
+    let package = publishing.package_id;
+    let accepted =
+        |answer, lane, sphere| Accepted { package, answer, lane, sphere, created: None, for_peers };
     Ok(match (applied, publishing.step) {
-        (Applied::Unchanged | Applied::Reopens(_), _) => {
-            Accepted { answer: answer(old_tag()), lane: None, sphere: None, created, for_peers }
-        }
+        (Applied::Unchanged | Applied::Reopens(_), _) => accepted(answer(old_tag()), None, None),
         // A removal answers with the tag that has just died, as stock does.
-        (Applied::Made(made), Step::Remove) => {
-            Accepted { answer: answer(old_tag()), lane: made.lane, sphere, created, for_peers }
-        }
-        (Applied::Made(made), _) => {
-            Accepted { answer: answer(tag), lane: made.lane, sphere, created, for_peers }
-        }
+        (Applied::Made(made), Step::Remove) => accepted(answer(old_tag()), made.lane, sphere),
+        (Applied::Made(made), _) => accepted(answer(tag), made.lane, sphere),
     })
 }
 
@@ -313,12 +318,8 @@ fn ruid(host: &mut dyn Host) -> Vec<u8> {
     ruid
 }
 
-fn reply_ok<M: Memory>(
-    server: &Server<M>,
-    incoming: &mut dyn Incoming,
-    request: &PublishRequest<'_>,
-    answer: &Answer,
-) -> RequestOutcome {
+/// The 200.
+fn ok<M: Memory>(server: &Server<M>, request: &PublishRequest<'_>, answer: &Answer) -> Reply {
     let mut headers = Vec::with_capacity(128);
     headers.extend_from_slice(b"Expires: ");
     text::push_decimal(&mut headers, answer.expires);
@@ -330,9 +331,5 @@ fn reply_ok<M: Memory>(
         headers.extend_from_slice(&contact_uri(address, request.socket));
         headers.extend_from_slice(b">\r\n");
     }
-    let reply = Reply { code: answer.code, reason: "OK", headers };
-    match incoming.reply(&reply) {
-        Ok(()) => RequestOutcome::Accepted,
-        Err(_) => RequestOutcome::Refused,
-    }
+    Reply { code: answer.code, reason: "OK", headers }
 }

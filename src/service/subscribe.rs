@@ -5,6 +5,7 @@ use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::cseq::CSeq;
 use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::presence::expires;
+use crate::presence::measures::Method;
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
@@ -13,10 +14,11 @@ use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, S
 use crate::presence::transition::Refusal;
 use crate::presence::winfo::WatcherNews;
 use crate::presence::{text, uri};
+use crate::service::answer::{self, Asked, RequestOutcome};
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, AcceptedSubscription};
-use crate::service::{Arrival, RequestOutcome, Server, TrackedRequest, limits, refuse};
+use crate::service::{Arrival, Server, TrackedRequest, limits};
 use crate::shm::Memory;
 use crate::store::retransmissions::Answer;
 
@@ -46,23 +48,25 @@ pub fn handle<M: Memory>(
     server.store.request_came(incoming.source(), (user, domain), now);
     let attempt = match TrackedRequest::begin(server, incoming, b"SUBSCRIBE", request.id, now) {
         Arrival::New(attempt) => attempt,
-        Arrival::InProgress => return RequestOutcome::Accepted,
+        Arrival::InProgress => return answer::leave(server),
         Arrival::Answered(answer) => {
-            return reply_ok(incoming, answer.code, answer.expires, request);
+            return answer::repeat(server, incoming, &ok(answer.code, answer.expires, request));
         }
     };
     match accept(server, host, incoming, request) {
         // The package has answered itself.
-        Ok(None) => {
+        Ok(Err(package)) => {
             attempt.refused(server);
-            RequestOutcome::Refused
+            answer::was_given(server, Method::Subscribe, package)
         }
-        Ok(Some(accepted)) => {
+        Ok(Ok(accepted)) => {
             let code = success_code(server, accepted.package);
             let answer = Answer { code, expires: accepted.expires, entity_tag: Vec::new() };
             attempt.answered(server, &answer);
-            let served = reply_ok(incoming, code, accepted.expires, request);
-            if served == RequestOutcome::Refused {
+            let of = (Method::Subscribe, accepted.package);
+            let reply = ok(code, accepted.expires, request);
+            let served = answer::accept(server, incoming, of, &reply);
+            if !served.is_accepted() {
                 attempt.refused(server);
                 unanswered(server, host, accepted);
             } else {
@@ -72,8 +76,9 @@ pub fn handle<M: Memory>(
         }
         Err(rejection) => {
             attempt.refused(server);
-            limits::report(server, host, ("SUBSCRIBE", request.id.call_id), &rejection);
-            refuse(host, incoming, "SUBSCRIBE", request.id.call_id, rejection)
+            let (event, call_id) = (request.event, request.id.call_id);
+            let asked = Asked { method: Method::Subscribe, event, call_id };
+            answer::refuse(server, host, incoming, asked, rejection)
         }
     }
 }
@@ -83,7 +88,7 @@ fn accept<M: Memory>(
     host: &mut dyn Host,
     incoming: &mut dyn Incoming,
     request: &SubscribeRequest<'_>,
-) -> Result<Option<Accepted>, Rejection> {
+) -> Result<Result<Accepted, PackageId>, Rejection> {
     request.demands.of_subscribe(request.id.cseq)?;
     let (package_id, package, event) = server.package(request.event)?;
     let requested = expires::parse(request.expires)?;
@@ -97,7 +102,7 @@ fn accept<M: Memory>(
     }
     match incoming.check_subscription(package_id) {
         PackageVerdict::Accepted => {}
-        PackageVerdict::Refused { replied: true } => return Ok(None),
+        PackageVerdict::Refused { replied: true } => return Ok(Err(package_id)),
         PackageVerdict::Refused { replied: false } => return Err(Fault::Package.into()),
     }
     let afterwards = match request.to_tag {
@@ -109,7 +114,7 @@ fn accept<M: Memory>(
             initial(server, host, incoming, request, (package_id, package), event.id(), expires)?
         }
     };
-    Ok(Some(Accepted { package: package_id, expires, afterwards }))
+    Ok(Ok(Accepted { package: package_id, expires, afterwards }))
 }
 
 /// 481 where a request that is to be refused names a dialog that there is not,
@@ -295,20 +300,13 @@ fn success_code<M: Memory>(server: &Server<M>, package: PackageId) -> u16 {
     if publishes && !server.config.subs_respond_200 { 202 } else { 200 }
 }
 
-fn reply_ok(
-    incoming: &mut dyn Incoming,
-    code: u16,
-    expires: u32,
-    request: &SubscribeRequest<'_>,
-) -> RequestOutcome {
+/// The 2xx.
+fn ok(code: u16, expires: u32, request: &SubscribeRequest<'_>) -> Reply {
     let mut headers = Vec::with_capacity(128);
     headers.extend_from_slice(b"Expires: ");
     text::push_decimal(&mut headers, expires);
     headers.extend_from_slice(b"\r\nContact: <");
     headers.extend_from_slice(&contact_uri(&request.local_contact, request.socket));
     headers.extend_from_slice(b">\r\n");
-    match incoming.reply(&Reply { code, reason: "OK", headers }) {
-        Ok(()) => RequestOutcome::Accepted,
-        Err(_) => RequestOutcome::Refused,
-    }
+    Reply { code, reason: "OK", headers }
 }

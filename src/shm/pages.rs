@@ -42,6 +42,18 @@ pub struct PoolUsage {
     pub large_bytes: usize,
 }
 
+impl PoolUsage {
+    /// Bytes taken from the arena.
+    pub fn held(self) -> usize {
+        self.chunks * chunk::CHUNK_SIZE + self.large_bytes
+    }
+
+    /// Bytes of these that are in use.
+    pub fn used(self) -> usize {
+        self.pages * PAGE_SIZE + self.large_bytes
+    }
+}
+
 /// The source of pages for all heaps.
 ///
 /// Chunks that no page is used of go back to the arena, but never so many that

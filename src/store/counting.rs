@@ -1,12 +1,14 @@
-//! Subscriptions are counted for limits from when they are accepted until they
-//! have ended: every change of their phase that matters is here.
+//! Subscriptions are counted, for limits and for the operator, from when they are
+//! accepted until they have ended, publications from when they are part of the
+//! state: every change of their phase that matters is here.
 
 use crate::error::Fault;
 use crate::presence::limits::{Limit, Limits};
-use crate::presence::subscription::{Ending, Text};
+use crate::presence::subscription::{Ending, Status, Text};
 use crate::presence::transition::Phase;
 use crate::presence::uri::identity;
 use crate::shm::{Id, Memory};
+use crate::store::gauges::Gauge;
 use crate::store::records::{Presentity, Subscription};
 use crate::store::shard::Shard;
 
@@ -16,7 +18,7 @@ impl<M: Memory> Shard<M> {
     pub fn count_in(
         &self,
         presentity: Id<Presentity<M>>,
-        watcher: u64,
+        (watcher, status): (u64, Status),
         limits: &Limits,
     ) -> Result<Result<(), Limit>, Fault> {
         if self.reads_watchers() {
@@ -28,19 +30,54 @@ impl<M: Memory> Shard<M> {
         if !limits.has_room(Limit::OfPresentity, watchers) {
             return Ok(Err(Limit::OfPresentity));
         }
-        self.tally.enter(watcher, limits)
+        let entered = self.tally.enter(watcher, limits)?;
+        if entered.is_ok()
+            && let Some(owner) = self.presentities.get(presentity)
+        {
+            self.gauges.more(owner.package, Gauge::of(status));
+        }
+        Ok(entered)
     }
 
     /// A subscription that was counted lives no more.
     pub(super) fn count_out(&self, id: Id<Subscription<M>>) {
         let Some(record) = self.subscriptions.get(id) else { return };
-        self.give_back_count(self.watcher(record));
+        self.give_back_count(record.presentity, (self.watcher(record), record.status));
     }
 
     /// What was counted in does not come to live.
-    pub fn give_back_count(&self, watcher: u64) {
-        if !self.reads_watchers() {
-            self.tally.leave(watcher);
+    pub fn give_back_count(&self, presentity: Id<Presentity<M>>, (watcher, status): (u64, Status)) {
+        if self.reads_watchers() {
+            return;
+        }
+        self.tally.leave(watcher);
+        if let Some(owner) = self.presentities.get(presentity) {
+            self.gauges.less(owner.package, Gauge::of(status));
+        }
+    }
+
+    /// A subscription gets another state.
+    pub fn set_status(&mut self, id: Id<Subscription<M>>, status: Status) {
+        let are_counted = !self.reads_watchers();
+        let Some(record) = self.subscriptions.get_mut(id) else { return };
+        let before = std::mem::replace(&mut record.status, status);
+        let is_counted = record.phase.lives() && are_counted;
+        let owner = record.presentity;
+        if is_counted
+            && Gauge::of(before) != Gauge::of(status)
+            && let Some(owner) = self.presentities.get(owner)
+        {
+            self.gauges.less(owner.package, Gauge::of(before));
+            self.gauges.more(owner.package, Gauge::of(status));
+        }
+    }
+
+    /// A publication becomes part of the state of this presentity, or leaves it.
+    pub(super) fn publication_counted(&self, presentity: Id<Presentity<M>>, begins: bool) {
+        let Some(owner) = self.presentities.get(presentity) else { return };
+        match begins {
+            true => self.gauges.more(owner.package, Gauge::Publications),
+            false => self.gauges.less(owner.package, Gauge::Publications),
         }
     }
 
@@ -72,7 +109,7 @@ impl<M: Memory> Shard<M> {
         if record.phase != Phase::Ending(Ending::Expired) {
             return Ok(());
         }
-        let (presentity, watcher) = (record.presentity, self.watcher(record));
+        let (presentity, watcher) = (record.presentity, (self.watcher(record), record.status));
         let _ = self.count_in(presentity, watcher, &Limits::NONE)?;
         if let Some(record) = self.subscriptions.get_mut(id) {
             record.phase = Phase::Live;

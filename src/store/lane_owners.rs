@@ -8,6 +8,7 @@ use crate::shm::{Id, Memory};
 use crate::store::lanes::{PlannedNotify, close_fan_out, forget_seen};
 use crate::store::records::Presentity;
 use crate::store::shard::Shard;
+use crate::store::waits::Since;
 use crate::store::{LaneRef, Store, Token};
 use std::sync::atomic::Ordering;
 
@@ -125,6 +126,7 @@ impl<M: Memory> Store<M> {
             if let Some(record) = records.presentities.get_mut(lane.presentity) {
                 record.lane.leave();
             }
+            self.waits_no_more(records, lane.presentity);
             self.drop_if_idle(records, lane.presentity);
         });
     }
@@ -151,6 +153,7 @@ impl<M: Memory> Store<M> {
             let leave = !has_work || (!served && record.lane.owners() > 1);
             if leave {
                 record.lane.leave();
+                self.waits_no_more(records, lane.presentity);
                 self.drop_if_idle(records, lane.presentity);
             }
             !leave
@@ -161,35 +164,46 @@ impl<M: Memory> Store<M> {
     /// The owner leaves the rest to the sender processes, which have to be
     /// woken.
     pub fn hand_over(&self, lane: LaneRef<M>) {
+        self.hand_over_since(lane, self.starting_now());
+    }
+
+    /// The same of what began before.
+    pub fn hand_over_since(&self, lane: LaneRef<M>, since: Since) {
         let _ = self.with(usize::from(lane.shard), |records| {
             if let Some(record) = records.presentities.get_mut(lane.presentity) {
                 record.lane.leave();
             }
-            self.enqueue(records, lane.presentity);
+            self.enqueue(records, lane.presentity, since);
         });
     }
 
     /// The owner has a long fan-out before it: another sender process may share
     /// it, up to `most` of them.
-    pub fn share(&self, lane: LaneRef<M>, most: u8) {
+    pub fn share(&self, lane: LaneRef<M>, most: u8, since: Since) {
         let _ = self.with(usize::from(lane.shard), |records| {
             let worthwhile = records.presentities.get(lane.presentity).is_some_and(|record| {
                 record.unvisited >= SHARED_FROM && record.lane.owners() < most
             });
             if worthwhile {
-                self.enqueue(records, lane.presentity);
+                self.enqueue(records, lane.presentity, since);
             }
         });
     }
 
-    fn enqueue(&self, records: &mut Shard<M>, id: Id<Presentity<M>>) {
+    fn enqueue(&self, records: &mut Shard<M>, id: Id<Presentity<M>>, since: Since) {
         if let Some(record) = records.presentities.get_mut(id)
             && !record.lane.is_queued()
         {
             record.lane.set_queued(true);
-            records.queued.push_back(&mut records.presentities, id);
-            self.shared.wake.store(true, Ordering::Release);
+            self.queue(records, id, since);
         }
+    }
+
+    fn queue(&self, records: &mut Shard<M>, id: Id<Presentity<M>>, since: Since) {
+        records.queued.push_back(&mut records.presentities, id);
+        records.gauges.queued();
+        self.begins_to_wait(records, id, since);
+        self.shared.wake.store(true, Ordering::Release);
     }
 
     /// Takes a lane that was handed over, from one shard.
@@ -199,6 +213,7 @@ impl<M: Memory> Store<M> {
             let lane = &mut records.presentities.get_mut(presentity)?.lane;
             lane.set_queued(false);
             lane.enter();
+            records.gauges.taken();
             Some(LaneRef { shard: shard as u16, presentity })
         })
         .ok()
@@ -214,7 +229,6 @@ impl<M: Memory> Store<M> {
             Some(record) if record.lane.is_free() => record.lane.set_queued(true),
             _ => return,
         }
-        records.queued.push_back(&mut records.presentities, id);
-        self.shared.wake.store(true, Ordering::Release);
+        self.queue(records, id, self.starting_now());
     }
 }

@@ -11,6 +11,7 @@ mod fan_out;
 mod pick;
 mod state;
 
+use crate::presence::measures::StateShown;
 use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{Ending, Snapshot};
 use crate::store::Token;
@@ -59,6 +60,16 @@ pub struct PlannedNotify {
     pub null_reason: bool,
 }
 
+impl PlannedNotify {
+    /// What it says of its subscription.
+    pub fn shown(&self) -> StateShown {
+        match self.ending {
+            Some(_) => StateShown::Terminated,
+            None => StateShown::of(self.subscription.status),
+        }
+    }
+}
+
 /// What `take` found.
 #[derive(Debug)]
 pub struct Taken {
@@ -68,6 +79,8 @@ pub struct Taken {
     pub more: bool,
     /// What was composed is the newest state.
     pub is_latest: bool,
+    /// A fan-out over all watchers, of whom there are so many, begins with it.
+    pub begins: Option<u32>,
     /// Subscriptions whose rows reserve none of the CSeqs taken (A7): to be
     /// written before these leave.
     pub unreserved: Vec<Token>,

@@ -3,9 +3,11 @@
 //! `shm`; every function takes one shard's lock, does bounded work on records
 //! and returns copies. No I/O happens here.
 
+pub mod counters;
 mod counting;
 pub mod cseq_floors;
 pub mod dialogs;
+pub mod gauges;
 pub mod insight;
 pub mod lane_owners;
 pub mod lanes;
@@ -25,6 +27,7 @@ pub mod sources;
 pub mod subscription_block;
 pub mod subscriptions;
 pub mod tally;
+pub mod waits;
 pub mod walk;
 pub mod watcher_changes;
 pub mod watchers;
@@ -38,17 +41,20 @@ use crate::presence::limits::Limits;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::uri::{self, UserCase, identity};
 use crate::shm::{HashIndex, Id, Key, KeyedHash, Memory, OutOfMemory, Slab};
+use crate::store::counters::Counters;
 use crate::store::cseq_floors::CseqFloors;
+use crate::store::gauges::Gauges;
 use crate::store::insight::Insight;
 use crate::store::records::{Presentity, Subscription};
 use crate::store::replication::Replication;
 use crate::store::retransmissions::Retransmissions;
 use crate::store::shard::Shard;
 use crate::store::tally::Tally;
+use crate::store::waits::Wait;
 use crate::store::writers::Writers;
 use lock_api::Mutex;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 impl From<OutOfMemory> for Fault {
     fn from(_: OutOfMemory) -> Fault {
@@ -173,11 +179,17 @@ pub struct Shared<M: Memory> {
     pub insight: &'static Insight,
     /// What is notified to other servers over DMQ, where it is.
     pub replication: Option<&'static Replication<M>>,
+    /// Since when lanes wait; `WAITS`.
+    pub waits: &'static [Wait],
 }
 
 /// All state of the server.
 pub struct Store<M: Memory> {
     shared: Shared<M>,
+    /// What has happened so far; each process's copy has its own slot.
+    counters: Counters,
+    /// What this process was last notified of the time, in milliseconds.
+    clock: AtomicU64,
     /// What it has to know of the configuration.
     pub policy: Policy,
 }
@@ -185,8 +197,34 @@ pub struct Store<M: Memory> {
 impl<M: Memory> Store<M> {
     /// A store over what lies in shared memory. The number of shards is a
     /// power of two up to 4096.
-    pub fn new(shared: Shared<M>, policy: Policy) -> Store<M> {
-        Store { shared, policy }
+    pub fn new(shared: Shared<M>, counters: Counters, policy: Policy) -> Store<M> {
+        Store { shared, counters, clock: AtomicU64::new(0), policy }
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How much there is.
+    pub fn gauges(&self) -> &Gauges {
+        self.shared.tally.gauges()
+    }
+
+    /// Tells this process the time (milliseconds of the Unix time): lanes that it
+    /// queues from now on wait since then.
+    pub fn set_clock(&self, now: u64) {
+        self.clock.store(now, Ordering::Relaxed);
+    }
+
+    /// Subscriptions whose rows are yet to be written.
+    pub fn unwritten(&self) -> usize {
+        let of = |shard: usize| {
+            self.with(shard, |records| {
+                records.changed.len() + records.urgent.len() + records.refused.len()
+            })
+        };
+        (0..self.shards()).filter_map(|shard| of(shard).ok()).sum()
     }
 
     /// Answers given lately.

@@ -174,6 +174,9 @@ impl<M: Memory> Store<M> {
 fn enter<M: Memory>(records: &mut Shard<M>, pending: Pending<M>) {
     let id = pending.publication;
     let moves = pending.change.next != Next::Refreshed;
+    if records.publications.get(id).is_some_and(|it| it.phase == PublicationPhase::Reserved) {
+        records.publication_counted(pending.presentity, true);
+    }
     if let Some(block) = pending.block {
         records.set_block(id, block, moves);
     }

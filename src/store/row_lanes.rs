@@ -103,7 +103,7 @@ impl<M: Memory> Store<M> {
             self.forget(places, token);
         }
         let (more, is_latest) = (notifies.len() >= limit, is_latest.unwrap_or(true));
-        Taken { notifies, more, is_latest, unreserved: Vec::new() }
+        Taken { notifies, more, is_latest, begins: None, unreserved: Vec::new() }
     }
 
     /// A subscription is to be sent a NOTIFY. Gives the lane when the caller is

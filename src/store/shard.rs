@@ -11,10 +11,11 @@ use crate::shm::{
     Blob, HashIndex, Heap, Id, Interner, KeyedHash, List, Memory, OutOfMemory, Queue, ShortBlob,
     Slab, Unkeyed, Wheel,
 };
+use crate::store::gauges::{Gauge, Stripe};
 use crate::store::publications::{Documents, PublicationIndex};
 use crate::store::records::{
-    Dirty, Expiring, Lag, Presentity, PresentityExtra, Publication, Publications, Queued,
-    Subscription, Watched,
+    Dirty, Expiring, Lag, Presentity, PresentityExtra, Publication, PublicationPhase, Publications,
+    Queued, Subscription, Watched,
 };
 use crate::store::subscription_block::{self, Owner};
 use crate::store::tally::Tally;
@@ -64,6 +65,10 @@ pub struct Shard<M: Memory> {
     /// Publications of presentities that have many.
     pub(super) index: PublicationIndex<M>,
     pub(super) tally: &'static Tally<M>,
+    /// How much there is.
+    pub(super) gauges: &'static Stripe,
+    /// Tells it from others.
+    pub(super) number: usize,
     pub(super) policy: ShardPolicy,
 }
 
@@ -92,6 +97,7 @@ impl<M: Memory> Shard<M> {
         now: i64,
         policy: ShardPolicy,
     ) -> Result<Shard<M>, OutOfMemory> {
+        let (number, gauges) = tally.gauges().join();
         Ok(Shard {
             heap,
             presentities: Slab::new(heap),
@@ -110,6 +116,8 @@ impl<M: Memory> Shard<M> {
             documents: Documents::new(heap, policy.document_cache_bytes),
             index: PublicationIndex::new(heap, hash),
             tally,
+            gauges,
+            number,
             policy,
         })
     }
@@ -174,6 +182,7 @@ impl<M: Memory> Shard<M> {
                 return Err(Fault::SharedMemory);
             }
         };
+        self.gauges.more(key.package, Gauge::Presentities);
         let made = if has_extra { self.make_extra(id).map(drop) } else { Ok(()) };
         if let Err(fault) = made.and_then(|()| Ok(self.by_identity.insert(hash, id)?)) {
             self.remove_presentity(id);
@@ -203,6 +212,7 @@ impl<M: Memory> Shard<M> {
 
     fn remove_presentity(&mut self, id: Id<Presentity<M>>) {
         if let Some(record) = self.presentities.remove(id) {
+            self.gauges.less(record.package, Gauge::Presentities);
             self.hosts.give_back(record.host);
             if let Some(extra) = record.extra {
                 self.extras.remove(extra);
@@ -391,6 +401,9 @@ impl<M: Memory> Shard<M> {
         let Some(record) = self.publications.get(id) else { return };
         let (presentity, is_final_publication) =
             (record.presentity, record.phase.is_final_publication());
+        if matches!(record.phase, PublicationPhase::Live | PublicationPhase::Changing) {
+            self.publication_counted(presentity, false);
+        }
         let weight = self.weight(record);
         self.release_body(id);
         self.publication_expiry.cancel(&mut self.publications, id);

@@ -185,13 +185,13 @@ impl<M: Memory> Store<M> {
         (phase, limits): (Phase, &Limits),
     ) -> Result<Result<Id<Subscription<M>>, Limit>, Fault> {
         let counts = phase.lives();
-        let watcher = self.watcher_of(snapshot);
+        let watcher = (self.watcher_of(snapshot), snapshot.status);
         if counts && let Err(limit) = records.count_in(presentity, watcher, limits)? {
             return Ok(Err(limit));
         }
         let made = add_record(records, presentity, snapshot, now, phase);
         if made.is_err() && counts {
-            records.give_back_count(watcher);
+            records.give_back_count(presentity, watcher);
         }
         made.map(Ok)
     }

@@ -5,6 +5,7 @@
 use crate::error::Fault;
 use crate::presence::limits::{Limit, Limits};
 use crate::shm::{HashIndex, KeyedHash, Memory};
+use crate::store::gauges::Gauges;
 use lock_api::Mutex;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -62,6 +63,7 @@ pub struct Tally<M: Memory> {
     lines: [AtomicU64; LINES],
     times: &'static [AtomicU64],
     rows: &'static [RowCount],
+    gauges: Gauges,
 }
 
 /// What lies in tables of its own; those for limits that are off are empty.
@@ -86,7 +88,13 @@ impl<M: Memory> Tally<M> {
             refused: AtomicU64::new(0),
             lines: [const { AtomicU64::new(0) }; LINES],
             times,
+            gauges: Gauges::default(),
         }
+    }
+
+    /// How much there is of each package.
+    pub fn gauges(&self) -> &Gauges {
+        &self.gauges
     }
 
     /// Subscriptions that live.

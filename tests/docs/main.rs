@@ -11,6 +11,7 @@ mod parameters;
 mod safety;
 mod scripts;
 mod source;
+mod statistics;
 mod terms;
 mod walks;
 

@@ -21,6 +21,7 @@ mod prompt_rows;
 mod publish;
 mod publish_stored;
 mod replication;
+mod statistics;
 mod subscribe;
 mod unanswered;
 mod winfo;

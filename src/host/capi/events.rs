@@ -82,6 +82,9 @@ fn add(given: &sys::pres_ev_t, name: &[u8]) -> Result<PackageId, &'static str> {
     // SAFETY: `event` is our own structure in shared memory; modules register
     // before the fork, so nobody reads it now.
     unsafe { complete(&mut *event, given, shared_type, kind) };
+    if !is_placeholder {
+        packages::count(id, name);
+    }
     packages::registered(|known| {
         if known.events.len() == usize::from(id.0) {
             // The newest is first in the list, as siblings may walk it.

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int};
 
 use crate::host::commands::serve;
 use crate::host::{commands, sys, text};
+use crate::presence::measures::Method;
 use crate::presence::uri::presentity_uri;
 
 /// `handle_publish`: `sender` is the evaluated form of the script function's
@@ -16,7 +17,7 @@ pub unsafe extern "C" fn handle_publish(
     // SAFETY: the sibling passes the request being routed, and NULL or a
     // parameter as Kamailio's fixup functions make them.
     unsafe {
-        serve("api_handle_publish", msg, |message| {
+        serve(("api_handle_publish", Method::Publish), msg, |message| {
             if sender.is_null() {
                 return commands::handle_publish(message, None);
             }
@@ -33,7 +34,9 @@ pub unsafe extern "C" fn handle_publish(
 pub unsafe extern "C" fn handle_subscribe0(msg: *mut sys::sip_msg) -> c_int {
     // SAFETY: the sibling passes the request being routed.
     unsafe {
-        serve("api_handle_subscribe0", msg, |message| commands::handle_subscribe(message, None))
+        serve(("api_handle_subscribe0", Method::Subscribe), msg, |message| {
+            commands::handle_subscribe(message, None)
+        })
     }
 }
 
@@ -46,7 +49,7 @@ pub unsafe extern "C" fn handle_subscribe(
     // SAFETY: the sibling passes the request being routed and two strings that
     // stay during the call.
     unsafe {
-        serve("api_handle_subscribe", msg, |message| {
+        serve(("api_handle_subscribe", Method::Subscribe), msg, |message| {
             let uri = presentity_uri(text::bytes(user), text::bytes(domain));
             commands::handle_subscribe(message, Some(&uri))
         })

@@ -57,6 +57,11 @@ pub(super) struct Shared {
 }
 
 impl Driver {
+    /// The database is known to be away.
+    pub fn is_away(&self) -> bool {
+        self.outage.is_some_and(Outage::is_on)
+    }
+
     /// Binds the module that the URL names and checks that it can do what we
     /// need. `fetch_rows` is the page size of long results.
     pub fn bind(url: &[u8], fetch_rows: i64) -> Result<Driver, String> {

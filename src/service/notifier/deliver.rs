@@ -4,12 +4,14 @@ use std::borrow::Cow;
 
 use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::EventPackage;
+use crate::presence::measures::NotifyResult;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, for_watcher};
 use crate::service::notifier::shortage::HostMemory;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::store::Token;
+use crate::store::counters::Counters;
 use crate::store::lanes::PlannedNotify;
 
 static LEFT_OUT: RateLimitedLog = RateLimitedLog::new();
@@ -18,12 +20,46 @@ static LEFT_OUT: RateLimitedLog = RateLimitedLog::new();
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Delivery {
-    /// It was handed over, or cannot be sent at all.
-    Done,
+    /// It was handed to the network.
+    Sent,
+    /// The script has dropped it.
+    Dropped,
+    /// It cannot be sent at all.
+    Failed,
     /// Its watcher's connection is gone for good.
     Gone,
-    /// There is no memory for it now: it is to be sent later.
-    Postponed,
+    /// There is no memory for it now: it is to be sent later, or given up if this was
+    /// the last attempt.
+    Postponed { given_up: bool },
+}
+
+impl Delivery {
+    /// It is over, well or not: the next NOTIFY of its dialog may leave.
+    pub fn is_done(self) -> bool {
+        matches!(self, Delivery::Sent | Delivery::Dropped | Delivery::Failed)
+    }
+
+    /// There was no memory for it.
+    pub fn is_postponed(self) -> bool {
+        matches!(self, Delivery::Postponed { .. })
+    }
+
+    /// What it counts as; one that is to be tried again does not count yet.
+    fn notified(self) -> Option<NotifyResult> {
+        match self {
+            Delivery::Sent => Some(NotifyResult::Sent),
+            Delivery::Dropped => Some(NotifyResult::Dropped),
+            Delivery::Failed | Delivery::Gone => Some(NotifyResult::Unsent),
+            Delivery::Postponed { given_up } => given_up.then_some(NotifyResult::Unsent),
+        }
+    }
+}
+
+/// Counts what became of a NOTIFY: to be called once for each.
+pub(super) fn count(counters: &Counters, notify: &PlannedNotify, delivery: Delivery) {
+    if let Some(notified) = delivery.notified() {
+        counters.notify(notify.subscription.package, notify.shown(), notified);
+    }
 }
 
 /// Builds and sends one NOTIFY. Whatever goes wrong concerns this watcher only
@@ -62,17 +98,18 @@ pub(super) fn deliver(
         outcome = hand_to(host, package, notify, b"");
     }
     match outcome {
-        NotifyOutcome::Sent | NotifyOutcome::Dropped => {}
+        NotifyOutcome::Sent => Delivery::Sent,
+        NotifyOutcome::Dropped => Delivery::Dropped,
         NotifyOutcome::Failed | NotifyOutcome::TooLarge => {
             failed(host, subscription, format_args!("cannot be sent"));
+            Delivery::Failed
         }
-        NotifyOutcome::Gone => return Delivery::Gone,
+        NotifyOutcome::Gone => Delivery::Gone,
         NotifyOutcome::NoMemory => {
             host_memory.not_for(host, size, subscription);
-            return Delivery::Postponed;
+            Delivery::Postponed { given_up: host_memory.is_last() }
         }
     }
-    Delivery::Done
 }
 
 fn hand_to(

@@ -5,7 +5,7 @@ use crate::ports::{Database, Host, Level};
 use crate::presence::event_package::EventPackage;
 use crate::service::compose::Composition;
 use crate::service::durable::{each_or_all, single};
-use crate::service::notifier::deliver::{Delivery, deliver};
+use crate::service::notifier::deliver::{Delivery, count, deliver};
 use crate::service::notifier::number::{Dialog, keep_last, notify_again};
 use crate::service::notifier::shortage::{Shortage, requeue};
 use crate::service::notifier_slots::may_change_together;
@@ -18,6 +18,7 @@ use crate::store::records::RowClaim;
 use crate::store::row_lanes::PendingNotify;
 use crate::store::rows::dialog_of;
 use crate::store::{LaneRef, Token};
+use std::time::Instant;
 
 static UNDELETED: RateLimitedLog = RateLimitedLog::new();
 
@@ -27,6 +28,8 @@ static UNDELETED: RateLimitedLog = RateLimitedLog::new();
 pub(super) struct InFlight<'a, M: Memory> {
     pub server: &'a Server<M>,
     pub lane: LaneRef<M>,
+    /// When the PUBLISH came that is notified of, if there is one.
+    pub since: Option<Instant>,
     /// Dialogs that have yet to get the numbers of their NOTIFYs.
     pub open: Vec<Dialog>,
     /// NOTIFYs with numbers, in the order in which they leave.
@@ -39,9 +42,9 @@ pub(super) struct InFlight<'a, M: Memory> {
 
 impl<'a, M: Memory> InFlight<'a, M> {
     /// Has nothing yet.
-    pub fn new(server: &'a Server<M>, lane: LaneRef<M>) -> Self {
+    pub fn new(server: &'a Server<M>, lane: LaneRef<M>, since: Option<Instant>) -> Self {
         let (open, numbered, failed) = (Vec::new(), Vec::new(), Vec::new());
-        InFlight { server, lane, open, numbered, tried: 0, failed }
+        InFlight { server, lane, since, open, numbered, tried: 0, failed }
     }
 
     /// Some of those that have no numbers yet were flagged.
@@ -90,15 +93,29 @@ impl<'a, M: Memory> InFlight<'a, M> {
                 Some((_, delivery)) => *delivery,
                 None => deliver(host, package, composition, notify, &mut shortage.host_memory),
             };
+            count(self.server.store.counters(), notify, delivery);
+            if delivery.is_done() {
+                self.told_after(notify, delivery);
+                continue;
+            }
             match (delivery, notify.token) {
-                (Delivery::Done, _) => continue,
                 (Delivery::Gone, Some(token)) if notify.ending.is_none() && before.is_none() => {
                     notify_reply::gone(self.server, host, token, &notify.subscription);
                 }
-                (Delivery::Gone, _) => {}
-                (Delivery::Postponed, _) => shortage.keep(notify),
+                (Delivery::Postponed { .. }, _) => shortage.keep(notify),
+                _ => {}
             }
             self.failed.push((n, delivery));
+        }
+    }
+
+    /// A NOTIFY that reports a PUBLISH has left: how long that took.
+    fn told_after(&self, notify: &PlannedNotify, delivery: Delivery) {
+        if let Some(since) = self.since
+            && (delivery, notify.ending) == (Delivery::Sent, None)
+        {
+            let time = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.server.store.counters().told_after(notify.subscription.package, time);
         }
     }
 
@@ -142,7 +159,7 @@ impl<'a, M: Memory> InFlight<'a, M> {
             return;
         }
         let (tried, untried) = notifies.split_at(tried);
-        let is_unsent = |n| failed.contains(&(n, Delivery::Postponed));
+        let is_unsent = |n| failed.iter().any(|(at, why)| *at == n && why.is_postponed());
         let sent = tried.iter().enumerate().filter(|(n, _)| !is_unsent(*n));
         store.delivered(self.lane, sent.filter_map(|(_, notify)| notify.token));
         if failed.is_empty() && untried.is_empty() {
@@ -159,7 +176,7 @@ impl<'a, M: Memory> InFlight<'a, M> {
     /// deleted by the timer; should another server come to it first, that one tells the
     /// end a second time.
     fn delete_ended(&self, host: &mut dyn Host) {
-        let postponed = |n| self.failed.contains(&(n, Delivery::Postponed));
+        let postponed = |n| self.failed.iter().any(|(at, why)| *at == n && why.is_postponed());
         let tried = self.numbered.iter().enumerate().take(self.tried);
         let ended: Vec<_> = tried
             .filter(|(n, notify)| {

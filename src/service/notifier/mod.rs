@@ -26,6 +26,8 @@ use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, write_back};
 use crate::shm::Memory;
 use crate::store::LaneRef;
+use crate::store::waits::Since;
+use std::time::{Duration, Instant};
 
 static POSTPONED: RateLimitedLog = RateLimitedLog::new();
 
@@ -66,20 +68,33 @@ enum Remaining {
 pub struct Owned<'a, M: Memory> {
     server: &'a Server<M>,
     lane: Option<LaneRef<M>>,
+    /// When the PUBLISH came that is to be notified, if it is one.
+    since: Option<Instant>,
 }
 
 impl<M: Memory> Drop for Owned<'_, M> {
     fn drop(&mut self) {
         if let Some(lane) = self.lane.take() {
-            self.server.store.hand_over(lane);
+            self.server.store.hand_over_since(lane, since(self.server, self.since));
         }
     }
+}
+
+/// When what is to be notified began, for those who go on with it.
+fn since<M: Memory>(server: &Server<M>, published: Option<Instant>) -> Since {
+    let ago = published.map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(0));
+    server.store.since(ago.unwrap_or(0), published.is_some())
 }
 
 impl<'a, M: Memory> Owned<'a, M> {
     /// A lane that the store has given.
     pub fn new(server: &'a Server<M>, lane: LaneRef<M>) -> Self {
-        Owned { server, lane: Some(lane) }
+        Owned { server, lane: Some(lane), since: None }
+    }
+
+    /// The same, to report a PUBLISH that came then.
+    pub fn of_publish(server: &'a Server<M>, lane: LaneRef<M>, since: Instant) -> Self {
+        Owned { server, lane: Some(lane), since: Some(since) }
     }
 
     /// Which it is; `None` when it was left.
@@ -126,10 +141,17 @@ fn send_versions<M: Memory>(
     shortage: &mut Shortage<'_, M>,
 ) -> Result<Remaining, Fault> {
     let (server, Some(lane)) = (owned.server, owned.lane) else { return Ok(Remaining::Nothing) };
+    let now = host.milliseconds();
+    server.store.set_clock(now);
+    if owned.since.is_none() && budget.shares > 0 {
+        let since = server.store.waits_since(lane).filter(|since| since.published);
+        let ago = since.map(|since| Duration::from_millis(since.age(now)));
+        owned.since = ago.and_then(|ago| Instant::now().checked_sub(ago));
+    }
     let mut sent = 0;
     for _ in 0..budget.versions {
         let before = sent;
-        if !notify_watchers(server, host, (lane, budget), &mut sent, shortage)? {
+        if !notify_watchers(server, host, (lane, owned.since, budget), &mut sent, shortage)? {
             // With too many unsent it is no use to go on.
             return Ok(if shortage.is_full() { Remaining::Nothing } else { Remaining::Work });
         }
@@ -146,7 +168,7 @@ fn send_versions<M: Memory>(
 fn notify_watchers<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
-    (lane, budget): (LaneRef<M>, Budget),
+    (lane, since, budget): (LaneRef<M>, Option<Instant>, Budget),
     sent: &mut usize,
     shortage: &mut Shortage<'_, M>,
 ) -> Result<bool, Fault> {
@@ -158,7 +180,7 @@ fn notify_watchers<M: Memory>(
             None => NotifiedState::copy(server, host, lane, numbering)?,
         };
         let Some(mut state) = state else { return Ok(true) };
-        let mut in_flight = InFlight::new(server, lane);
+        let mut in_flight = InFlight::new(server, lane, since);
         let picked = pick(host, &mut in_flight, &state, (numbering, budget));
         // Watchers that need no NOTIFY cost time, too.
         *sent += picked.notifies.max(usize::from(picked.more));
@@ -198,9 +220,13 @@ fn pick<M: Memory>(
     let taken = numbering.pick(server, lane, (state.composed(), host.now()), PORTION);
     let picked =
         Picked { notifies: taken.notifies.len(), more: taken.more, is_latest: taken.is_latest };
+    if let Some(watchers) = taken.begins {
+        server.store.counters().fan_out(state.package_id, u64::from(watchers));
+    }
     in_flight.take(numbering, taken.notifies);
     if picked.more {
-        server.store.share(lane, if state.may_be_shared() { budget.shares } else { 0 });
+        let shares = if state.may_be_shared() { budget.shares } else { 0 };
+        server.store.share(lane, shares, since(server, in_flight.since));
         server.wake_senders(host);
     }
     write_back::reserve(server, host, &taken.unreserved);

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::error::Fault;
 use crate::ports::Host;
-use crate::presence::event_package::{EventPackage, Kind};
+use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::service::compose::{self, Composition, compose, fold};
 use crate::service::notifier::number::Numbering;
 use crate::service::watcher_info::WatcherList;
@@ -19,6 +19,8 @@ use crate::store::lanes::{Composed, ComposedWatchers, State};
 pub(super) struct NotifiedState<'a> {
     /// The event package.
     pub package: &'a EventPackage,
+    /// Its number.
+    pub package_id: PackageId,
     content: Content,
     /// The newest document is empty, and such are not sent to those who have just
     /// subscribed.
@@ -58,7 +60,8 @@ impl<'a> NotifiedState<'a> {
         let Some(mut state) = server.store.lane_state_shown(lane, host.now()) else {
             return Ok(None);
         };
-        let Some(package) = server.registry.get(state.key.package) else { return Ok(None) };
+        let package_id = state.key.package;
+        let Some(package) = server.registry.get(package_id) else { return Ok(None) };
         let is_in_memory = is_in_memory(server, package, &state);
         let may_skip = may_skip_first(server, package);
         let (content, is_empty) = if numbering.composes_first() {
@@ -73,7 +76,8 @@ impl<'a> NotifiedState<'a> {
             fold(package, &mut state.finals, known.then_some(living));
             (Content::Copied(state), is_empty)
         };
-        Ok(Some(NotifiedState { package, content, skip_first: may_skip && is_empty, is_in_memory }))
+        let skip_first = may_skip && is_empty;
+        Ok(Some(NotifiedState { package, package_id, content, skip_first, is_in_memory }))
     }
 
     /// What the store has to know of it to pick those who lack it.

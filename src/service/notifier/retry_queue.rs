@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::PackageId;
+use crate::presence::measures::Total;
 use crate::presence::presentity::PresentityKey;
 use crate::service::Server;
 use crate::service::notifier::shortage::Shortage;
@@ -67,7 +68,9 @@ impl<'a, M: Memory> RetryQueue<'a, M> {
         let Some(first) = self.entries.first_entry().filter(|entry| entry.key().0 <= now) else {
             return false;
         };
-        match first.remove() {
+        let entry = first.remove();
+        self.server.store.counters().count_back(Total::Waiting);
+        match entry {
             Entry::Owned(owned, failures) => {
                 self.run(host, owned, false, failures, now);
             }
@@ -139,6 +142,7 @@ impl<'a, M: Memory> RetryQueue<'a, M> {
 
     fn put(&mut self, entry: Entry<'a, M>, pause: Duration, now: Duration) {
         self.number += 1;
+        self.server.store.counters().count(Total::Waiting);
         self.entries.insert((now + pause, self.number), entry);
     }
 }

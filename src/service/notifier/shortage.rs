@@ -4,6 +4,7 @@
 
 use crate::ports::{Host, Level};
 use crate::presence::cseq::CSeq;
+use crate::presence::measures::{NotifyResult, StateShown};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::service::Server;
@@ -152,6 +153,11 @@ pub(super) fn requeue<M: Memory>(
             Ok(Some(lane)) => server.store.park(lane),
             Ok(None) => {}
             Err(fault) => {
+                let shown = match pending.ending {
+                    Some(_) => StateShown::Terminated,
+                    None => StateShown::of(pending.subscription.status),
+                };
+                server.store.counters().notify(key.package, shown, NotifyResult::Unsent);
                 let call_id = pending.subscription.text(Text::CallId).escape_ascii();
                 let line = format_args!("NOTIFY given up: {fault} (Call-ID {call_id})");
                 GIVEN_UP.log(host, Level::Error, line);

@@ -4,11 +4,12 @@
 use crate::error::Fault;
 use crate::ports::Host;
 use crate::presence::event_package::EventPackage;
+use crate::presence::measures::{NotifyResult, StateShown};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Ending, Snapshot, Text, may_see};
 use crate::service::Server;
 use crate::service::compose::{Composition, compose};
-use crate::service::notifier::deliver::{Delivery, deliver};
+use crate::service::notifier::deliver::{count, deliver};
 use crate::service::notifier::number::notify_again;
 use crate::service::notifier::shortage::HostMemory;
 use crate::shm::Memory;
@@ -18,6 +19,19 @@ use crate::store::records::RowClaim;
 /// Sends one NOTIFY outside any dialog's order: to a watcher that fetches, or
 /// whose subscription is refused, and of whom nothing is stored.
 pub fn send_stateless<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    package: &EventPackage,
+    subscription: Snapshot,
+    ending: Ending,
+) -> Result<(), Fault> {
+    once(server, host, key, package, subscription, ending).inspect_err(|_| {
+        server.store.counters().notify(key.package, StateShown::Terminated, NotifyResult::Unsent);
+    })
+}
+
+fn once<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     key: &PresentityKey,
@@ -47,9 +61,11 @@ pub fn send_stateless<M: Memory>(
         expires_at: host.now(),
         null_reason: false,
     };
-    match deliver(host, package, &composition, &notify, &mut HostMemory::default()) {
-        Delivery::Done | Delivery::Gone => Ok(()),
-        Delivery::Postponed => later(server, key, &notify),
+    let delivery = deliver(host, package, &composition, &notify, &mut HostMemory::default());
+    count(server.store.counters(), &notify, delivery);
+    match delivery.is_postponed() {
+        false => Ok(()),
+        true => later(server, key, &notify),
     }
 }
 

@@ -16,7 +16,7 @@ mod taken_over;
 
 use crate::config::{Config, PublicationCache};
 use crate::error::Fault;
-use crate::ports::Host;
+use crate::ports::{Condition, Host};
 use crate::presence::event_package::{EventPackage, PackageId};
 use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
@@ -45,6 +45,12 @@ pub trait Publications<M: Memory>: Sync {
         publishing: &PublicationRequest<'_>,
         change: &PublicationChange<'_>,
     ) -> Result<Applied<M>, Refused>;
+
+    /// What the rows of those that live meet, any of these, where memory does not
+    /// count them.
+    fn counted_rows(&self, _now: i64) -> Vec<Vec<Condition>> {
+        Vec::new()
+    }
 
     /// Ends those that have expired.
     fn expire(&self, server: &Server<M>, host: &mut dyn Host) -> Result<(), Fault>;

@@ -3,7 +3,7 @@
 //! that it was judged by; if no row has it any more, somebody was faster.
 
 use crate::error::{Fault, Rejection};
-use crate::ports::{Compare, Host, Value};
+use crate::ports::{Compare, Condition, Host, Value};
 use crate::presence::dialog_info;
 use crate::presence::event_package::{EventPackage, PackageId};
 use crate::presence::listing::{After, Wanted};
@@ -36,6 +36,12 @@ use super::{Applied, Found, Made, Names, Publications, respell};
 pub struct Rows;
 
 impl<M: Memory> Publications<M> for Rows {
+    fn counted_rows(&self, now: i64) -> Vec<Vec<Condition>> {
+        let expires = |compare, time| vec![("expires", compare, Value::Int(time))];
+        // What the operator publishes for ever has no end.
+        vec![expires(Compare::Greater, now), expires(Compare::Less, 0)]
+    }
+
     fn publish(
         &self,
         server: &Server<M>,

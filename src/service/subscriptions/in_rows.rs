@@ -4,7 +4,7 @@
 use super::storage::{Insertion, Storage};
 use super::{AcceptedSubscription, WatcherRef, key_of};
 use crate::error::{Fault, Rejection};
-use crate::ports::{Host, Level};
+use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::event_package::PackageId;
 use crate::presence::limits::Limit;
 use crate::presence::listing::{After, Wanted};
@@ -101,6 +101,11 @@ impl AcceptedRow {
 pub struct InRows;
 
 impl<M: Memory> Storage<M> for InRows {
+    fn counted_rows(&self, now: i64) -> Option<Vec<Condition>> {
+        // One lives in its last second.
+        Some(vec![("expires", Compare::Greater, Value::Int(now - 1))])
+    }
+
     fn insert(
         &self,
         server: &Server<M>,

@@ -7,7 +7,7 @@ use super::in_rows::InRows;
 use super::{AcceptedSubscription, WatcherRef};
 use crate::config::{Config, SubscriptionMode};
 use crate::error::{Fault, Rejection};
-use crate::ports::Host;
+use crate::ports::{Condition, Host};
 use crate::presence::event_package::PackageId;
 use crate::presence::limits::Limit;
 use crate::presence::listing::{After, Wanted};
@@ -92,6 +92,11 @@ pub(in crate::service) trait Storage<M: Memory>: Sync {
         key: &PresentityKey,
         subscription: &Snapshot,
     ) -> Result<Insertion, Rejection>;
+
+    /// What the rows of those that live meet, where memory does not count them.
+    fn counted_rows(&self, _now: i64) -> Option<Vec<Condition>> {
+        None
+    }
 
     /// One that was inserted begins.
     fn begun(

@@ -7,12 +7,13 @@ use crate::shm::{Id, Memory};
 use crate::store::records::{Presentity, PresentityExtra, Subscription};
 use crate::store::shard::Shard;
 
-/// Begins a fan-out over all watchers unless one is under way or all are notified.
+/// Begins a fan-out over all watchers unless one is under way or all are notified; gives
+/// how many there are.
 pub(super) fn start_fan_out<M: Memory>(
     records: &mut Shard<M>,
     id: Id<Presentity<M>>,
     state_version: StateVersion,
-) {
+) -> Option<u32> {
     if let Some(record) = records.presentities.get_mut(id)
         && record.unvisited == 0
         && state_version.is_after(record.completed)
@@ -20,7 +21,9 @@ pub(super) fn start_fan_out<M: Memory>(
         record.fan_out_mark = !record.fan_out_mark;
         record.unvisited = record.watchers.len() as u32;
         record.fan_out_version = state_version;
+        return Some(record.unvisited);
     }
+    None
 }
 
 /// The next watcher of the fan-out; it goes to the end of the list.

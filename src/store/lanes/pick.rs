@@ -29,6 +29,8 @@ pub(in crate::store) struct Picking<'a, M: Memory> {
     unreserved: Vec<Token>,
     /// Those whose records are gone: where the index has them.
     pub released: Vec<(Places, Token)>,
+    /// A fan-out over so many watchers begins.
+    begins: Option<u32>,
 }
 
 impl<'a, M: Memory> Picking<'a, M> {
@@ -41,6 +43,7 @@ impl<'a, M: Memory> Picking<'a, M> {
             limit,
             visits: limit.saturating_mul(VISITS),
             notifies: Vec::new(),
+            begins: None,
             unreserved: Vec::new(),
             released: Vec::new(),
         }
@@ -125,8 +128,8 @@ impl<M: Memory> Store<M> {
             by_document(&mut picking.notifies);
             more
         });
-        let Picking { notifies, unreserved, .. } = picking;
-        Taken { notifies, more: more.unwrap_or(false), is_latest: true, unreserved }
+        let Picking { notifies, unreserved, begins, .. } = picking;
+        Taken { notifies, more: more.unwrap_or(false), is_latest: true, begins, unreserved }
     }
 
     /// Those who await a NOTIFY of their own.
@@ -179,7 +182,7 @@ impl<M: Memory> Store<M> {
     /// others.
     fn pick_others(&self, records: &mut Shard<M>, picking: &mut Picking<'_, M>) -> bool {
         let (composed, presentity) = (picking.composed, picking.lane.presentity);
-        start_fan_out(records, presentity, composed.state_version);
+        picking.begins = start_fan_out(records, presentity, composed.state_version);
         while !picking.is_full() {
             let Some(id) = next_in_fan_out(records, presentity, composed.state_version) else {
                 return false;

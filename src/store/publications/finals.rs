@@ -70,6 +70,7 @@ impl<M: Memory> Shard<M> {
         let Some(owner_id) = self.publications.get(id).map(|record| record.presentity) else {
             return;
         };
+        self.publication_counted(owner_id, false);
         let Some(owner) = self.presentities.get_mut(owner_id) else { return };
         let next = owner.state_version.next();
         owner.publications.unlink(&mut self.publications, id);

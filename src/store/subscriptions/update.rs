@@ -177,11 +177,11 @@ fn decide<M: Memory>(
         Err(fault) if phase.lives() => return Err(fault),
         text => text.ok().flatten(),
     };
-    if let Some(record) = records.subscriptions.get_mut(id) {
-        record.status = decision.status;
-        if let Some(text) = text {
-            record.text = text;
-        }
+    records.set_status(id, decision.status);
+    if let Some(text) = text
+        && let Some(record) = records.subscriptions.get_mut(id)
+    {
+        record.text = text;
     }
     if let Phase::Ending(why) = phase {
         records.end_subscription(id, why);

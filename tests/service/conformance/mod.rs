@@ -15,8 +15,10 @@ use model::{Expected, Model, Watcher, labels};
 use presence::config::{PublicationCache, SubscriptionMode};
 use presence::presence::event_package::PackageId;
 use presence::presence::subscription::{Snapshot, Text};
+use presence::service::census;
 use presence::service::{expiry, flagged_rows, notify_reply, restore, subscriptions, write_back};
 use presence::store::Token;
+use presence::store::gauges::Gauge;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 use std::collections::HashMap;
@@ -241,6 +243,7 @@ impl Run {
         self.settle();
         self.compare(&format!("{operation:?}"), &expected)?;
         self.watcher_list()?;
+        self.counted()?;
         self.rows()
     }
 
@@ -502,6 +505,17 @@ impl Run {
         let mut listed = labels(&sent[0].body);
         listed.sort();
         prop_assert_eq!(listed, self.model.watcher_list());
+        Ok(())
+    }
+
+    /// What is counted is what there is, and as many answers as there were requests.
+    fn counted(&mut self) -> Checked {
+        let counted = census::take(&self.world.server, &mut self.world.host).unwrap();
+        let counts = |gauge| counted.of(self.model.package, gauge);
+        prop_assert_eq!(
+            [Gauge::Active, Gauge::Pending, Gauge::Publications].map(counts),
+            self.model.counts()
+        );
         Ok(())
     }
 

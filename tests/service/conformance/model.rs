@@ -367,6 +367,14 @@ impl Model {
         list
     }
 
+    /// Active and pending subscriptions, and publications.
+    pub fn counts(&self) -> [u64; 3] {
+        let is_pending = |it: &&Subscription| it.watcher == Watcher::Pending;
+        let pending = self.subscriptions.values().filter(is_pending).count();
+        let active = self.subscriptions.len() - pending;
+        [active, pending, self.publications.len()].map(|count| count as u64)
+    }
+
     /// Call-IDs of all subscriptions.
     pub fn calls(&self) -> Vec<String> {
         let mut calls: Vec<_> = self.subscriptions.values().map(|it| it.call.clone()).collect();

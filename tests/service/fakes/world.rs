@@ -13,20 +13,22 @@ use presence::presence::presentity::PresentityKey;
 use presence::presence::registry::EventPackageRegistry;
 use presence::presence::request::{PublishRequest, RequestId, SubscribeRequest, UriParts};
 use presence::presence::uri::UserCase;
+use presence::service::answer::RequestOutcome;
 use presence::service::notifier::{self, Budget};
-use presence::service::{
-    RequestOutcome, Server, expiry, policy, publish, subscribe, subscriptions,
-};
+use presence::service::{Server, expiry, policy, publish, subscribe, subscriptions};
 use presence::shm::{
     HashIndex, Heap, HeapArena, HeapUsage, KeyedHash, Memory, PagePool, place, place_slice,
 };
 use presence::store::Shared;
+use presence::store::counters::{Counters, Line, lines};
 use presence::store::cseq_floors::CseqFloors;
+use presence::store::gauges::Gauge;
 use presence::store::insight::Insight;
 use presence::store::replication::{Bounds, Replication};
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
 use presence::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
+use presence::store::waits::{WAITS, Wait};
 use presence::store::writers::Writers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -234,10 +236,15 @@ impl World {
             floors: place(arena, CseqFloors::new(floors)).unwrap(),
             insight: place(arena, Insight::new(hash)).unwrap(),
             replication: setup.node.map(|uri| node(arena, index_heap, hash, uri)),
+            waits: place_slice(arena, WAITS, |_| Ok(Wait::default())).unwrap(),
         };
+        let packages = registry.count();
+        let lines = place_slice(arena, lines(1, packages), |_| Ok(Line::default())).unwrap();
+        let counters = Counters::new(lines, packages);
         let outside = Arc::new(Outside::default());
         outside.now.store(now, SeqCst);
-        let server = Arc::new(Server::new(config, registry, shared, Default::default()));
+        let server = Server::new(config, registry, shared, counters, Default::default());
+        let server = Arc::new(server);
         let host = FakeHost::new(outside, setup.database);
         let idle = InUse::default();
         let mut world = World { server, host, arena, pool, heaps, index_heap, idle, cseq: 0 };
@@ -348,6 +355,9 @@ impl World {
     #[track_caller]
     pub fn assert_empty(&self) {
         assert_eq!(self.in_use(), self.idle, "{:?}", self.usage());
+        let gauges = self.server.store.gauges();
+        assert_eq!(Gauge::ALL.map(|gauge| gauges.all(gauge)), [0; 4]);
+        assert_eq!(gauges.queued(), 0);
     }
 
     /// The documents of a presentity's publications.
