@@ -5,7 +5,6 @@
 //! Section numbers are those of the module's manual; "older page" is the
 //! documentation of the first releases.
 
-mod later;
 mod log_facility;
 mod order;
 mod parameters;
@@ -80,6 +79,12 @@ pub struct DmqConfig {
     pub skip_notify: bool,
     /// `default_socket`: local socket for replicated subscriptions.
     pub default_socket: Option<Vec<u8>>,
+    /// `subs_takeover_dmq` (ours): seconds that a server has to be gone before others
+    /// take its subscriptions over without a request. Default 0: never.
+    pub subscriptions_takeover: u32,
+    /// `subs_recv_dmq` (ours): all peers know the time in messages of subscriptions.
+    /// Default off.
+    pub subscriptions_received: bool,
     /// `dmq_peer_id`: name of the peer. Default `presence`.
     pub peer_id: Vec<u8>,
 }

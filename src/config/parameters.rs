@@ -135,6 +135,8 @@ pub const PARAMETERS: &[Parameter] = &[
     at_least("max_document_size", 0, 1 << 20),
     at_least("min_refresh_gap", 0, 0),
     at_least("min_publish_gap", 0, 0),
+    at_least("subs_takeover_dmq", 0, 0),
+    switch("subs_recv_dmq", 0),
     // Kamailio 6.1 and later.
     switch("enable_pres_dmq", 1),
     switch("enable_pres_sync_dmq", 1),
@@ -171,15 +173,6 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: &'static str,
     },
-    /// The value turns on something that this version does not have.
-    Later {
-        /// The parameter.
-        name: &'static str,
-        /// What it was set to.
-        value: ParameterValue,
-        /// What to use instead.
-        instead: &'static str,
-    },
     /// `db_url` is not set, and subscriptions are to be stored.
     NoDatabase {
         /// `subs_db_mode`.
@@ -197,10 +190,6 @@ impl fmt::Display for ConfigError {
             ConfigError::Range { name, value, allowed } => {
                 write!(f, "parameter {name}: {value} is not allowed (allowed: {allowed})")
             }
-            ConfigError::Later { name, value, instead } => write!(
-                f,
-                "parameter {name}: {value} needs a later version of this module; {instead}"
-            ),
             ConfigError::NoDatabase { subs_db_mode } => write!(
                 f,
                 "parameter db_url: not set (needed by subs_db_mode {subs_db_mode}; \

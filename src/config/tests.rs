@@ -53,8 +53,6 @@ macro_rules! row {
     };
 }
 
-const LATER_LINE: &str = "needs a later version of this module";
-
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     row!("db_url", |c| optional(&c.db_url), "-", [T("text:///x") => Is("text:///x"), I(1) => Refused("a string")]),
@@ -139,18 +137,23 @@ const TABLE: &[Row] = &[
     row!("max_document_size", |c| c.limits.document.to_string(), "1048576", [I(0) => Is("0"), I(-1) => Replaced("1048576")]),
     row!("min_refresh_gap", |c| c.limits.refresh_gap.to_string(), "0", [I(500) => Is("500"), I(-1) => Replaced("0")]),
     row!("min_publish_gap", |c| c.limits.publish_gap.to_string(), "0", [I(20) => Is("20"), I(-1) => Replaced("0")]),
+    row!("subs_takeover_dmq", |c| c.dmq.subscriptions_takeover.to_string(), "0",
+        [I(0) => Is("0"), I(30) => Is("30"), I(-1) => Replaced("0")]),
+    row!("subs_recv_dmq", |c| c.dmq.subscriptions_received.to_string(), "false",
+        [I(0) => Is("false"), I(1) => Is("true")]),
     row!("enable_pres_dmq", |c| c.dmq.publications.to_string(), "true",
         [I(0) => Is("false"), I(1) => Is("true")]),
     row!("enable_pres_sync_dmq", |c| c.dmq.sync_publications.to_string(), "true",
         [I(0) => Is("false"), I(1) => Is("true")]),
     row!("enable_subs_dmq", |c| c.dmq.subscriptions.to_string(), "false",
-        [I(0) => Is("false"), I(1) => Refused(LATER_LINE)]),
+        [I(0) => Is("false"), I(1) => Is("true")]),
     row!("enable_subs_sync_dmq", |c| c.dmq.sync_subscriptions.to_string(), "true",
-        [I(0) => Is("false"), I(1) => Is("true"), I(2) => Refused(LATER_LINE)]),
+        [I(0) => Is("false"), I(1) => Is("true")]),
     row!("skip_notify_dmq", |c| c.dmq.skip_notify.to_string(), "false",
         [I(0) => Is("false"), I(1) => Is("true")]),
     row!("default_socket", |c| optional(&c.dmq.default_socket), "-",
-        [T("") => Is("-"), T("udp:10.0.0.1:5060") => Refused(LATER_LINE)]),
+        [T("") => Is("-"), T("udp:10.0.0.1:5060") => Is("udp:10.0.0.1:5060"),
+         T("10.0.0.1") => Refused("a socket such as"), T("udp:a:99999") => Refused("a socket such as")]),
     row!("dmq_peer_id", |c| text(&c.dmq.peer_id), "presence",
         [T("presence") => Is("presence"), T("other") => Is("other"), T("") => Refused("a name"),
          T("a b") => Refused("a name")]),

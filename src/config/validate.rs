@@ -8,7 +8,7 @@ use super::parameters::{
     ConfigError, ParameterDefault, ParameterRange, ParameterValue, Parameters, parameter,
 };
 use super::{Config, DmqConfig, LogFacility, PublicationCache, RetrieveOrder};
-use super::{SubscriptionMode, TimerMode, later};
+use super::{SubscriptionMode, TimerMode};
 use crate::presence::expires::MinExpiresAction;
 use crate::presence::limits::Limits;
 use crate::presence::text::is_token;
@@ -28,9 +28,6 @@ impl Parameters {
             && publ_cache != Some(ParameterValue::Int(PublicationCache::Record as i64));
         let mut judge = Judge { given: self, library, warnings: Vec::new() };
         let config = judge.config()?;
-        if !library {
-            later::check(|name| self.value(name))?;
-        }
         if config.needs_database() && config.db_url.is_none() {
             return Err(ConfigError::NoDatabase { subs_db_mode: config.subs_db_mode as u8 });
         }
@@ -312,6 +309,11 @@ impl Judge<'_> {
     }
 
     fn dmq(&mut self) -> Result<DmqConfig, ConfigError> {
+        let default_socket = self.optional("default_socket");
+        if let Some(text) = default_socket.as_ref().filter(|text| !is_socket(text)) {
+            let allowed = "a socket such as udp:10.0.0.1:5060";
+            self.refuse("default_socket", ParameterValue::Text(text.clone()), allowed)?;
+        }
         let peer_id = self.text("dmq_peer_id");
         if peer_id.is_empty() || !is_name(&peer_id) {
             let allowed = "a name of letters, digits, hyphens, dots and underscores";
@@ -324,7 +326,9 @@ impl Judge<'_> {
             subscriptions: self.int("enable_subs_dmq") != 0,
             sync_subscriptions: self.int("enable_subs_sync_dmq") != 0,
             skip_notify: self.int("skip_notify_dmq") != 0,
-            default_socket: self.optional("default_socket"),
+            default_socket,
+            subscriptions_takeover: self.at_least("subs_takeover_dmq"),
+            subscriptions_received: self.int("subs_recv_dmq") != 0,
             peer_id,
         })
     }
@@ -333,6 +337,18 @@ impl Judge<'_> {
 /// A number that is not negative; others become 0.
 fn unsigned(number: i64) -> u32 {
     u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+}
+
+/// A socket as Kamailio writes it: `proto:host:port`.
+fn is_socket(text: &[u8]) -> bool {
+    let mut parts = text.splitn(2, |byte| *byte == b':');
+    let (Some(protocol), Some(place)) = (parts.next(), parts.next()) else { return false };
+    let Some(at) = place.iter().rposition(|byte| *byte == b':') else { return false };
+    let port = std::str::from_utf8(&place[at + 1..]).ok().and_then(|port| port.parse().ok());
+    let known = [&b"udp"[..], b"tcp", b"tls", b"sctp", b"ws", b"wss"];
+    known.iter().any(|name| name.eq_ignore_ascii_case(protocol))
+        && at > 0
+        && port.is_some_and(|port: u16| port > 0)
 }
 
 /// The name of an XAVP as scripts write it in `$xavp(name)`, not with the dollar.

@@ -67,9 +67,7 @@ pub fn set_parameter(name: &str, value: ParameterValue) -> Result<(), String> {
     // Here as well as in mod_init, so that `kamailio -c`, which initialises
     // nothing, finds values that would be refused.
     match parameters.validate() {
-        Err(error @ (ConfigError::Range { .. } | ConfigError::Later { .. })) => {
-            Err(error.to_string())
-        }
+        Err(error @ ConfigError::Range { .. }) => Err(error.to_string()),
         _ => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use crate::presence::registry::EventPackageRegistry;
 use crate::presence::subscription::Text;
 use crate::service::orphaned_rows::{NOTIFY_WITHIN, restored_cseq};
 use crate::service::publications::{TakenOver, respell};
-use crate::service::{Server, paging};
+use crate::service::{Server, paging, replication};
 use crate::shm::Memory;
 use crate::store::rows::{
     PUBLICATION_COLUMNS, SUBSCRIPTION_COLUMNS, read_publication, read_subscription,
@@ -73,7 +73,8 @@ pub fn subscriptions<M: Memory>(
                 return None;
             };
             row.snapshot.package = package;
-            row.snapshot.local_cseq = restored_cseq(row.snapshot.local_cseq);
+            let cseq = restored_cseq(row.snapshot.local_cseq);
+            row.snapshot.local_cseq = replication::subscriptions::restored(store, config, cseq);
             row.snapshot.version = row.snapshot.version.saturating_add(1);
             let key = store.key(
                 row.snapshot.text(Text::PresentityUser),

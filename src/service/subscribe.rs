@@ -18,7 +18,7 @@ use crate::service::answer::{self, Asked, RequestOutcome};
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, AcceptedSubscription};
-use crate::service::{Arrival, Server, TrackedRequest, limits};
+use crate::service::{Arrival, Server, TrackedRequest, limits, replication};
 use crate::shm::Memory;
 use crate::store::retransmissions::Answer;
 
@@ -274,9 +274,11 @@ fn unanswered<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Acce
 fn afterwards<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Accepted) {
     match accepted.afterwards {
         Afterwards::Release(stored) => {
+            let token = stored.token();
             if let Some(lane) = subscriptions::release(server, host, stored) {
                 notifier::run(server, host, lane, Budget::WORKER);
             }
+            replication::subscriptions::changed(server, host, token);
         }
         Afterwards::Once { key, subscription, ending } => {
             let Some(package) = server.registry.get(accepted.package) else { return };

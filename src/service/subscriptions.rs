@@ -16,7 +16,7 @@ use crate::presence::subscription::{Authorization, DialogId, Snapshot, Status, T
 use crate::presence::transition::{Event, Refusal};
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::ActiveWatcherRow;
-use crate::service::{Server, limits};
+use crate::service::{Server, limits, replication};
 use crate::shm::Memory;
 use crate::store::rows::dialog_of;
 use crate::store::{LaneRef, Token};
@@ -36,6 +36,14 @@ pub enum AcceptedSubscription {
 }
 
 impl AcceptedSubscription {
+    /// Names the record; `Token::ROW` for a row.
+    pub fn token(&self) -> Token {
+        match self {
+            AcceptedSubscription::Record(token) => *token,
+            AcceptedSubscription::Row(_) => Token::ROW,
+        }
+    }
+
     /// A row that the request has made. (What is new of a record, the record knows.)
     fn is_new(&self) -> bool {
         matches!(self, AcceptedSubscription::Row(row) if row.is_new())
@@ -131,7 +139,19 @@ pub fn renew<M: Memory>(
     dialog: DialogId<'_>,
     renewal: &Renewal<'_>,
 ) -> Result<Result<AcceptedSubscription, Refusal>, Rejection> {
-    server.subscriptions().renew(server, host, dialog, renewal)
+    let before = replication::subscriptions::own_of(server, host, dialog);
+    let renewed = server.subscriptions().renew(server, host, dialog, renewal)?;
+    if let (Ok(stored), Some(before)) = (&renewed, before) {
+        replication::subscriptions::served(server, &before, stored.token(), renewal.cseq);
+    }
+    if !matches!(renewed, Err(Refusal::Unknown)) {
+        return Ok(renewed);
+    }
+    // Another server may have had it.
+    match replication::subscriptions::for_request(server, host, dialog, renewal)? {
+        Ok(()) => server.subscriptions().renew(server, host, dialog, renewal),
+        Err(refusal) => Ok(Err(refusal)),
+    }
 }
 
 /// The 2xx could not be sent: a new subscription is not stored. False if it is an older
@@ -230,7 +250,11 @@ pub fn decide<M: Memory>(
     match watching {
         WatcherRef::Record(token) => {
             let event = Event::Decision(decision, host.now());
-            Ok(server.store.update(*token, &event)?.is_change())
+            let is_change = server.store.update(*token, &event)?.is_change();
+            if is_change {
+                replication::subscriptions::changed(server, host, *token);
+            }
+            Ok(is_change)
         }
         WatcherRef::Row(row) => in_rows::decide(server, host, key, row, decision),
     }
@@ -249,7 +273,14 @@ pub fn remove<M: Memory>(
     match (token, copy) {
         (Token::ROW, Some(copy)) => in_rows::remove(server, host, copy, &event),
         (Token::ROW, None) => Ok(false),
-        (token, _) => Ok(server.store.update(token, &event)?.is_change()),
+        (token, _) => {
+            let before = replication::subscriptions::own(server, host, token);
+            let is_change = server.store.update(token, &event)?.is_change();
+            if let Some((subscription, expires_at)) = before.filter(|_| is_change) {
+                replication::subscriptions::ended(server, host, &subscription, expires_at);
+            }
+            Ok(is_change)
+        }
     }
 }
 

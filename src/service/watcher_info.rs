@@ -11,7 +11,7 @@ use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::presence::{uri, winfo};
 use crate::service::authorization::Name;
 use crate::service::rate_limited_log::RateLimitedLog;
-use crate::service::{Server, subscriptions};
+use crate::service::{Server, replication, subscriptions};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, PlannedNotify};
 use crate::store::rows::dialog_of;
@@ -193,19 +193,13 @@ fn all<M: Memory>(
     let mut entries = Vec::new();
     let mut subscribed = HashSet::new();
     subscriptions::each_watcher(server, host, key, |_, watcher| {
-        let dialog = dialog_of(&watcher);
         subscribed.insert(Name::of(&watcher).identity(server));
-        entries.push(Entry {
-            state_version: None,
-            id: winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key),
-            uri: uri::presentity_uri(
-                watcher.text(Text::WatcherUser),
-                watcher.text(Text::WatcherHost),
-            ),
-            status: watcher.status,
-            event: winfo::WatcherEvent::Subscribe,
-        });
+        entries.push(entry_of(&watcher, id_key));
     })?;
+    replication::subscriptions::each_replica(server, key, |watcher| {
+        subscribed.insert(Name::of(&watcher).identity(server));
+        entries.push(entry_of(&watcher, id_key));
+    });
     let resource = uri::presentity_uri(&key.user, &key.host);
     for name in waiting(server, host, key) {
         // Once, however often the table spells it otherwise.
@@ -221,6 +215,18 @@ fn all<M: Memory>(
         }
     }
     Ok(entries)
+}
+
+/// One who watches, in a list of all.
+fn entry_of(watcher: &Snapshot, id_key: [u8; 16]) -> Entry {
+    let dialog = dialog_of(watcher);
+    Entry {
+        state_version: None,
+        id: winfo::watcher_id(dialog.call_id, dialog.from_tag, dialog.to_tag, id_key),
+        uri: uri::presentity_uri(watcher.text(Text::WatcherUser), watcher.text(Text::WatcherHost)),
+        status: watcher.status,
+        event: winfo::WatcherEvent::Subscribe,
+    }
 }
 
 /// Those whom the table has as pending; nobody without a database.

@@ -6,6 +6,7 @@
 pub mod counters;
 mod counting;
 pub mod cseq_floors;
+pub mod dialog_owners;
 pub mod dialogs;
 pub mod gauges;
 pub mod insight;

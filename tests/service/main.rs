@@ -20,6 +20,8 @@ mod orphaned_rows;
 mod prompt_rows;
 mod publish;
 mod publish_stored;
+mod replicated_dialogs;
+mod replicated_history;
 mod replication;
 mod statistics;
 mod subscribe;

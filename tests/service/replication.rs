@@ -18,7 +18,7 @@ fn world(cache: PublicationCache) -> World {
         PublicationCache::Record => Setup::default(),
         cache => Setup { cache, ..Setup::stored() },
     };
-    World::new(Setup { node: Some("sip:n0:5060"), authorizes: false, ..setup })
+    World::new(Setup { node: Some(("sip:n0:5060", 1)), authorizes: false, ..setup })
 }
 
 fn caches() -> [PublicationCache; 3] {

@@ -59,6 +59,9 @@ fn answer(call: &Call, server: &KamailioServer, summary: &Summary) {
         (c"subscriptions_are", Value::Text(subscriptions.are.as_bytes())),
         (c"publications_are", Value::Text(publications.are.as_bytes())),
     ]);
+    if let Some(replication) = server.store.replication() {
+        fields.push((c"replicas", number(replication.count_mirrored() as u64)));
+    }
     if !record.add(&fields) {
         return;
     }

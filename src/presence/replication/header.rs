@@ -26,8 +26,17 @@ pub struct Parameters {
     pub stamp: Option<Stamp>,
     /// What the message is for.
     pub purpose: Purpose,
-    /// Whose the subscription is, if not the sender's (`stamp::node_of` its URI).
-    pub owner: Option<u64>,
+    /// Whose the subscription is, if not the sender's.
+    pub owner: Option<Owner>,
+}
+
+/// A server that a message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Its address (`stamp::node_of` its URI).
+    pub address: u64,
+    /// The number that it had.
+    pub node: u64,
 }
 
 const TYPE: &[u8] = b"application/json";
@@ -49,7 +58,9 @@ impl Parameters {
         }
         if let Some(owner) = self.owner {
             value.extend_from_slice(b";po=");
-            text::push_hexadecimal(&mut value, &owner.to_be_bytes());
+            text::push_hexadecimal(&mut value, &owner.address.to_be_bytes());
+            value.push(b'.');
+            text::push_hexadecimal(&mut value, &owner.node.to_be_bytes());
         }
         value.extend_from_slice(match self.purpose {
             Purpose::Change => b"",
@@ -71,7 +82,7 @@ impl Parameters {
             match name {
                 b"pn" => node = number(value),
                 b"ps" => stamp = Some(read_stamp(value)?),
-                b"po" => owner = Some(number(value)?),
+                b"po" => owner = Some(read_owner(value)?),
                 b"pk" if value == b"stored" => purpose = Purpose::Stored,
                 b"pk" if value == b"back" => purpose = Purpose::Back,
                 _ => {}
@@ -79,6 +90,11 @@ impl Parameters {
         }
         Some(Parameters { node: node?, stamp, purpose, owner })
     }
+}
+
+fn read_owner(value: &[u8]) -> Option<Owner> {
+    let mut parts = value.splitn(2, |byte| *byte == b'.');
+    Some(Owner { address: number(parts.next()?)?, node: number(parts.next()?)? })
 }
 
 fn read_stamp(value: &[u8]) -> Option<Stamp> {
@@ -108,7 +124,7 @@ mod tests {
         let fine = Stamp { counter: 7, is_coarse: false, ..coarse };
         for stamp in [None, Some(coarse), Some(fine)] {
             for purpose in [Purpose::Change, Purpose::Stored, Purpose::Back] {
-                for owner in [None, Some(3)] {
+                for owner in [None, Some(Owner { address: 3, node: 4 })] {
                     let parameters = Parameters { node: u64::MAX - 1, stamp, purpose, owner };
                     let value = parameters.content_type();
                     assert!(value.starts_with(b"application/json;pn="));

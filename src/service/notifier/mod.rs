@@ -23,7 +23,7 @@ use crate::service::notifier::notified_state::NotifiedState;
 use crate::service::notifier::number::ATTEMPTS;
 use crate::service::notifier::shortage::Shortage;
 use crate::service::rate_limited_log::RateLimitedLog;
-use crate::service::{Server, write_back};
+use crate::service::{Server, replication, write_back};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::waits::Since;
@@ -223,6 +223,7 @@ fn pick<M: Memory>(
     if let Some(watchers) = taken.begins {
         server.store.counters().fan_out(state.package_id, u64::from(watchers));
     }
+    replication::subscriptions::numbered(server, host, &taken.notifies);
     in_flight.take(numbering, taken.notifies);
     if picked.more {
         let shares = if state.may_be_shared() { budget.shares } else { 0 };

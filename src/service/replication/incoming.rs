@@ -143,16 +143,22 @@ fn handle<M: Memory>(
     }
 }
 
-/// A stock server of 5.6 would double what it has already, and nothing tells it
-/// from a later one: who is no server of ours is answered, and no more.
+/// A stock server of 5.6 would double the publications that it has already, and
+/// nothing tells it from a later one: who is no server of ours is answered, and no
+/// more. For subscriptions none asks but those that replace what they have.
 fn asked<M: Memory>(
     host: &mut dyn Host,
     replication: &Replication<M>,
     from: &From<'_>,
     wanted: Wants,
 ) {
-    let Some(ours) = from.ours.filter(|ours| ours.node != replication.node) else { return };
-    let (is_back, now) = (ours.purpose == Purpose::Back, host.milliseconds());
+    let is_back = match from.ours {
+        Some(ours) if ours.node == replication.node => return,
+        Some(ours) => ours.purpose == Purpose::Back,
+        None if wanted.publications => return,
+        None => true,
+    };
+    let now = host.milliseconds();
     replication.peers(|peers| peers.asked(from.uri, wanted, is_back, now));
     host.wake_replicator();
 }

@@ -9,7 +9,7 @@ use crate::error::Fault;
 use crate::ports::{Dispatch, Host, Level};
 use crate::presence::event_package::Event;
 use crate::presence::listing::{After, Wanted};
-use crate::presence::replication::header::{Parameters, Purpose};
+use crate::presence::replication::header::{Owner, Parameters, Purpose};
 use crate::presence::replication::message::{SYNC_PUBLICATIONS, SYNC_SUBSCRIPTIONS, question};
 use crate::presence::replication::stamp::Stamp;
 use crate::presence::replication::update::Update;
@@ -59,7 +59,7 @@ pub struct Stored {
     /// When it was changed last.
     pub stamp: Option<Stamp>,
     /// Whose it is, if not ours.
-    pub owner: Option<u64>,
+    pub owner: Option<Owner>,
 }
 
 /// The process's own state.
@@ -108,9 +108,7 @@ impl Replicator {
             }
         }
         if let Some(uri) = replication.peers(|peers| peers.next_to_probe(now)) {
-            let parameters = parameters(replication, None, Purpose::Change);
-            let message = question(0);
-            let _ = dispatch(host, Some(&uri), &message, &parameters, false);
+            let _ = probe(host, replication, &uri);
         }
     }
 
@@ -206,12 +204,11 @@ impl Job {
             if !wants {
                 return None;
             }
-            let all = &mut self.messages;
-            if !subscriptions::portion(server, host, &mut self.subscriptions, &mut |one| {
-                all.push_back(one);
-            }) {
-                self.wanted.subscriptions = !all.is_empty();
-            }
+            let (all, cursor) = (&mut self.messages, &mut self.subscriptions);
+            self.wanted.subscriptions =
+                subscriptions::portion(server, host, cursor, &self.to, &mut |one| {
+                    all.push_back(one);
+                });
         }
     }
 }
@@ -298,7 +295,9 @@ fn send_change<M: Memory>(
             (message.write(), parameters(replication, Some(update.stamp), Purpose::Change))
         }
         Class::Subscription => {
-            let Some(stored) = subscriptions::unpack(server, &outgoing.payload) else { return };
+            let Some(stored) = subscriptions::compose(server, host, &outgoing.payload) else {
+                return;
+            };
             let parameters = parameters(replication, stored.stamp, Purpose::Change);
             (stored.message, Parameters { owner: stored.owner, ..parameters })
         }
@@ -323,6 +322,16 @@ fn parameters<M: Memory>(
     purpose: Purpose,
 ) -> Parameters {
     Parameters { node: replication.node, stamp, purpose, owner: None }
+}
+
+/// Sends a node a message that says nothing, to see whether it answers.
+pub(super) fn probe<M: Memory>(
+    host: &mut dyn Host,
+    replication: &Replication<M>,
+    to: &NodeUri,
+) -> Result<(), Fault> {
+    let parameters = parameters(replication, None, Purpose::Change);
+    dispatch(host, Some(to), &question(0), &parameters, false)
 }
 
 /// Asks a node, or all, for what it has. False if it is not known to the host.

@@ -3,14 +3,16 @@
 //! the others are (`peers`), and a clock. There is none of it without DMQ.
 
 mod ledger;
+mod mirror;
 mod outbox;
 mod peers;
 
 pub use ledger::{Known, Ledger};
+pub use mirror::{Mirrored, Put};
 pub use outbox::{Class, Outbox, Outgoing};
 pub use peers::{NodeUri, Peer, Peers, Wants};
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use lock_api::Mutex;
 
@@ -79,6 +81,8 @@ pub struct Replication<M: Memory> {
     outbox: Mutex<M::Lock, Outbox<M>>,
     ledger: &'static [Mutex<M::Lock, Ledger<M>>],
     peers: Mutex<M::Lock, Peers>,
+    mirror: &'static [Mutex<M::Lock, mirror::Part<M>>],
+    slot: AtomicU32,
     hash: &'static KeyedHash,
     /// The other nodes have to be asked for what they have.
     asks: AtomicBool,
@@ -97,6 +101,10 @@ impl<M: Memory> Replication<M> {
     ) -> Result<&'static Replication<M>, OutOfMemory> {
         let ledger =
             place_slice(arena, PARTS, |_| Ok(Mutex::new(Ledger::new(heap, bounds.stamps / PARTS))));
+        let most_over = bounds.stamps / mirror::PARTS;
+        let mirror = place_slice(arena, mirror::PARTS, |_| {
+            Ok(Mutex::new(mirror::Part::new(heap, most_over)))
+        });
         let (node, _) = random.split_at(8);
         let replication = Replication {
             node: node.try_into().map(u64::from_le_bytes).unwrap_or_default(),
@@ -105,6 +113,8 @@ impl<M: Memory> Replication<M> {
             outbox: Mutex::new(Outbox::new(heap, bounds)),
             ledger: ledger?,
             peers: Mutex::new(Peers::default()),
+            mirror: mirror?,
+            slot: AtomicU32::new(0),
             hash,
             asks: AtomicBool::new(false),
             counts: Counts::default(),
@@ -204,6 +214,21 @@ impl<M: Memory> Replication<M> {
     /// Changes that wait.
     pub fn waiting(&self) -> usize {
         self.outbox.lock().waiting()
+    }
+
+    /// This server's share of the CSeqs (`cseq_blocks::Slot`); 0: none yet.
+    pub fn slot(&self) -> u32 {
+        self.slot.load(Ordering::Relaxed)
+    }
+
+    /// It has this one from now on.
+    pub fn set_slot(&self, slot: u32) {
+        self.slot.store(slot, Ordering::Relaxed);
+    }
+
+    /// What stands for this server's address.
+    pub fn address(&self) -> u64 {
+        stamp::node_of(self.own.as_bytes())
     }
 
     /// The other nodes. Short work only: it is done under a lock.

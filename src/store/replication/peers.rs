@@ -245,12 +245,13 @@ impl Peers {
 
     /// The next node of ours that has to be sent what we have. It counts as sent.
     pub fn next_to_send(&mut self, now: u64) -> Option<(NodeUri, Wants)> {
-        let ours = |peer: &&mut Peer| peer.node.is_some() && peer.not_before <= now;
-        for peer in self.iter_mut().filter(ours) {
-            if peer.missed_something && peer.silent.is_none() {
+        for peer in self.iter_mut().filter(|peer| peer.not_before <= now) {
+            if peer.node.is_some() && peer.missed_something && peer.silent.is_none() {
                 (peer.missed_something, peer.wanted_at) = (false, now);
                 peer.wanted = Wants { publications: true, subscriptions: true };
             }
+            // A stock server would double the publications that it has.
+            peer.wanted.publications &= peer.node.is_some();
             if peer.wanted != Wants::default() {
                 return Some((peer.uri, std::mem::take(&mut peer.wanted)));
             }
@@ -336,8 +337,11 @@ mod tests {
         peers.asked(A, ALL, true, 3);
         assert_eq!(peers.next_to_ask(9), None);
         // A stock server is not sent what would be doubled there.
-        peers.asked(b"sip:127.0.0.2:5060", ALL, false, 3);
+        const STOCK: &[u8] = b"sip:127.0.0.2:5060";
+        peers.asked(STOCK, ALL, true, 3);
         assert_eq!(peers.next_to_send(3), uri(A).map(|uri| (uri, ALL)));
+        let some = Wants { publications: false, subscriptions: true };
+        assert_eq!(peers.next_to_send(3), uri(STOCK).map(|uri| (uri, some)));
         assert_eq!(peers.next_to_send(3), None);
     }
 

@@ -1,7 +1,6 @@
 //! A readable builder of `kamailio.cfg`.
 
 use crate::database::Database;
-use crate::kamailio::Kamailio;
 use crate::limit;
 use crate::target::{Target, fault_module_path, module_path, target};
 use std::fmt::Write as _;
@@ -231,41 +230,13 @@ pub fn long_test_of(storage: Storage) -> bool {
 }
 
 /// Whether the test of this storage is to run. With `PRESENCE_STORAGE` only
-/// that of [`Storage::Default`] is, for the others have been run without it. A
-/// mode that the module refuses as not there yet is seen to be refused.
+/// that of [`Storage::Default`] is, for the others have been run without it.
 pub fn is_wanted(storage: Storage) -> bool {
     if redirected().is_some() && storage != Storage::Default {
         eprintln!("not run: PRESENCE_STORAGE names another storage");
         return false;
     }
-    !comes_later(storage)
-}
-
-/// True for modes that our module does not have yet (`src/config/later.rs`). It
-/// must refuse them at start, with a line that names the parameter.
-pub fn comes_later(storage: Storage) -> bool {
-    let parameters =
-        [("subs_db_mode", storage.subs_db_mode()), ("publ_cache", storage.publ_cache())];
-    let Some((name, value)) = parameters.into_iter().find(|(name, value)| is_later(name, *value))
-    else {
-        return false;
-    };
-    let Err(log) = Kamailio::try_start(Config::new(storage)) else {
-        panic!("{name} {value} starts: take it out of src/config/later.rs")
-    };
-    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(name)), "{log}");
-    eprintln!("not there yet: {name} {value}");
     true
-}
-
-fn is_later(parameter: &str, value: u8) -> bool {
-    const LATER: &str =
-        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../src/config/later.rs"));
-    let row =
-        LATER.lines().find_map(|line| line.trim().strip_prefix(&format!("(\"{parameter}\",")));
-    let works = row.and_then(|row| row.split_once("&[")?.1.split_once(']')).map(|(list, _)| list);
-    target() == Target::Ours
-        && works.is_some_and(|list| !list.split(',').any(|n| n.trim() == value.to_string()))
 }
 
 /// The value of a module parameter.

@@ -41,8 +41,6 @@ enum Proof {
     /// Stock has no such thing, or does otherwise: a row of the README's
     /// difference table.
     Decision(&'static str),
-    /// Belongs to a value of this parameter that is refused at start.
-    Later(&'static str),
 }
 
 type Item = (Kind, &'static str, &'static [Proof]);
@@ -58,7 +56,6 @@ const API_EVENTS: &[Proof] = &[
 const API_REQUESTS: &[Proof] =
     &[Test("api::requests_can_be_handed_over"), Test("api::a_publish_can_be_handed_over")];
 const NO_EFFECT: Proof = Test("parameters::parameters_without_effect_are_accepted");
-const REFUSED: Proof = Test("parameters::what_comes_later_is_refused_by_name");
 const VALUES: Proof = Core("src/config/tests.rs::every_value_is_taken_replaced_or_refused");
 
 #[rustfmt::skip]
@@ -120,12 +117,14 @@ const ITEMS: &[Item] = &[
     (Parameter, "min_refresh_gap", &[Test("limits::gaps_are_kept"), VALUES, Decision("min_refresh_gap")]),
     (Parameter, "min_publish_gap", &[Test("limits::gaps_are_kept"), VALUES, Decision("min_publish_gap")]),
     // Kamailio 6.1 and later.
+    (Parameter, "subs_takeover_dmq", &[Test("dmq_subscriptions::b23_dialogs_of_a_dead_server_are_taken_over"), VALUES, Decision("B23")]),
+    (Parameter, "subs_recv_dmq", &[Test("dmq_subscriptions::b52_messages_are_as_stock_writes_them"), VALUES, Decision("B52")]),
     (Parameter, "enable_pres_dmq", &[Test("dmq_joining::publications_may_stay_at_home"), VALUES, Decision("B23")]),
     (Parameter, "enable_pres_sync_dmq", &[Test("dmq_joining::who_starts_gets_what_there_is"), VALUES, Decision("B23")]),
-    (Parameter, "enable_subs_dmq", &[REFUSED, Later("enable_subs_dmq")]),
-    (Parameter, "enable_subs_sync_dmq", &[REFUSED, Later("enable_subs_sync_dmq")]),
+    (Parameter, "enable_subs_dmq", &[Test("dmq_subscriptions::b23_a_dialog_goes_on_at_another_server"), VALUES, Decision("B23")]),
+    (Parameter, "enable_subs_sync_dmq", &[Test("dmq_subscriptions::b23_a_killed_server_has_its_dialogs_again"), VALUES, Decision("B23")]),
     (Parameter, "skip_notify_dmq", &[Test("dmq_joining::peers_may_be_heard_silently"), VALUES, Decision("B23")]),
-    (Parameter, "default_socket", &[REFUSED, Later("default_socket")]),
+    (Parameter, "default_socket", &[Test("dmq_subscriptions::b23_dialogs_of_a_dead_server_are_taken_over"), VALUES, Decision("B23")]),
     (Parameter, "dmq_peer_id", &[Test("dmq_joining::publications_may_stay_at_home"), VALUES, Decision("B23")]),
 
     // 4.1 to 4.6
@@ -370,8 +369,6 @@ fn every_rpc_command_event_and_api_member_is_in_the_table() {
 fn every_proof_exists() {
     let tests = tests();
     let readme = read("README.md");
-    let later = read("src/config/later.rs");
-    let refused = all(&later, "    (\"", "\"");
     let mut wrong = Vec::new();
     for (kind, name, proofs) in ITEMS {
         let mut wrongly = |what: String| wrong.push(format!("{kind:?} {name}: {what}"));
@@ -397,12 +394,6 @@ fn every_proof_exists() {
                         && !readme.contains(&format!("| `{number}` |"))
                     {
                         wrongly(format!("the README has no row {number}"));
-                    }
-                }
-                Later(parameter) => {
-                    excused = true;
-                    if !refused.contains(parameter) {
-                        wrongly(format!("{parameter} is not refused any more"));
                     }
                 }
             }

@@ -1,7 +1,6 @@
 //! The default mode's database (SQLite), restarts, and expiry by the timers.
 
 use presence_kamailio_tests::bodies::open;
-use presence_kamailio_tests::config::comes_later;
 use presence_kamailio_tests::prelude::*;
 use presence_kamailio_tests::rows::{now, number};
 
@@ -239,9 +238,6 @@ fn a7_cseq_rises_after_a_crash() {
 #[test]
 fn a7_mode_1_loses_no_accepted_subscription() {
     let storage = Storage::sqlite(1, 1);
-    if comes_later(storage) {
-        return;
-    }
     let kamailio = Kamailio::start(Config::new(storage));
     let mut watcher = Watcher::udp(&kamailio, "alice");
     watcher.subscribe(600);
@@ -287,9 +283,6 @@ fn every_publ_cache_and_memory_mode_works() {
     for subs_db_mode in [0, 1, 2] {
         for publ_cache in [0, 1, 2] {
             let storage = Storage::sqlite(subs_db_mode, publ_cache);
-            if comes_later(storage) {
-                continue;
-            }
             let kamailio = Kamailio::start(Config::new(storage));
             let mut watcher = Watcher::udp(&kamailio, "alice");
             watcher.subscribe(600);

@@ -62,6 +62,7 @@ pub struct Nodes {
     random: Random,
     /// Milliseconds since the start.
     at: u64,
+    starts: u32,
     /// All NOTIFYs that have left, and the server that has sent each.
     pub history: Vec<(usize, Sent)>,
 }
@@ -79,10 +80,12 @@ impl Nodes {
             down: Vec::new(),
             random: Random::new(seed),
             at: 0,
+            starts: 0,
             history: Vec::new(),
         };
         for index in 0..count {
-            nodes.worlds.push(nodes.world(index));
+            let world = nodes.world(index);
+            nodes.worlds.push(world);
             nodes.replicators.push(Replicator::default());
         }
         (0..count).for_each(|index| nodes.ask(index));
@@ -95,8 +98,10 @@ impl Nodes {
         Nodes::new(count, Setup { authorizes: false, ..Setup::default() }, 1)
     }
 
-    fn world(&self, index: usize) -> World {
-        let mut world = World::new(Setup { node: Some(URIS[index]), ..self.setup.clone() });
+    fn world(&mut self, index: usize) -> World {
+        self.starts += 1;
+        let node = Some((URIS[index], self.starts));
+        let mut world = World::new(Setup { node, ..self.setup.clone() });
         // A restart is no other time, and its requests are no retransmissions.
         world.skip_requests(self.at as u32 + 1_000_000 * index as u32);
         world.pass((self.at / 1000) as i64);

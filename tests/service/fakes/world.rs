@@ -110,8 +110,8 @@ pub struct Setup {
     /// Bytes of documents kept beside their rows, in each shard.
     pub document_cache_bytes: usize,
     pub config: fn(&mut Config),
-    /// Replicates, and has this address.
-    pub node: Option<&'static str>,
+    /// Replicates, and has this address; the number is that of its start.
+    pub node: Option<(&'static str, u32)>,
 }
 
 impl Default for Setup {
@@ -151,12 +151,11 @@ fn node(
     heap: &'static Heap<FakeMemory>,
     hash: &'static KeyedHash,
     uri: &str,
+    start: u32,
 ) -> &'static Replication<FakeMemory> {
-    static STARTS: AtomicU64 = AtomicU64::new(0);
-    let start = STARTS.fetch_add(1, SeqCst).to_le_bytes();
     let mut random = [0; 16];
     let last = uri.as_bytes().last_chunk::<4>().unwrap();
-    random[..4].copy_from_slice(&start[..4]);
+    random[..4].copy_from_slice(&start.to_le_bytes());
     random[4..8].copy_from_slice(last);
     let bounds = Bounds::of(256 << 20);
     Replication::new(arena, heap, hash, (random, uri.as_bytes()), bounds).unwrap()
@@ -235,7 +234,7 @@ impl World {
             writers: place(arena, Writers::default()).unwrap(),
             floors: place(arena, CseqFloors::new(floors)).unwrap(),
             insight: place(arena, Insight::new(hash)).unwrap(),
-            replication: setup.node.map(|uri| node(arena, index_heap, hash, uri)),
+            replication: setup.node.map(|(uri, start)| node(arena, index_heap, hash, uri, start)),
             waits: place_slice(arena, WAITS, |_| Ok(Wait::default())).unwrap(),
         };
         let packages = registry.count();
