@@ -34,6 +34,7 @@ pub mod kamailio;
 #[path = "../../limit/mod.rs"]
 pub mod limit;
 pub mod network;
+pub mod nodes;
 pub mod rows;
 pub mod server;
 pub mod sip;

@@ -79,6 +79,8 @@ pub struct Server {
     process: Mutex<Option<Child>>,
     databases: AtomicU32,
     creating: Mutex<()>,
+    /// What it is started with besides.
+    options: Vec<String>,
 }
 
 impl Server {
@@ -95,21 +97,12 @@ impl Server {
 
     /// A server for one test, which may stop it.
     pub fn private(kind: Kind) -> Arc<Server> {
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("presence-test-{}-", kind.name()))
-            .tempdir()
-            .unwrap_or_else(|error| panic!("cannot create a temporary folder: {error}"))
-            .keep();
-        remember(&folder);
-        own(&folder, kind);
-        let server = Server {
-            kind,
-            folder,
-            port: Port::reserve(),
-            process: Mutex::new(None),
-            databases: AtomicU32::new(0),
-            creating: Mutex::new(()),
-        };
+        Self::with(kind, Vec::new())
+    }
+
+    /// The same, started with more options.
+    pub fn with(kind: Kind, options: Vec<String>) -> Arc<Server> {
+        let server = Self::new(kind, options);
         server.initialise();
         server.start();
         if kind == Kind::Postgres {
@@ -117,6 +110,50 @@ impl Server {
             server.must(Some("kamailio"), &kind.schema());
         }
         Arc::new(server)
+    }
+
+    /// A standby of this PostgreSQL server, with a copy of all it has now; it applies
+    /// what comes until it is promoted.
+    pub fn standby(&self) -> Arc<Server> {
+        let server = Self::new(self.kind, self.options.clone());
+        let mut command = Command::new(format!("{POSTGRES}/pg_basebackup"));
+        command.args(["-h", "127.0.0.1", "-U", "presence", "-R", "-X", "stream", "-c", "fast"]);
+        command.args(["-p", &self.port.number.to_string(), "-D"]).arg(server.data());
+        server.make(command);
+        server.start();
+        Arc::new(server)
+    }
+
+    fn new(kind: Kind, options: Vec<String>) -> Server {
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("presence-test-{}-", kind.name()))
+            .tempdir()
+            .unwrap_or_else(|error| panic!("cannot create a temporary folder: {error}"))
+            .keep();
+        remember(&folder);
+        own(&folder, kind);
+        Server {
+            kind,
+            folder,
+            port: Port::reserve(),
+            process: Mutex::new(None),
+            databases: AtomicU32::new(0),
+            creating: Mutex::new(()),
+            options,
+        }
+    }
+
+    /// The port that it listens at.
+    pub fn port(&self) -> u16 {
+        self.port.number
+    }
+
+    /// Ends it at once, as a machine that fails.
+    pub fn kill(&self) {
+        let Some(mut child) = self.lock().take() else { panic!("the server is not running") };
+        end(child.id() as i32, self.kind.kill_signal());
+        let _ = child.wait();
+        living().retain(|(id, _)| *id != child.id() as i32);
     }
 
     fn data(&self) -> PathBuf {
@@ -131,7 +168,7 @@ impl Server {
     }
 
     fn initialise(&self) {
-        let mut command = match self.kind {
+        let command = match self.kind {
             Kind::Postgres => {
                 let mut command = Command::new(format!("{POSTGRES}/initdb"));
                 command.args(["-A", "trust", "-U", "presence", "-E", "UTF8", "--locale=C"]);
@@ -146,6 +183,11 @@ impl Server {
                 command
             }
         };
+        self.make(command);
+    }
+
+    /// Runs the command that makes its files.
+    fn make(&self, mut command: Command) {
         lower(&mut command, self.kind);
         let output = command.current_dir(&self.folder).stdin(Stdio::null()).output();
         let output = output.unwrap_or_else(|error| self.absent(&command, &error));
@@ -203,6 +245,7 @@ impl Server {
                 command
             }
         };
+        command.args(&self.options);
         lower(&mut command, self.kind);
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(log).stderr(log_too);
         command.process_group(0);
@@ -292,7 +335,8 @@ impl Server {
         format!("{scheme}://presence:presence@127.0.0.1:{}/{database}", self.port.number)
     }
 
-    pub(crate) fn must(&self, database: Option<&str>, sql: &str) {
+    /// Runs statements that have to succeed.
+    pub fn must(&self, database: Option<&str>, sql: &str) {
         let output = self.run(database, sql, false);
         assert!(
             output.status.success(),
@@ -444,7 +488,7 @@ fn remember(folder: &Path) {
 
 /// Starts a process from a thread that lives as long as this process:
 /// `PR_SET_PDEATHSIG` looks at the thread, and a test's thread ends with its test.
-fn spawn_for_good(command: Command) -> std::io::Result<Child> {
+pub(crate) fn spawn_for_good(command: Command) -> std::io::Result<Child> {
     type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
     static KEEPER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
     let keeper = KEEPER.get_or_init(|| {
@@ -483,7 +527,7 @@ fn server_user(kind: Kind) -> Option<(u32, u32)> {
 }
 
 /// Gives the folder to that user.
-fn own(folder: &Path, kind: Kind) {
+pub(crate) fn own(folder: &Path, kind: Kind) {
     if let Some((uid, gid)) = server_user(kind) {
         std::os::unix::fs::chown(folder, Some(uid), Some(gid))
             .unwrap_or_else(|error| panic!("chown {}: {error}", folder.display()));
@@ -491,7 +535,7 @@ fn own(folder: &Path, kind: Kind) {
 }
 
 /// Makes a command run as that user.
-fn lower(command: &mut Command, kind: Kind) {
+pub(crate) fn lower(command: &mut Command, kind: Kind) {
     if let Some((uid, gid)) = server_user(kind) {
         command.uid(uid).gid(gid);
     }
