@@ -1,6 +1,6 @@
 //! What the configuration file sets, before it is judged. `PARAMETERS` is the one
 //! table of the parameters: the build makes the shim's list of it, validation
-//! takes defaults and smallest values from it, and tests compare the README and
+//! takes defaults and smallest values from it, and tests compare the manual and
 //! the table of tests with it. It names nothing else of the crate, because the
 //! build compiles it, too.
 

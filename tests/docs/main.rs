@@ -1,4 +1,4 @@
-//! What ARCHITECTURE.md and README.md say about the sources, compared with the
+//! What ARCHITECTURE.md and the manual say about the sources, compared with the
 //! sources: neither can change without the other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
 

@@ -102,7 +102,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 /// What the target under test is expected to do where they differ: `decision`
-/// is the row of the README's difference table (`D…` is a defect of stock).
+/// is the row of the difference table in `docs/differences.md` (`D…` is a defect of stock).
 pub fn differs<T: Debug>(decision: &str, upstream: T, ours: T) -> T {
     let (value, name) = match target() {
         Target::Upstream => (upstream, "upstream"),

@@ -38,8 +38,8 @@ enum Proof {
     Test(&'static str),
     /// A test of the core, without Kamailio.
     Core(&'static str),
-    /// Stock has no such thing, or does otherwise: a row of the README's
-    /// difference table.
+    /// Stock has no such thing, or does otherwise: a row of the
+    /// difference table in `docs/differences.md`, or a parameter of ours in the manual.
     Decision(&'static str),
 }
 
@@ -312,15 +312,10 @@ fn every_parameter_is_in_the_table_and_can_be_set() {
     let list = between(&text, "PARAMETERS: &[Parameter] = &[", "];");
     let known: Vec<&str> = all(list, "(\"", "\"");
     compare(Parameter, known.iter().copied());
-    // The operator knows those of the README.
-    let readme = read("README.md");
-    let list = between(&readme, "## Parameters", "\n## ");
-    let documented: Vec<&str> = list
-        .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.split('|').next())
-        .flat_map(|names| names.split('`').skip(1).step_by(2))
-        .collect();
-    compare(Parameter, documented);
+    // The operator knows those of the manual.
+    let manual = read("docs/manual.md");
+    let list = between(&manual, "## Parameters\n", "\n## ");
+    compare(Parameter, all(list, "\n### `", "`"));
 }
 
 #[test]
@@ -368,7 +363,8 @@ fn every_rpc_command_event_and_api_member_is_in_the_table() {
 #[test]
 fn every_proof_exists() {
     let tests = tests();
-    let readme = read("README.md");
+    let differences = read("docs/differences.md");
+    let manual = read("docs/manual.md");
     let mut wrong = Vec::new();
     for (kind, name, proofs) in ITEMS {
         let mut wrongly = |what: String| wrong.push(format!("{kind:?} {name}: {what}"));
@@ -390,10 +386,10 @@ fn every_proof_exists() {
                 }
                 Decision(number) => {
                     excused = true;
-                    if !readme.lines().any(|line| line.starts_with(&format!("| {number} |")))
-                        && !readme.contains(&format!("| `{number}` |"))
+                    if !differences.lines().any(|line| line.starts_with(&format!("| {number} |")))
+                        && !manual.contains(&format!("\n### `{number}`\n"))
                     {
-                        wrongly(format!("the README has no row {number}"));
+                        wrongly(format!("docs/differences.md has no row {number}"));
                     }
                 }
             }
@@ -413,12 +409,45 @@ fn no_item_is_listed_twice() {
     }
 }
 
-/// Tests that the README names exist.
+/// An operator finds everything in the manual, or, of commands, in a page that it
+/// names.
+#[test]
+fn the_manual_has_every_item() {
+    let manual = read("docs/manual.md");
+    let (operate, cluster) = (read("docs/operate.md"), read_if_there("docs/cluster.md"));
+    let mut missing = Vec::new();
+    for (kind, name, _) in ITEMS {
+        let name = name.split(['/', '#']).next().unwrap_or_default();
+        let is_there = match kind {
+            // What a package brings is the business of whoever writes one.
+            Package => true,
+            Function if name.is_empty() || name == "bind_presence" => true,
+            Parameter => manual.contains(&format!("\n### `{name}`\n")),
+            Function => manual.contains(&format!("\n### `{name}(")),
+            Kemi => manual.contains(&format!("`KSR.presence.{name}(")),
+            Variable => manual.contains(&format!("\n### `${name}(")),
+            Attribute | Api => manual.contains(&format!("`{name}`")),
+            Rpc => [&manual, &operate, &cluster].iter().any(|page| page.contains(name)),
+            Event => manual.contains(&format!("\n### `event_route[{name}]`")),
+            Xavp => manual.contains(&format!("=>{name})`")),
+        };
+        if !is_there {
+            missing.push(format!("{kind:?} {name}"));
+        }
+    }
+    assert!(missing.is_empty(), "docs/manual.md lacks {missing:?}");
+}
+
+fn read_if_there(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap_or_default()
+}
+
+/// Tests that the difference table names exist.
 #[test]
 fn tests_of_the_difference_table_exist() {
     let tests = tests();
-    let readme = read("README.md");
-    let list = between(&readme, "## Differences from the stock module", "\n## ");
+    let differences = read("docs/differences.md");
+    let list = between(&differences, "# Differences from the stock module", "\n## ");
     let mut wrong = Vec::new();
     for row in list.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| no.")) {
         let Some(cell) = row.trim_end().trim_end_matches('|').rsplit('|').next() else { continue };
