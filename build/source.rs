@@ -26,7 +26,11 @@ impl Kamailio {
         let tree = locate(root)?;
         let src = tree.join("src");
         println!("cargo:rerun-if-changed={}", src.join("Makefile.defs").display());
-        let definitions = if built_with_cmake(&src) {
+        let lists = tree.join("CMakeLists.txt");
+        if lists.is_file() {
+            println!("cargo:rerun-if-changed={}", lists.display());
+        }
+        let definitions = if built_with_cmake(&tree) {
             definitions_of_cmake(&tree, out)?
         } else {
             definitions_of_make(&src, out)?
@@ -88,15 +92,31 @@ fn fetched(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// From 6.1 the distributions build with CMake, and the makefiles that are
-/// still there give other definitions. 6.0 can be built with either.
-fn built_with_cmake(src: &Path) -> bool {
-    let text = std::fs::read_to_string(src.join("Makefile.defs")).unwrap_or_default();
+/// still there give other definitions. 6.0 can be built with either. Master may
+/// have no makefiles at all.
+fn built_with_cmake(tree: &Path) -> bool {
+    let lists = std::fs::read_to_string(tree.join("CMakeLists.txt")).unwrap_or_default();
+    let makefile = std::fs::read_to_string(tree.join("src/Makefile.defs")).unwrap_or_default();
+    let version = version_of_cmake(&lists).or_else(|| version_of_make(&makefile));
+    version.is_some_and(|version| version >= (6, 1))
+}
+
+/// The version in `project(kamailio VERSION x.y.z …)`.
+fn version_of_cmake(lists: &str) -> Option<(u32, u32)> {
+    let project = lists.split("project(").nth(1)?.split(')').next()?;
+    let mut words = project.split_whitespace().skip_while(|word| *word != "VERSION");
+    let mut numbers = words.nth(1)?.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+/// The version that `Makefile.defs` sets.
+fn version_of_make(makefile: &str) -> Option<(u32, u32)> {
     let number = |name: &str| {
-        text.lines().find_map(|line| {
+        makefile.lines().find_map(|line| {
             line.strip_prefix(name)?.trim().strip_prefix('=')?.trim().parse::<u32>().ok()
         })
     };
-    (number("VERSION"), number("PATCHLEVEL")) >= (Some(6), Some(1))
+    Some((number("VERSION")?, number("PATCHLEVEL")?))
 }
 
 /// 5.6 and 6.0: `make cfg` writes the definitions to `config.mak`. It needs
@@ -134,16 +154,25 @@ fn definitions_of_make(src: &Path, out: &Path) -> Result<Vec<String>, String> {
         .collect())
 }
 
-/// 6.1: CMake lists the command that compiles each file.
+/// 6.1: CMake lists the command that compiles each file. Two modules that need no
+/// library are enough; the group of all usual ones would ask for many.
 fn definitions_of_cmake(tree: &Path, out: &Path) -> Result<Vec<String>, String> {
     let build = out.join("kamailio-cmake");
+    // What is left of another tree would be refused.
+    match std::fs::remove_dir_all(&build) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("{}: {e}", build.display()));
+        }
+        _ => {}
+    }
     run(
         Command::new("cmake").arg("-S").arg(tree).arg("-B").arg(&build).args([
             "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
-            "-DINCLUDE_MODULES=presence;tm;sl",
+            "-DMODULE_GROUP_NAME=",
+            "-DINCLUDE_MODULES=tm sl",
             "-DCMAKE_BUILD_TYPE=None",
         ]),
-        "cmake flex bison libxml2-dev gcc",
+        "cmake flex bison gcc",
     )?;
     let commands = build.join("compile_commands.json");
     let text =
@@ -152,10 +181,11 @@ fn definitions_of_cmake(tree: &Path, out: &Path) -> Result<Vec<String>, String> 
     let command = text
         .lines()
         .filter_map(|line| line.trim().strip_prefix("\"command\": \"")?.strip_suffix("\","))
-        .find(|command| command.contains("modules/presence/"))
-        .ok_or_else(|| format!("{} does not compile modules/presence", commands.display()))?;
+        .find(|command| command.contains("modules/tm/"))
+        .ok_or_else(|| format!("{} does not compile modules/tm", commands.display()))?;
     let command = command.replace("\\\"", "\"").replace("\\\\", "\\");
-    Ok(words::definitions(&command).filter(|d| !d.starts_with("-DMOD_NAME")).collect())
+    let is_of_tm = |d: &String| d.starts_with("-DMOD_NAME") || d == "-Dtm_EXPORTS";
+    Ok(words::definitions(&command).filter(|d| !is_of_tm(d)).collect())
 }
 
 fn run(command: &mut Command, packages: &str) -> Result<(), String> {

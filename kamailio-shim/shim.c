@@ -410,7 +410,7 @@ int kshim_xavp_number(str *root, str *child, long *number)
 	if(found == NULL) {
 		return 0;
 	}
-#if VERSIONVAL >= 6000000
+#if VERSIONVAL >= 5007000
 	*number = found->val.v.l;
 #else
 	*number = found->val.v.i;

@@ -9,6 +9,8 @@
     non_snake_case,
     non_upper_case_globals,
     rust_2018_idioms,
+    unknown_lints,
+    unnecessary_transmutes,
     unsafe_op_in_unsafe_fn,
     unused_qualifications,
     clippy::all,
