@@ -61,7 +61,11 @@ fn calls_are_told_from_others() {
 #[test]
 fn each_file_of_a_walk_calls_the_next() {
     let walks = walks(&crate::read("ARCHITECTURE.md"));
-    assert_eq!(walks.len(), 3, "a PUBLISH, a SUBSCRIBE, a NOTIFY");
+    assert_eq!(
+        walks.len(),
+        5,
+        "a PUBLISH, a SUBSCRIBE, a NOTIFY, a message of a peer, one to peers"
+    );
     let mut wrong = Vec::new();
     for walk in walks {
         let mut above: Vec<Stop> = Vec::new();

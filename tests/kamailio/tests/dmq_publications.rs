@@ -64,6 +64,16 @@ fn publish_and_remove(pair: [Target; 2], storage: Storage) {
         std::thread::sleep(Duration::from_millis(200));
         assert!(cluster.shown(1, "alice").contains("fourth"), "{pair:?} {storage:?}");
     }
+    if target() == Target::Ours {
+        for (index, name) in [(0, "dmq_out"), (1, "dmq_in")] {
+            if pair[index] == Target::Ours {
+                let count =
+                    cluster.nodes[index].rpc_ok(&["stats.fetch", &format!("presence:{name}")]);
+                let count = count.split(": ").nth(1).and_then(|n| n.split_whitespace().next());
+                assert!(count.is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n >= 3)), "{count:?}");
+            }
+        }
+    }
     phone.remove();
     let ended = || {
         let last = watcher.last_notify().is_some_and(|n| !n.body().contains(">open<"));
