@@ -147,12 +147,15 @@ unsafe extern "C" fn on_answer(
         if let (Some(replication), Some(uri)) = (replication, uri) {
             let now = Worker::default().milliseconds();
             let is_stored = !is_stored.is_null();
-            // A message that was refused has arrived.
-            let is_good = code < 300 || code == 400;
-            if !is_good {
+            let is_back = |peers: &mut Peers| match code {
+                // A message that was refused has arrived.
+                ..300 | 400 => peers.answered(&uri, true, is_stored, now),
+                408 => peers.answered(&uri, false, is_stored, now),
+                _ => peers.failed(&uri, is_stored, now),
+            };
+            if code == 408 {
                 count(&replication.counts.unanswered);
             }
-            let is_back = |peers: &mut Peers| peers.answered(&uri, is_good, is_stored, now);
             if replication.peers(is_back) || is_stored {
                 state::wake_replicator();
             }

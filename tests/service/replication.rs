@@ -264,6 +264,23 @@ fn documents_of_peers_are_judged_like_published_ones() {
     }
 }
 
+/// A server of ours that was away has what a stock server said before that.
+#[test]
+fn what_a_stock_server_said_long_ago_undoes_nothing() {
+    for cache in caches() {
+        let mut world = world(cache);
+        // Its clock is ahead.
+        let recv = world.now() + 30;
+        tell(&mut world, &Told { recv, ..Told::default() });
+        world.modify("presence", "a.1", "here");
+        let stamp = Some(Stamp::coarse(recv, 5));
+        let parameters = Parameters { node: 9, stamp, purpose: Purpose::Stored, owner: None };
+        let content_type = parameters.content_type();
+        assert_eq!(tell(&mut world, &Told { recv, content_type, ..Told::default() }), 200);
+        assert_eq!(shown(&mut world), ["here"], "{cache:?}");
+    }
+}
+
 /// Who is not known as removed to the others would bring it back.
 #[test]
 fn what_a_node_has_that_was_removed_is_removed_there() {

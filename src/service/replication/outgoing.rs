@@ -31,6 +31,8 @@ const IN_FLIGHT: u32 = 64;
 const PAGE: usize = 32;
 /// Messages that are sent before changes have their turn again.
 const PORTION: usize = 16;
+/// Milliseconds after which a node that answers nothing is given up.
+const STALLED: u64 = 120_000;
 /// A message that does not fit into a datagram.
 const DATAGRAM: usize = 60_000;
 /// Until the next look where something is under way.
@@ -44,6 +46,10 @@ static UNSENT: RateLimitedLog = RateLimitedLog::new();
 struct Job {
     to: NodeUri,
     wanted: Wants,
+    /// What it is to be sent once more behind that.
+    again: Wants,
+    /// When it has answered last.
+    moved: u64,
     /// Where the next publications are, unless these were all.
     after: Option<Option<After>>,
     publications: VecDeque<Published>,
@@ -121,15 +127,19 @@ impl Replicator {
         let now = host.milliseconds();
         while let Some((to, wanted)) = replication.peers(|peers| peers.next_to_send(now)) {
             match self.jobs.iter_mut().find(|job| job.to == to) {
-                // What it has missed since is sent once more.
-                Some(job) => *job = Job::new(to, job.wanted.and(wanted)),
+                // What it has missed since is sent once more, behind this.
+                Some(job) => job.again = job.again.and(wanted),
                 None => self.jobs.push(Job::new(to, wanted)),
             }
         }
         self.jobs.retain_mut(|job| match job.portion(server, host, replication) {
+            Ok(true) if job.again != Wants::default() => {
+                *job = Job::new(job.to, job.again);
+                true
+            }
             Ok(is_done) => !is_done,
             Err(_) => {
-                let wanted = job.wanted;
+                let wanted = job.wanted.and(job.again);
                 replication.peers(|peers| peers.send_again(job.to.as_bytes(), wanted, now));
                 false
             }
@@ -142,6 +152,8 @@ impl Job {
         Job {
             to,
             wanted,
+            again: Wants::default(),
+            moved: 0,
             after: Some(None),
             publications: VecDeque::new(),
             subscriptions: subscriptions::Cursor::default(),
@@ -157,9 +169,15 @@ impl Job {
         replication: &Replication<M>,
     ) -> Result<bool, Fault> {
         for _ in 0..PORTION {
+            let now = host.milliseconds();
             if replication.peers(|peers| peers.in_flight(self.to.as_bytes())) >= IN_FLIGHT {
+                // Each is answered, or given up by the host long before that.
+                if now.saturating_sub(self.moved) > STALLED {
+                    return Err(Fault::Host);
+                }
                 return Ok(false);
             }
+            self.moved = now;
             let Some(stored) = self.next(server, host, replication) else { return Ok(true) };
             let owner = stored.owner;
             let parameters =

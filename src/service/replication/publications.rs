@@ -64,12 +64,15 @@ pub(super) fn apply<M: Memory>(
             !package.content_type.is_empty() && package.kind == Kind::Publication
         })
         .ok_or(Unapplied::Refused("the event is not registered"))?;
-    let is_stored = from.is_stored();
+    let (is_stored, now) = (from.is_stored(), host.milliseconds());
+    let stamp = from.stamp(message.received).believed(now, is_stored);
+    // What is changed here from now on is later.
+    replication.seen(stamp, now);
     let arrived = Arrived {
         package,
         key: server.store.key(message.user, message.domain, id),
         message,
-        stamp: from.stamp(message.received).believed(host.milliseconds(), is_stored),
+        stamp,
         is_stored,
     };
     if !message.body.is_empty() && !message.is_removal() {
@@ -196,6 +199,14 @@ fn judge<M: Memory>(
         Some(known) => known.stamp,
         None => Stamp::coarse(found.received, replication.node),
     };
+    if arrived.is_stored {
+        // It is the same, or what a stock server has said long ago.
+        let is_same = found.entity_tag == message.tag() && EntityTag::is_minted(message.tag());
+        let is_older = stamp.is_coarse && stamp.milliseconds / 1000 <= stored.milliseconds / 1000;
+        if is_same || is_older {
+            return Verdict::Outdated;
+        }
+    }
     let is_tie = stamp.is_coarse && stored.is_coarse && stamp.node == stored.node;
     if is_tie && stamp.milliseconds == stored.milliseconds {
         // Within one second its tags tell which one came first.
@@ -259,7 +270,7 @@ fn make<M: Memory>(
         body: if step == Step::Remove { b"" } else { message.body },
         origin: Origin::Peer {
             ruid: message.ruid,
-            received: message.received,
+            received: i64::try_from(stamp.milliseconds / 1000).unwrap_or(now),
             is_silent: server.config.dmq.skip_notify,
         },
     };

@@ -13,6 +13,9 @@ const PATIENCE: u64 = 600_000;
 const RETRY: u64 = 500;
 /// Milliseconds between two questions to a node that has changed what is not known.
 const ASK_AGAIN: u64 = 10_000;
+/// Milliseconds between two times that a node is sent all since it cannot apply a
+/// change.
+const FAILED_AGAIN: u64 = 60_000;
 /// Milliseconds between two log lines about one node.
 const LINE_PAUSE: u64 = 60_000;
 /// Milliseconds within which a node that has asked becomes known to the host.
@@ -90,6 +93,8 @@ pub struct Peer {
     asked: u64,
     ask_at: u64,
     not_before: u64,
+    /// When it was sent all for what it had answered.
+    failed: Option<u64>,
     /// When a log line was about it.
     complained: Option<u64>,
     /// Messages of what we have that it has not answered.
@@ -154,6 +159,7 @@ impl Peers {
             asked: 0,
             ask_at: 0,
             not_before: 0,
+            failed: None,
             complained: None,
             in_flight: 0,
         };
@@ -217,6 +223,19 @@ impl Peers {
                 false
             }
         }
+    }
+
+    /// A node has answered that it could not do what a message says. It is sent all
+    /// for a change, now and then; not for what that sends: the same might fail again.
+    pub fn failed(&mut self, uri: &[u8], of_stored: bool, now: u64) -> bool {
+        let Some(peer) = self.entry(uri, now) else { return false };
+        (peer.heard, peer.silent) = (now, None);
+        if of_stored {
+            peer.in_flight = peer.in_flight.saturating_sub(1);
+        } else if peer.failed.is_none_or(|last| now.saturating_sub(last) >= FAILED_AGAIN) {
+            (peer.missed_something, peer.failed) = (true, Some(now));
+        }
+        peer.missed_something
     }
 
     /// What has changed could not be kept: all have missed it.
@@ -359,6 +378,20 @@ mod tests {
         assert_eq!(peers.next_to_probe(9 * PROBE), None);
         peers.answered(A, false, false, 9 * PROBE);
         assert_eq!(peers.next_to_probe(9 * PROBE + PATIENCE), None);
+    }
+
+    /// What a node cannot apply must not be sent for ever.
+    #[test]
+    fn who_fails_is_sent_all_now_and_then() {
+        let mut peers = Peers::default();
+        peers.heard(A, Some(7), 1);
+        peers.next_to_ask(1);
+        assert!(peers.failed(A, false, 10));
+        assert_eq!(peers.next_to_send(10), uri(A).map(|uri| (uri, ALL)));
+        assert!(!peers.failed(A, true, 20) && !peers.failed(A, false, 30));
+        assert_eq!(peers.next_to_send(30), None);
+        assert!(peers.failed(A, false, 10 + FAILED_AGAIN));
+        assert!(peers.next_to_send(10 + FAILED_AGAIN).is_some());
     }
 
     #[test]
