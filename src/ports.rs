@@ -9,6 +9,7 @@ use std::ffi::CStr;
 use crate::error::Fault;
 use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
+use crate::presence::explain::EndReason;
 use crate::presence::subscription::{Authorization, Snapshot};
 
 /// A final reply to the request in hand.
@@ -435,6 +436,12 @@ pub trait Host: Transport + Packages {
     fn check_document(&mut self, _package: PackageId, _document: &[u8]) -> PackageVerdict {
         PackageVerdict::Accepted
     }
+    /// Unix time since when the database is known to be away; `None` if it is there.
+    fn database_away_since(&self) -> Option<i64> {
+        None
+    }
+    /// A subscription has ended, and the script may want to know why. No lock is held.
+    fn subscription_ended(&mut self, _subscription: &Snapshot, _reason: EndReason) {}
     /// Writes a line to the host's log.
     fn log(&mut self, level: Level, line: std::fmt::Arguments<'_>);
     /// Whether lines of this level are written at all.

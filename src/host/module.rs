@@ -34,7 +34,7 @@ use crate::service::{
 use crate::shm::{Heap, KeyedHash, OutOfMemory, PagePool, force_unlock, place, place_slice};
 use crate::store::counters::{Counters, Line, lines};
 use crate::store::cseq_floors::{self, CseqFloors};
-use crate::store::insight::Insight;
+use crate::store::insight::{Entry, Insight, LATEST};
 use crate::store::replication::{Bounds, Replication};
 use crate::store::retransmissions::{Retransmissions, Set};
 use crate::store::tally::{ROW_COUNTS, RowCount, TIMES, Tables, Tally};
@@ -208,7 +208,9 @@ fn shared_memory(config: &Config, own: Option<&[u8]>) -> Result<Shared<Kamailio>
     let retransmissions = place(arena, Retransmissions::new(sets, hash))?;
     let wake = place(arena, std::sync::atomic::AtomicBool::new(false))?;
     let writers = place(arena, Writers::default())?;
-    let insight = place(arena, Insight::new(hash))?;
+    let latest = if keeping(config).has_records { 0 } else { LATEST };
+    let latest = place_slice(arena, latest, |_| Ok(Entry::default()))?;
+    let insight = place(arena, Insight::new(hash, latest))?;
     // SAFETY: asks the allocator for a number.
     let free = usize::try_from(unsafe { sys::kshim_shm_available() }).unwrap_or(0);
     let places = if !policy.knows_watchers { cseq_floors::places(free) } else { 0 };
@@ -355,8 +357,9 @@ fn on_notify_completed(completion: &tm::Completion<'_>) {
     });
     let mut host = Worker::default();
     let subscription = completion.subscription.as_ref();
+    notify_reply::remember(server, &host, (token, subscription), (completion.cseq(), code));
     if ended_by_script {
-        notify_reply::end(server, &mut host, token, subscription, code);
+        notify_reply::end(server, &mut host, token, subscription);
     } else {
         let retry_after = completion.retry_after;
         notify_reply::handle(server, &mut host, token, subscription, code, retry_after);

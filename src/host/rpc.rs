@@ -2,6 +2,7 @@
 //! texts of faults are the stock module's.
 
 mod call;
+mod explain;
 mod lists;
 mod overview;
 
@@ -43,9 +44,10 @@ command!(on_watchers, "presence.watcher_list", lists::watcher_list);
 command!(on_subscription, "presence.subscription_show", lists::subscription_show);
 command!(on_summary, "presence.summary", overview::summary);
 command!(on_top, "presence.top", overview::top);
+command!(on_explain, "presence.explain", explain::explain);
 command!(on_sync, "presence.publish_cache_sync", publish_cache_sync);
 
-const COMMANDS: [(&CStr, &CStr, Command, u32); 10] = [
+const COMMANDS: [(&CStr, &CStr, Command, u32); 11] = [
     (
         c"presence.cleanup",
         c"Manually triggers the cleanup functions for the active_watchers, presentity, and watchers tables.",
@@ -89,6 +91,12 @@ const COMMANDS: [(&CStr, &CStr, Command, u32); 10] = [
         c"Show the busiest watchers, presentities or sources",
         on_top,
         ARRAY,
+    ),
+    (
+        c"presence.explain",
+        c"Explain what a watcher sees of a presentity",
+        on_explain,
+        0,
     ),
     (
         c"presence.publish_cache_sync",

@@ -12,6 +12,7 @@ use crate::host::notified_subscription::NotifiedSubscription;
 use crate::host::tm::dialog::Dialog;
 use crate::host::{boundary, sys, text, variables};
 use crate::ports::{Notify, NotifyOutcome, Transport};
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::measures::StateShown;
 use crate::presence::next_hop::{DATAGRAM, Way};
@@ -59,6 +60,20 @@ pub struct Completion<'a> {
     pub raw: &'a sys::tmcb_params,
     /// tm's transaction, valid during the call.
     pub transaction: *mut sys::cell,
+}
+
+impl Completion<'_> {
+    /// CSeq of the NOTIFY; 0 if it cannot be told.
+    pub fn cseq(&self) -> CSeq {
+        if let Some(subscription) = &self.subscription {
+            return subscription.local_cseq;
+        }
+        // SAFETY: tm's transaction is valid during the call, and its texts with it.
+        let header = unsafe { self.transaction.as_ref().map(|cell| text::bytes(cell.cseq_n)) };
+        let digits = header.unwrap_or_default().iter().filter(|byte| byte.is_ascii_digit());
+        let add = |sum: u32, digit: &u8| sum.wrapping_mul(10).wrapping_add(u32::from(digit - b'0'));
+        CSeq(digits.fold(0, add))
+    }
 }
 
 /// What NOTIFYs are to come to, given when the module is bound.

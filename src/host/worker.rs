@@ -179,6 +179,11 @@ impl Host for Worker {
         script::xavp_number(root, name)
     }
 
+    fn database_away_since(&self) -> Option<i64> {
+        let lasts = state::DRIVER.get()?.as_ref()?.away_for()?;
+        Some(now() - i64::try_from(lasts / 1000).unwrap_or(0))
+    }
+
     fn wake_senders(&mut self) {
         state::wake_senders();
     }

@@ -3,6 +3,7 @@
 use crate::error::{Fault, Rejection};
 use crate::ports::{Assignment, Compare, Condition, Database, Extent, Host, Value, Wanted};
 use crate::presence::event_package::EventPackage;
+use crate::presence::explain::Decider;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Authorization, Ending, Snapshot, Status, Text};
 use crate::presence::uri;
@@ -165,6 +166,49 @@ pub fn authorize<M: Memory>(
             Ok(verdict)
         }
     }
+}
+
+/// Who decides about a watcher, and what comes of it. Nothing is changed.
+pub(super) fn decider<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    package: &EventPackage,
+    mut subscription: Snapshot,
+) -> Result<Decider, Fault> {
+    if !package.requires_authorization {
+        return Ok(Decider::Nobody);
+    }
+    if server.config.force_active {
+        return Ok(Decider::ForceActive);
+    }
+    subscription.status = Status::Pending;
+    let presentity =
+        [Text::PresentityUser, Text::PresentityHost].map(|field| subscription.text(field));
+    let Ok(rules) = host.rules(subscription.package, presentity[0], presentity[1]) else {
+        return Ok(Decider::Rules(None));
+    };
+    let Ok(verdict) = host.authorize(subscription.package, &subscription, rules.as_deref()) else {
+        return Ok(Decider::Rules(None));
+    };
+    if verdict.status != Status::Pending {
+        return Ok(Decider::Rules(Some(verdict.status)));
+    }
+    let undecided = |status| match rules {
+        Some(_) => Decider::Rules(Some(Status::Pending)),
+        None => Decider::NoRules(status),
+    };
+    let table = table(server)?;
+    let Some(database) = server.database(host)? else { return Ok(undecided(Status::Active)) };
+    let known = find(database, table, &subscription, &package.name)?;
+    Ok(match known {
+        Some((_, row, _)) if row.by_hand || row.state.status != Status::Pending => {
+            match was_put_off(&row.state) {
+                true => undecided(Status::Pending),
+                false => Decider::Row { status: row.state.status, by_hand: row.by_hand },
+            }
+        }
+        _ => undecided(Status::Pending),
+    })
 }
 
 /// The row of a watcher, in whichever spelling it is. Of several the one that

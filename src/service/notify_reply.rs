@@ -1,13 +1,17 @@
 //! The final answer to a NOTIFY, or its timeout.
 
 use crate::ports::{Host, Level};
+use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
+use crate::presence::explain::EndReason;
 use crate::presence::measures::{NotifyResult, StateShown};
+use crate::presence::notify_fate::NotifyFate;
 use crate::presence::subscription::{Snapshot, Text, ends_subscription};
 use crate::service::rate_limited_log::RateLimitedLog;
-use crate::service::{Server, subscriptions};
+use crate::service::{Server, ends, subscriptions};
 use crate::shm::Memory;
 use crate::store::Token;
+use crate::store::rows::dialog_of;
 
 static GONE: RateLimitedLog = RateLimitedLog::new();
 
@@ -37,7 +41,25 @@ pub fn handle<M: Memory>(
     if !ends_subscription(code, has_retry_after, server.config.timeout_rm_subs, script_decides) {
         return;
     }
-    end(server, host, token, subscription, code);
+    end_at(server, host, (token, subscription), None, EndReason::NotifyAnswered(code));
+}
+
+/// Remembers the final answer to the NOTIFY of this CSeq, whatever it leads to.
+pub fn remember<M: Memory>(
+    server: &Server<M>,
+    host: &dyn Host,
+    (token, subscription): (Token, Option<&Snapshot>),
+    (cseq, code): (CSeq, u16),
+) {
+    let store = &server.store;
+    match (token, subscription) {
+        (Token::ROW, Some(row)) => {
+            let fate = NotifyFate::Answered(code);
+            store.remember_latest(dialog_of(row), cseq, fate, host.now());
+        }
+        (Token::ROW, None) => {}
+        (token, _) => store.answered(token, cseq, code, host.now()),
+    }
 }
 
 /// A NOTIFY could not be sent because the watcher's connection is gone, and only the
@@ -63,20 +85,18 @@ pub fn gone<M: Memory>(
     }
     if ends {
         let contact = Some(subscription.text(Text::Contact));
-        end_at(server, host, (token, Some(subscription)), contact, 408);
+        end_at(server, host, (token, Some(subscription)), contact, EndReason::ConnectionGone);
     }
 }
 
-/// Ends a subscription whose watcher is gone, or that the script gives up
-/// (`delete_subscription` of `xavp_cfg`).
+/// Ends a subscription that the script gives up (`delete_subscription` of `xavp_cfg`).
 pub fn end<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     token: Token,
     subscription: Option<&Snapshot>,
-    code: u16,
 ) {
-    end_at(server, host, (token, subscription), None, code);
+    end_at(server, host, (token, subscription), None, EndReason::Script);
 }
 
 /// Ends a subscription; with `contact` only as long as the watcher is to be reached
@@ -86,8 +106,13 @@ fn end_at<M: Memory>(
     host: &mut dyn Host,
     (token, subscription): (Token, Option<&Snapshot>),
     contact: Option<&[u8]>,
-    code: u16,
+    reason: EndReason,
 ) {
+    // The record goes with its end.
+    let copy = match token {
+        Token::ROW => subscription.cloned(),
+        token => server.store.subscription(token, host.now()),
+    };
     let removed = subscriptions::remove(server, host, (token, subscription), contact);
     let ended = removed.unwrap_or_else(|fault| {
         let line = format_args!("a subscription stays until it expires: {fault}");
@@ -95,7 +120,10 @@ fn end_at<M: Memory>(
         false
     });
     if ended {
-        host.log(Level::Debug, format_args!("subscription ended after {code} to its NOTIFY"));
+        host.log(Level::Debug, format_args!("subscription ended: {reason}"));
+        if let Some(copy) = copy {
+            ends::ended(server, host, &copy, reason);
+        }
     }
     server.wake_senders(host);
 }

@@ -5,6 +5,7 @@ use crate::ports::{Host, Incoming, PackageVerdict, Reply};
 use crate::presence::cseq::CSeq;
 use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::presence::expires;
+use crate::presence::explain::EndReason;
 use crate::presence::measures::Method;
 use crate::presence::notify_headers::contact_uri;
 use crate::presence::presentity::PresentityKey;
@@ -18,7 +19,7 @@ use crate::service::answer::{self, Asked, RequestOutcome};
 use crate::service::authorization::authorize;
 use crate::service::notifier::{self, Budget};
 use crate::service::subscriptions::{self, AcceptedSubscription};
-use crate::service::{Arrival, Server, TrackedRequest, limits, replication};
+use crate::service::{Arrival, Server, TrackedRequest, ends, limits, replication};
 use crate::shm::Memory;
 use crate::store::retransmissions::Answer;
 
@@ -76,6 +77,7 @@ pub fn handle<M: Memory>(
         }
         Err(rejection) => {
             attempt.refused(server);
+            ends::refused(server, host, request, rejection.code);
             let (event, call_id) = (request.event, request.id.call_id);
             let asked = Asked { method: Method::Subscribe, event, call_id };
             answer::refuse(server, host, incoming, asked, rejection)
@@ -281,6 +283,11 @@ fn afterwards<M: Memory>(server: &Server<M>, host: &mut dyn Host, accepted: Acce
             replication::subscriptions::changed(server, host, token);
         }
         Afterwards::Once { key, subscription, ending } => {
+            let reason = match ending {
+                Ending::Unsubscribed => EndReason::Fetch,
+                ending => EndReason::Ended(ending),
+            };
+            ends::never_began(server, host, &subscription, reason);
             let Some(package) = server.registry.get(accepted.package) else { return };
             let call_id = subscription.text(Text::CallId).to_vec();
             if let Err(fault) =

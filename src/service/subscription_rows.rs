@@ -9,7 +9,8 @@ mod update;
 pub use claim::{ClaimConditions, adopt_slots, can_change, claim, delete_ended, flag_watchers};
 
 pub use presentity::{
-    has_subscribers, of_call, of_presentity, of_wanted, of_watcher, page_of_any, watchers,
+    all_of_watcher, has_subscribers, of_call, of_presentity, of_wanted, of_watcher, page_of_any,
+    watchers,
 };
 pub use update::{delete, insert, update};
 

@@ -65,26 +65,35 @@ impl<M: Memory> Store<M> {
     /// `delete_same_subs`: earlier subscriptions of the same call go without
     /// a NOTIFY; the client has forgotten them. The new one takes their place
     /// in the index.
-    pub(super) fn replace_same_call(&self, key: &PresentityKey, snapshot: &Snapshot, new: Token) {
+    pub(super) fn replace_same_call(
+        &self,
+        key: &PresentityKey,
+        snapshot: &Snapshot,
+        new: Token,
+        now: i64,
+    ) -> Vec<Snapshot> {
         let call_id = snapshot.text(Text::CallId);
-        self.remove_same_call(key, call_id, None, Some(new));
+        let replaced = self.remove_same_call(key, call_id, (None, Some(new)), now);
         let hash = self.call_hash(&key.identity, key.package, call_id);
-        let Ok(index) = self.dialogs(hash) else { return };
-        // Without memory it is merely not replaced by the next one.
-        let _ = index.lock().insert(hash, new);
+        if let Ok(index) = self.dialogs(hash) {
+            // Without memory it is merely not replaced by the next one.
+            let _ = index.lock().insert(hash, new);
+        }
+        replaced
     }
 
     /// `delete_same_subs`: the subscriptions of a call go without a NOTIFY: all
-    /// but one, or with `from_tag` those of one client.
+    /// but one, or with `from_tag` those of one client. Gives copies of them.
     pub fn remove_same_call(
         &self,
         key: &PresentityKey,
         call_id: &[u8],
-        from_tag: Option<&[u8]>,
-        but: Option<Token>,
-    ) {
+        (from_tag, but): (Option<&[u8]>, Option<Token>),
+        now: i64,
+    ) -> Vec<Snapshot> {
+        let mut removed = Vec::new();
         let hash = self.call_hash(&key.identity, key.package, call_id);
-        let Ok(index) = self.dialogs(hash) else { return };
+        let Ok(index) = self.dialogs(hash) else { return removed };
         // Others may share the hash: what is to go has to be of this call.
         let mut kept: Vec<Token> = but.into_iter().collect();
         loop {
@@ -95,10 +104,15 @@ impl<M: Memory> Store<M> {
             });
             if other.unwrap_or(true) {
                 kept.push(old);
-            } else if !self.remove_subscription(old) {
-                index.lock().remove(hash, |token| token == old);
+                continue;
+            }
+            let copy = self.subscription(old, now);
+            match self.remove_subscription(old) {
+                true => removed.extend(copy),
+                false => drop(index.lock().remove(hash, |token| token == old)),
             }
         }
+        removed
     }
 
     /// A new subscription takes the place of one of the same call.

@@ -2,6 +2,7 @@
 
 use crate::error::Fault;
 use crate::presence::cseq::CSeq;
+use crate::presence::notify_fate::NotifyFate;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::transition::Phase;
 use crate::shm::{Id, Memory};
@@ -16,15 +17,30 @@ use std::sync::atomic::Ordering;
 const SHARED_FROM: u32 = 128;
 
 impl<M: Memory> Store<M> {
-    /// These NOTIFYs have been sent: the next ones of their dialogs may be, and
+    /// The NOTIFY of this CSeq was answered.
+    pub fn answered(&self, token: Token, cseq: CSeq, code: u16, now: i64) {
+        let _ = self.with(token.shard(), |records| {
+            let id = Self::resolve(records, token)?;
+            records.subscriptions.get_mut(id)?.latest.answered(cseq, code, now);
+            Some(())
+        });
+    }
+
+    /// These NOTIFYs have been sent, each with its CSeq: the next ones of their dialogs may be, and
     /// subscriptions whose last one it was are gone.
-    pub fn delivered(&self, lane: LaneRef<M>, tokens: impl Iterator<Item = Token>) {
+    pub fn delivered(
+        &self,
+        lane: LaneRef<M>,
+        sent: impl Iterator<Item = (Token, CSeq, NotifyFate)>,
+        now: i64,
+    ) {
         let mut ended = Vec::new();
         let _ = self.with(usize::from(lane.shard), |records| {
-            for token in tokens {
+            for (token, cseq, fate) in sent {
                 let Some(id) = Self::resolve(records, token) else { continue };
                 let Some(record) = records.subscriptions.get_mut(id) else { continue };
                 record.in_flight = false;
+                record.latest.sent(cseq, fate, now);
                 if record.phase == Phase::Leaving {
                     let places = records.subscriptions.get(id).map(|r| self.places(records, r));
                     ended.extend(places.zip(Some(token)));
@@ -99,7 +115,7 @@ impl<M: Memory> Store<M> {
 
     /// Nothing more is tried for these NOTIFYs, which `not_sent` was given. Who
     /// has ended goes without.
-    pub fn given_up(&self, lane: LaneRef<M>, unsent: &[(Token, CSeq)]) {
+    pub fn given_up(&self, lane: LaneRef<M>, unsent: &[(Token, CSeq)], now: i64) {
         let mut ended = Vec::new();
         let _ = self.with(usize::from(lane.shard), |records| {
             for (token, cseq) in unsent {
@@ -110,11 +126,11 @@ impl<M: Memory> Store<M> {
                     && (record.local_cseq, record.has_pending_notify) == (*cseq, false)
                 {
                     record.phase = Phase::Leaving;
-                    ended.push(*token);
+                    ended.push((*token, *cseq, NotifyFate::Unroutable));
                 }
             }
         });
-        self.delivered(lane, ended.into_iter());
+        self.delivered(lane, ended.into_iter(), now);
         let _ = self.with(usize::from(lane.shard), |records| {
             self.drop_if_idle(records, lane.presentity);
         });

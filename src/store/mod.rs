@@ -8,6 +8,7 @@ mod counting;
 pub mod cseq_floors;
 pub mod dialog_owners;
 pub mod dialogs;
+pub mod explain;
 pub mod gauges;
 pub mod insight;
 pub mod lane_owners;

@@ -24,6 +24,8 @@ pub struct Outage {
     next: AtomicU64,
     /// Outages so far.
     count: AtomicU32,
+    /// When the last one began.
+    began: AtomicU64,
     /// When one was found out about that nobody had noticed.
     exchanged: AtomicU64,
     /// When a process last said why the database does not answer.
@@ -48,6 +50,7 @@ impl Outage {
         Outage {
             next: AtomicU64::new(0),
             count: AtomicU32::new(0),
+            began: AtomicU64::new(0),
             exchanged: AtomicU64::new(0),
             spoken: AtomicU64::new(0),
         }
@@ -81,11 +84,17 @@ impl Outage {
         self.next.load(Ordering::Acquire) != 0
     }
 
+    /// For how many milliseconds it has been known to be away; `None` if it is not.
+    pub fn lasts(&self, now: u64) -> Option<u64> {
+        self.is_on().then(|| now.saturating_sub(self.began.load(Ordering::Relaxed)))
+    }
+
     /// The database is away; true for the one who says it first.
     pub fn begins(&self, now: u64) -> bool {
         let first =
             self.next.compare_exchange(0, now + PAUSE, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if first {
+            self.began.store(now, Ordering::Relaxed);
             self.count.fetch_add(1, Ordering::Release);
         }
         first
@@ -131,7 +140,9 @@ mod tests {
     fn one_looks_each_second() {
         let outage = Outage::new();
         assert_eq!((outage.access(false, || 5), outage.count()), (Access::Use, 0));
+        assert_eq!(outage.lasts(5000), None);
         assert!(outage.begins(5000) && !outage.begins(5001));
+        assert_eq!(outage.lasts(5300), Some(300));
         assert_eq!(outage.count(), 1);
         assert_eq!(outage.access(false, || 5999), Access::Avoid);
         assert_eq!(outage.access(false, || 6000), Access::Probe);

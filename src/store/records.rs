@@ -3,6 +3,7 @@
 
 use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
+use crate::presence::notify_fate::LatestNotify;
 use crate::presence::publication::Facts;
 use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::{NotifyNumbers, Status, Text, is_notified_of_changes};
@@ -324,6 +325,8 @@ pub struct Subscription<M: Memory> {
     pub claim: RowClaim,
     /// Its row's `reason` is NULL (rows of the stock module).
     pub null_reason: bool,
+    /// What became of its latest NOTIFY.
+    pub latest: LatestNotify,
     /// Place among the watchers.
     pub watching: Links<Subscription<M>>,
     /// Place among those with a pending NOTIFY.

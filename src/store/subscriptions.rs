@@ -5,6 +5,7 @@ mod update;
 use crate::error::Fault;
 use crate::presence::cseq::CSeq;
 use crate::presence::limits::{Limit, Limits};
+use crate::presence::notify_fate::LatestNotify;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::presence::transition::Phase;
@@ -54,6 +55,18 @@ impl<M: Memory> Store<M> {
         snapshot: &Snapshot,
         now: i64,
     ) -> Result<Inserted, Fault> {
+        self.insert_replacing(key, snapshot, now, &mut Vec::new())
+    }
+
+    /// Does what `insert_subscription` does. `replaced` gets those whose place it has
+    /// taken.
+    pub fn insert_replacing(
+        &self,
+        key: &PresentityKey,
+        snapshot: &Snapshot,
+        now: i64,
+        replaced: &mut Vec<Snapshot>,
+    ) -> Result<Inserted, Fault> {
         let limits = &self.policy.limits;
         let mut inserted = self.add(key, snapshot, now, (Phase::AwaitingResponse, limits))?;
         if matches!(inserted, Inserted::Full(_))
@@ -65,7 +78,7 @@ impl<M: Memory> Store<M> {
         if let Inserted::New(token) = inserted
             && self.policy.replaces_same_call
         {
-            self.replace_same_call(key, snapshot, token);
+            *replaced = self.replace_same_call(key, snapshot, token, now);
         }
         Ok(inserted)
     }
@@ -356,6 +369,7 @@ pub(super) fn new_record<M: Memory>(
         refusals: 0,
         claim: RowClaim::None,
         null_reason: false,
+        latest: LatestNotify::default(),
         watching: Links::new(),
         pending_notify: Links::new(),
         expiring: Timer::new(),

@@ -110,6 +110,20 @@ impl<M: Memory> Store<M> {
         }
     }
 
+    /// Looks at a page of subscriptions.
+    pub(super) fn each_subscription(
+        &self,
+        at: Place,
+        mut each: impl FnMut(&Shard<M>, &Subscription<M>),
+    ) -> Option<Place> {
+        self.step(at, |records, start| {
+            look(records.subscriptions.iter_from(start), start, |_, record| {
+                each(records, record);
+                true
+            })
+        })
+    }
+
     /// Some of the subscriptions that are asked for, up to `most`, from `at` on.
     pub fn subscriptions_page(
         &self,

@@ -9,13 +9,14 @@ mod publications;
 use fakes::{FakeMemory, MWI, PRESENCE, Setup, World};
 use presence::presence::cseq::CSeq;
 use presence::presence::event_package::{EventPackage, PackageId};
+use presence::presence::notify_fate::NotifyFate;
 use presence::presence::presentity::PresentityKey;
 use presence::presence::publication::Step;
 use presence::presence::registry::EventPackageRegistry;
 use presence::presence::renewal::Renewal;
 use presence::presence::subscription::{DialogId, Ending, Snapshot, Text};
 use presence::presence::transition::{Event, Next, Refusal};
-use presence::store::lanes::{Composed, Document, State};
+use presence::store::lanes::{Composed, Document, PlannedNotify, State};
 use presence::store::publications::{Begun, Pending, PublicationChange};
 use presence::store::{LaneRef, Token};
 use proptest::prelude::*;
@@ -359,7 +360,10 @@ impl Model {
             self.sent(send, changes);
         }
         let store = &self.world.server.store;
-        store.delivered(lane, taken.notifies.iter().filter_map(|send| send.token));
+        let sent = |send: &PlannedNotify| {
+            Some((send.token?, send.subscription.local_cseq, NotifyFate::Sent))
+        };
+        store.delivered(lane, taken.notifies.iter().filter_map(sent), 0);
         if taken.more {
             self.composed = Some((state, changes));
         } else if !store.finish(lane, true) {

@@ -8,6 +8,7 @@ mod database_only;
 mod delivery;
 mod ended_dialogs;
 mod exhaustion;
+mod explain;
 mod fakes;
 mod folding;
 mod footprint;

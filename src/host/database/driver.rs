@@ -62,6 +62,12 @@ impl Driver {
         self.outage.is_some_and(Outage::is_on)
     }
 
+    /// For how many milliseconds the database has been known to be away; `None` if
+    /// it is not.
+    pub fn away_for(&self) -> Option<u64> {
+        self.outage?.lasts(super::verdict::milliseconds())
+    }
+
     /// Binds the module that the URL names and checks that it can do what we
     /// need. `fetch_rows` is the page size of long results.
     pub fn bind(url: &[u8], fetch_rows: i64) -> Result<Driver, String> {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::ports::{Host, Level, Notify, NotifyOutcome};
 use crate::presence::event_package::EventPackage;
 use crate::presence::measures::NotifyResult;
+use crate::presence::notify_fate::NotifyFate;
 use crate::presence::notify_headers::{self, SubscriptionState};
 use crate::presence::subscription::{Ending, Snapshot, Status, Text};
 use crate::service::compose::{Composition, for_watcher};
@@ -59,6 +60,19 @@ impl Delivery {
 pub(super) fn count(counters: &Counters, notify: &PlannedNotify, delivery: Delivery) {
     if let Some(notified) = delivery.notified() {
         counters.notify(notify.subscription.package, notify.shown(), notified);
+    }
+}
+
+impl Delivery {
+    /// What is remembered of it.
+    pub fn fate(self) -> NotifyFate {
+        match self {
+            Delivery::Sent => NotifyFate::Sent,
+            Delivery::Dropped => NotifyFate::Dropped,
+            Delivery::Failed => NotifyFate::Unroutable,
+            Delivery::Gone => NotifyFate::ConnectionGone,
+            Delivery::Postponed { .. } => NotifyFate::None,
+        }
     }
 }
 

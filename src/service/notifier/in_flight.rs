@@ -3,6 +3,8 @@
 use crate::error::Fault;
 use crate::ports::{Database, Host, Level};
 use crate::presence::event_package::EventPackage;
+use crate::presence::explain::EndReason;
+use crate::presence::subscription::{Ending, Snapshot};
 use crate::service::compose::Composition;
 use crate::service::durable::{each_or_all, single};
 use crate::service::notifier::deliver::{Delivery, count, deliver};
@@ -11,7 +13,7 @@ use crate::service::notifier::shortage::{Shortage, requeue};
 use crate::service::notifier_slots::may_change_together;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows as rows;
-use crate::service::{Server, notify_reply};
+use crate::service::{Server, ends, notify_reply};
 use crate::shm::Memory;
 use crate::store::lanes::{Document, PlannedNotify};
 use crate::store::records::RowClaim;
@@ -36,15 +38,17 @@ pub(super) struct InFlight<'a, M: Memory> {
     pub numbered: Vec<PlannedNotify>,
     /// So many of them were tried.
     tried: usize,
-    /// Those that did not leave.
+    /// Those that were not handed over.
     failed: Vec<(usize, Delivery)>,
+    /// Unix time of the last attempt.
+    now: i64,
 }
 
 impl<'a, M: Memory> InFlight<'a, M> {
     /// Has nothing yet.
     pub fn new(server: &'a Server<M>, lane: LaneRef<M>, since: Option<Instant>) -> Self {
         let (open, numbered, failed) = (Vec::new(), Vec::new(), Vec::new());
-        InFlight { server, lane, since, open, numbered, tried: 0, failed }
+        InFlight { server, lane, since, open, numbered, tried: 0, failed, now: 0 }
     }
 
     /// Some of those that have no numbers yet were flagged.
@@ -84,18 +88,28 @@ impl<'a, M: Memory> InFlight<'a, M> {
         composition: &Composition<'_>,
         shortage: &mut Shortage<'_, M>,
     ) {
+        self.now = host.now();
         for (n, notify) in self.numbered.iter().enumerate() {
             self.tried = n + 1;
-            let before = self.failed.iter().find(|(at, _)| {
-                self.numbered.get(*at).is_some_and(|failed| is_same_dialog(failed, notify))
+            let before = self.failed.iter().find(|(at, delivery)| {
+                !delivery.is_done()
+                    && self.numbered.get(*at).is_some_and(|failed| is_same_dialog(failed, notify))
             });
             let delivery = match before {
                 Some((_, delivery)) => *delivery,
                 None => deliver(host, package, composition, notify, &mut shortage.host_memory),
             };
             count(self.server.store.counters(), notify, delivery);
+            if notify.token == Some(Token::ROW) && !delivery.is_postponed() {
+                let (dialog, cseq) =
+                    (dialog_of(&notify.subscription), notify.subscription.local_cseq);
+                self.server.store.remember_latest(dialog, cseq, delivery.fate(), self.now);
+            }
             if delivery.is_done() {
                 self.told_after(notify, delivery);
+                if delivery != Delivery::Sent {
+                    self.failed.push((n, delivery));
+                }
                 continue;
             }
             match (delivery, notify.token) {
@@ -123,7 +137,23 @@ impl<'a, M: Memory> InFlight<'a, M> {
     /// subscriptions whose last one has left are gone.
     pub fn settle(&mut self, host: &mut dyn Host) {
         self.delete_ended(host);
+        let ended = self.ended();
         self.free();
+        for (subscription, ending) in ended {
+            ends::ended(self.server, host, &subscription, EndReason::Ended(ending));
+        }
+    }
+
+    /// The subscriptions whose last NOTIFY has left.
+    fn ended(&self) -> Vec<(Snapshot, Ending)> {
+        let tried = self.numbered.iter().enumerate().take(self.tried);
+        let ended = tried.filter(|(n, notify)| {
+            let is_postponed = |(at, why): &(usize, Delivery)| at == n && why.is_postponed();
+            notify.ending.is_some() && !self.failed.iter().any(is_postponed)
+        });
+        ended
+            .filter_map(|(_, notify)| Some((notify.subscription.clone(), notify.ending?)))
+            .collect()
     }
 
     /// What has no numbers yet is pending again.
@@ -160,8 +190,15 @@ impl<'a, M: Memory> InFlight<'a, M> {
         }
         let (tried, untried) = notifies.split_at(tried);
         let is_unsent = |n| failed.iter().any(|(at, why)| *at == n && why.is_postponed());
+        let fate = |n| {
+            let delivery = failed.iter().find(|(at, _)| *at == n);
+            delivery.map_or(Delivery::Sent, |(_, delivery)| *delivery).fate()
+        };
         let sent = tried.iter().enumerate().filter(|(n, _)| !is_unsent(*n));
-        store.delivered(self.lane, sent.filter_map(|(_, notify)| notify.token));
+        let sent = sent.filter_map(|(n, notify)| {
+            Some((notify.token?, notify.subscription.local_cseq, fate(n)))
+        });
+        store.delivered(self.lane, sent, self.now);
         if failed.is_empty() && untried.is_empty() {
             return;
         }

@@ -16,6 +16,7 @@ use crate::service::notifier::{Budget, Owned, POSTPONED, Remaining, send_version
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::shm::Memory;
 use crate::store::LaneRef;
+use crate::store::insight::Retry;
 
 static GIVEN_UP: RateLimitedLog = RateLimitedLog::new();
 
@@ -100,18 +101,29 @@ impl<'a, M: Memory> RetryQueue<'a, M> {
         now: Duration,
     ) {
         let Some(lane) = owned.lane() else { return };
+        // One that has failed before is remembered.
+        let key = (failures > 0).then(|| self.server.store.lane_key(lane)).flatten();
         let mut shortage = Shortage::new(self.server, lane, is_last);
         let left = send_versions(&mut owned, host, Budget::SENDER, &mut shortage);
         let unsent_of = shortage.settle(host);
         match (left, unsent_of) {
             (Ok(Remaining::Nothing), Some(key)) if !is_last => {
                 owned.park();
+                remember(self.server, host, &key, (Fault::SharedMemory, Some(pause(failures))));
                 if self.unsent.insert(name(&key)) {
                     self.put(Entry::Unsent(key, failures + 1), pause(failures), now);
                 }
             }
             // The rest is for whoever comes next.
-            (Ok(Remaining::Nothing | Remaining::Work), _) => {}
+            (Ok(Remaining::Nothing | Remaining::Work), unsent) => {
+                if let Some(key) = unsent.or(key) {
+                    let given_up = is_last.then_some((Fault::SharedMemory, None));
+                    match given_up {
+                        Some(given_up) => remember(self.server, host, &key, given_up),
+                        None => self.server.store.remember_retry(&key, None),
+                    }
+                }
+            }
             (Err(fault), _) => self.failed(host, owned, fault, failures, now),
         }
         self.server.wake_senders(host);
@@ -130,6 +142,9 @@ impl<'a, M: Memory> RetryQueue<'a, M> {
         if !is_transient && failures + 1 >= OTHER_ATTEMPTS {
             let line = format_args!("NOTIFYs given up until the next change: {fault}");
             GIVEN_UP.log(host, Level::Error, line);
+            if let Some(key) = owned.lane().and_then(|lane| self.server.store.lane_key(lane)) {
+                remember(self.server, host, &key, (fault, None));
+            }
             owned.park();
             return;
         }
@@ -137,7 +152,11 @@ impl<'a, M: Memory> RetryQueue<'a, M> {
             Fault::Database => LONGEST_WITHOUT_DATABASE,
             _ => LONGEST_PAUSE,
         };
-        self.put(Entry::Owned(owned, failures + 1), pause(failures).min(longest), now);
+        let pause = pause(failures).min(longest);
+        if let Some(key) = owned.lane().and_then(|lane| self.server.store.lane_key(lane)) {
+            remember(self.server, host, &key, (fault, Some(pause)));
+        }
+        self.put(Entry::Owned(owned, failures + 1), pause, now);
     }
 
     fn put(&mut self, entry: Entry<'a, M>, pause: Duration, now: Duration) {
@@ -145,6 +164,19 @@ impl<'a, M: Memory> RetryQueue<'a, M> {
         self.server.store.counters().count(Total::Waiting);
         self.entries.insert((now + pause, self.number), entry);
     }
+}
+
+/// Why a lane waits, and for how long; without a pause it was given up.
+fn remember<M: Memory>(
+    server: &Server<M>,
+    host: &dyn Host,
+    key: &PresentityKey,
+    (fault, pause): (Fault, Option<Duration>),
+) {
+    let since = host.now();
+    let seconds = |pause: Duration| i64::try_from(pause.as_millis().div_ceil(1000)).unwrap_or(0);
+    let next = pause.map(|pause| since + seconds(pause));
+    server.store.remember_retry(key, Some(Retry { fault, since, next }));
 }
 
 fn name(key: &PresentityKey) -> (PackageId, Vec<u8>) {

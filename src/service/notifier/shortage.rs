@@ -108,7 +108,7 @@ impl<'a, M: Memory> Shortage<'a, M> {
         let (records, rows) = (std::mem::take(&mut self.records), std::mem::take(&mut self.rows));
         let store = &self.server.store;
         if self.host_memory.is_last {
-            store.given_up(self.lane, &records);
+            store.given_up(self.lane, &records, host.now());
             let user = key.user.escape_ascii();
             let line = format_args!(
                 "{} NOTIFYs for want of memory given up until the next change ({user}@{})",

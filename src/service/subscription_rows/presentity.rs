@@ -57,13 +57,24 @@ pub fn of_watcher<M: Memory>(
     key: &PresentityKey,
     user: &[u8],
 ) -> Result<Vec<ActiveWatcherRow>, Fault> {
+    let mut found = all_of_watcher(server, host, key, user)?;
+    found.retain(|row| !row.has_ended());
+    Ok(found)
+}
+
+/// The same with those that have ended and whose last NOTIFY has not left.
+pub fn all_of_watcher<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    user: &[u8],
+) -> Result<Vec<ActiveWatcherRow>, Fault> {
     let package = server.registry.get(key.package).ok_or(Fault::Package)?;
     let watcher = [("watcher_username", Compare::Eq, Value::text(user))];
     let mut found = Vec::new();
     for conditions in of_presentity(key, package, &watcher) {
         found.extend(rows(server, host, &conditions)?);
     }
-    found.retain(|row| !row.has_ended());
     Ok(found)
 }
 

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level, Value};
 use crate::presence::event_package::PackageId;
+use crate::presence::explain::EndReason;
 use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
@@ -14,7 +15,7 @@ use crate::presence::transition::{Event, Next, Refusal};
 use crate::service::notifier::Numbering;
 use crate::service::overview::Kept;
 use crate::service::rate_limited_log::RateLimitedLog;
-use crate::service::{Server, check_widths, orphaned_rows, write_back};
+use crate::service::{Server, check_widths, ends, orphaned_rows, write_back};
 use crate::shm::Memory;
 use crate::store::Token;
 use crate::store::listing::Listed;
@@ -53,7 +54,12 @@ impl<M: Memory> Storage<M> for InMemory {
         key: &PresentityKey,
         subscription: &Snapshot,
     ) -> Result<Insertion, Rejection> {
-        let inserted = server.store.insert_subscription(key, subscription, host.now())?;
+        let mut replaced = Vec::new();
+        let inserted =
+            server.store.insert_replacing(key, subscription, host.now(), &mut replaced)?;
+        for replaced in replaced {
+            ends::ended(server, host, &replaced, EndReason::Replaced);
+        }
         let token = match inserted {
             Inserted::New(token) => token,
             Inserted::Known(token) => {
@@ -117,12 +123,16 @@ impl<M: Memory> Storage<M> for InMemory {
     fn remove_call(
         &self,
         server: &Server<M>,
-        _host: &mut dyn Host,
+        host: &mut dyn Host,
         key: &PresentityKey,
         subscription: &Snapshot,
     ) -> Result<(), Fault> {
         let dialog = dialog_of(subscription);
-        server.store.remove_same_call(key, dialog.call_id, Some(dialog.from_tag), None);
+        let only = (Some(dialog.from_tag), None);
+        let removed = server.store.remove_same_call(key, dialog.call_id, only, host.now());
+        for replaced in removed {
+            ends::ended(server, host, &replaced, EndReason::Replaced);
+        }
         Ok(())
     }
 

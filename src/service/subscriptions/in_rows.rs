@@ -6,6 +6,7 @@ use super::{AcceptedSubscription, WatcherRef, key_of};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Condition, Host, Level, Value};
 use crate::presence::event_package::PackageId;
+use crate::presence::explain::EndReason;
 use crate::presence::limits::Limit;
 use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
@@ -19,7 +20,7 @@ use crate::service::notifier_slots::slot_of_dialog;
 use crate::service::overview::Kept;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::subscription_rows::{self as rows, ActiveWatcherRow};
-use crate::service::{Server, check_widths, expired_rows, limits, orphaned_rows};
+use crate::service::{Server, check_widths, ends, expired_rows, limits, orphaned_rows};
 use crate::shm::Memory;
 use crate::store::LaneRef;
 use crate::store::listing::Listed;
@@ -391,7 +392,10 @@ fn replace_call<M: Memory>(
 ) -> Result<(), Fault> {
     for row in rows::of_call(server, host, subscription, from_tag)? {
         if dialog_of(&row.subscription) != dialog_of(subscription) {
-            end(server, host, key, row, &Event::Replaced)?;
+            let copy = row.subscription.clone();
+            if end(server, host, key, row, &Event::Replaced)? {
+                ends::ended(server, host, &copy, EndReason::Replaced);
+            }
         }
     }
     Ok(())

@@ -168,3 +168,61 @@ fn who_floods_is_named_with_its_address() {
     assert_eq!(count("client", &format!("flood@{DOMAIN}")), 21, "{reply}");
     kamailio.finish();
 }
+
+/// Some of the causes, in a real server; `tests/service/explain.rs` has the others.
+#[test]
+fn explain_tells_of_real_causes() {
+    if !ours_only("commands of ours") {
+        return;
+    }
+    let kamailio = Kamailio::start(Config::new(Storage::Default).jsonrpcs());
+    let alice = aor("alice");
+    let ask = |watcher: &str| {
+        let words = json!([aor(watcher), alice, "presence"]);
+        let reply = kamailio.json_rpc("presence.explain", &words);
+        reply["result"].clone()
+    };
+    let verdict = |watcher: &str, expected: &str| {
+        let said = eventually(Duration::from_secs(10), || {
+            let answer = ask(watcher);
+            answer["verdict"]
+                .as_str()
+                .is_some_and(|words| words.contains(expected))
+                .then_some(answer)
+        });
+        said.unwrap_or_else(|| {
+            kamailio.fail(&format!("{watcher}: {} not {expected}", ask(watcher)))
+        })
+    };
+    verdict("bob", "no subscription: this watcher has not subscribed");
+    let mut bob = Watcher::udp(&kamailio, "alice").named("bob");
+    bob.subscribe(600);
+    bob.next_notify("initial");
+    verdict("bob", "presentity has no publication");
+    let mut phone = Publisher::udp(&kamailio, "alice");
+    phone.publish(bodies::pidf("alice", "phone", "open", ""));
+    bob.next_notify("published");
+    let answer = verdict("bob", "in order: the last NOTIFY");
+    assert_eq!(answer["last_notify"]["answer"], "200", "{answer}");
+    assert_eq!(answer["last_notify"]["cseq"], 3, "{answer}");
+    assert_eq!(answer["publications"][0]["shown"], "yes", "{answer}");
+    assert_eq!(answer["callid"], bob.call_id, "{answer}");
+    bob.answer(Answer::Code(500));
+    phone.modify(bodies::pidf("alice", "phone", "closed", ""));
+    verdict("bob", "was answered 500: the watcher has refused it");
+    bob.answer(Answer::Code(481));
+    phone.modify(bodies::pidf("alice", "phone", "open", ""));
+    verdict("bob", "a NOTIFY was answered 481");
+    bob.answer(Answer::Code(200));
+    bob.new_dialog();
+    bob.subscribe(600);
+    verdict("bob", "in order");
+    bob.unsubscribe();
+    verdict("bob", "the watcher has unsubscribed");
+    let usage = kamailio.json_rpc("presence.explain", &json!([alice]));
+    assert!(
+        usage["error"]["message"].as_str().is_some_and(|text| text.contains("usage:")),
+        "{usage}"
+    );
+    kamailio.finish();
+}

@@ -23,7 +23,7 @@ use presence::store::Shared;
 use presence::store::counters::{Counters, Line, lines};
 use presence::store::cseq_floors::CseqFloors;
 use presence::store::gauges::Gauge;
-use presence::store::insight::Insight;
+use presence::store::insight::{Entry, Insight, LATEST};
 use presence::store::replication::{Bounds, Replication};
 use presence::store::retransmissions::{Retransmissions, Set};
 use presence::store::shard::{SHARDS_PER_HEAP, Shard, ShardPolicy};
@@ -223,6 +223,7 @@ impl World {
             place_slice(arena, setup.shards, |_| Ok(Mutex::new(HashIndex::new(index_heap))));
         let sets = place_slice(arena, 64, |_| Ok(Mutex::new(Set::EMPTY))).unwrap();
         let floors = place_slice(arena, 1024, |_| Ok(AtomicU64::new(0))).unwrap();
+        let latest = place_slice(arena, LATEST, |_| Ok(Entry::default())).unwrap();
         let registry = registry(setup.authorizes, setup.restricts);
         let shared = Shared {
             shards: shards.unwrap(),
@@ -233,7 +234,7 @@ impl World {
             wake: place(arena, AtomicBool::new(false)).unwrap(),
             writers: place(arena, Writers::default()).unwrap(),
             floors: place(arena, CseqFloors::new(floors)).unwrap(),
-            insight: place(arena, Insight::new(hash)).unwrap(),
+            insight: place(arena, Insight::new(hash, latest)).unwrap(),
             replication: setup.node.map(|(uri, start)| node(arena, index_heap, hash, uri, start)),
             waits: place_slice(arena, WAITS, |_| Ok(Wait::default())).unwrap(),
         };
