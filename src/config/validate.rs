@@ -43,25 +43,8 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn config(&mut self) -> Result<Config, ConfigError> {
-        let subs_db_mode = self.choice("subs_db_mode", "0 to 3", |mode| match mode {
-            0 => Some(SubscriptionMode::Memory),
-            1 => Some(SubscriptionMode::WriteThrough),
-            2 => Some(SubscriptionMode::WriteBack),
-            3 => Some(SubscriptionMode::DbOnly),
-            _ => None,
-        })?;
-        let publ_cache = self.choice("publ_cache", "0 to 2", |cache| match cache {
-            0 => Some(PublicationCache::None),
-            1 => Some(PublicationCache::Hybrid),
-            2 => Some(PublicationCache::Record),
-            _ => None,
-        })?;
-        let min_expires_action =
-            self.choice("min_expires_action", "1 or 2", |action| match action {
-                1 => Some(MinExpiresAction::Reject),
-                2 => Some(MinExpiresAction::Raise),
-                _ => None,
-            })?;
+        let (subs_db_mode, publ_cache) = (self.subs_db_mode()?, self.publ_cache()?);
+        let min_expires_action = self.min_expires_action()?;
         let max_expires = self.max_expires();
         Ok(Config {
             db_url: self.optional("db_url"),
@@ -73,21 +56,14 @@ impl Judge<'_> {
             db_update_period: self.period("db_update_period"),
             waitn_time: self.at_least("waitn_time"),
             notifier_poll_rate: self.at_least("notifier_poll_rate"),
-            notifier_processes: match subs_db_mode {
-                SubscriptionMode::DbOnly => unsigned(self.int("notifier_processes").max(0)),
-                _ => 0,
-            },
+            notifier_processes: self.notifier_processes(subs_db_mode),
             force_delete: self.int("force_delete") > 0,
             startup_mode: self.int("startup_mode") != 0,
             expires_offset: self.at_least("expires_offset"),
             max_expires,
             min_expires: self.min_expires(max_expires),
             min_expires_action,
-            server_address: self.kind(
-                "server_address",
-                "a SIP URI such as sip:10.0.0.1:5060",
-                uri::is_sip,
-            )?,
+            server_address: self.server_address()?,
             subs_db_mode,
             publ_cache,
             subs_slots: self.slots("subs_htable_size", 512),
@@ -121,16 +97,59 @@ impl Judge<'_> {
             winfo_presentity_only: self.int("winfo_presentity_only") != 0,
             publ_cache_bodies: self.at_least("publ_cache_bodies"),
             heap_fragments: self.int("heap_fragments") != 0,
-            limits: Limits {
-                publications: self.at_least("max_publications"),
-                subscriptions: self.at_least("max_subscriptions"),
-                of_watcher: self.of_watcher(),
-                of_presentity: self.at_least("max_subscriptions_per_presentity"),
-                document: self.at_least("max_document_size"),
-                refresh_gap: self.at_least("min_refresh_gap"),
-                publish_gap: self.at_least("min_publish_gap"),
-            },
+            limits: self.limits(),
         })
+    }
+
+    fn limits(&mut self) -> Limits {
+        Limits {
+            publications: self.at_least("max_publications"),
+            subscriptions: self.at_least("max_subscriptions"),
+            of_watcher: self.of_watcher(),
+            of_presentity: self.at_least("max_subscriptions_per_presentity"),
+            document: self.at_least("max_document_size"),
+            refresh_gap: self.at_least("min_refresh_gap"),
+            publish_gap: self.at_least("min_publish_gap"),
+        }
+    }
+
+    fn subs_db_mode(&mut self) -> Result<SubscriptionMode, ConfigError> {
+        self.choice("subs_db_mode", "0 to 3", |mode| match mode {
+            0 => Some(SubscriptionMode::Memory),
+            1 => Some(SubscriptionMode::WriteThrough),
+            2 => Some(SubscriptionMode::WriteBack),
+            3 => Some(SubscriptionMode::DbOnly),
+            _ => None,
+        })
+    }
+
+    fn publ_cache(&mut self) -> Result<PublicationCache, ConfigError> {
+        self.choice("publ_cache", "0 to 2", |cache| match cache {
+            0 => Some(PublicationCache::None),
+            1 => Some(PublicationCache::Hybrid),
+            2 => Some(PublicationCache::Record),
+            _ => None,
+        })
+    }
+
+    fn min_expires_action(&mut self) -> Result<MinExpiresAction, ConfigError> {
+        self.choice("min_expires_action", "1 or 2", |action| match action {
+            1 => Some(MinExpiresAction::Reject),
+            2 => Some(MinExpiresAction::Raise),
+            _ => None,
+        })
+    }
+
+    /// They serve flagged rows; where there are none there is nothing for them.
+    fn notifier_processes(&self, subs_db_mode: SubscriptionMode) -> u32 {
+        match subs_db_mode {
+            SubscriptionMode::DbOnly => unsigned(self.int("notifier_processes").max(0)),
+            _ => 0,
+        }
+    }
+
+    fn server_address(&mut self) -> Result<Option<Vec<u8>>, ConfigError> {
+        self.kind("server_address", "a SIP URI such as sip:10.0.0.1:5060", uri::is_sip)
     }
 
     fn int(&self, name: &str) -> i64 {

@@ -135,6 +135,54 @@ pub fn transaction_answered() -> bool {
     transaction().is_some_and(|transaction| unsafe { (*transaction).uas.status >= 200 })
 }
 
+/// tm's function that sends a request within a dialog.
+type RequestWithin = unsafe extern "C" fn(*mut sys::uac_req_t) -> c_int;
+
+/// Gives tm a NOTIFY of so many bytes, a second time if it was only short of memory.
+/// Gives what tm says.
+fn request(send: RequestWithin, notify: &Notify<'_>, dialog: &mut Dialog, bytes: usize) -> c_int {
+    let subscription = notify.subscription;
+    let mut method = text::lend(b"NOTIFY");
+    let mut headers = text::lend(notify.headers);
+    let mut body = text::lend(notify.body);
+    // The script sees the subscription when the answer comes. Without
+    // memory for a copy it sees none; the token always arrives.
+    let kept = keeps_subscriptions().then(|| NotifiedSubscription::new(notify)).flatten();
+    let mut request = sys::uac_req_t {
+        method: &raw mut method,
+        headers: &raw mut headers,
+        body: if notify.body.is_empty() { ptr::null_mut() } else { &raw mut body },
+        dialog: &raw mut dialog.raw,
+        cb_flags: sys::TMCB_LOCAL_COMPLETED as _,
+        cb: Some(callbacks(notify).0),
+        // The token travels in the pointer itself: nothing to free.
+        cbp: ptr::without_provenance_mut(notify.token as usize),
+        ..Default::default()
+    };
+    if let Some(kept) = &kept {
+        request.cb = Some(callbacks(notify).1);
+        request.cbp = kept.as_ptr();
+    }
+    let shown = variables::show(variables::ShownSubscription::notified(subscription, notify.cseq));
+    // SAFETY: all that the request points to lives on this stack and the caller's
+    // until the call returns; tm copies what it keeps.
+    let mut result = unsafe { send(&raw mut request) };
+    if result == NO_MEMORY && has_room(bytes) && !Dialog::is_gone(dialog.way(subscription)) {
+        // There is memory now: it has come back, or something else is wrong.
+        dialog.raw.loc_seq.value = notify.cseq.wrapping_sub(1).0;
+        // SAFETY: the request still points to what lives on these stacks; the
+        // failed try has kept nothing of it.
+        result = unsafe { send(&raw mut request) };
+    }
+    drop(shown);
+    if result > 0
+        && let Some(kept) = kept
+    {
+        kept.hand_over();
+    }
+    result
+}
+
 /// Sends NOTIFYs through tm.
 #[derive(Debug, Default)]
 pub struct TmTransport;
@@ -160,45 +208,7 @@ impl Transport for TmTransport {
         if !fits && !notify.body.is_empty() {
             return NotifyOutcome::TooLarge;
         }
-        let mut method = text::lend(b"NOTIFY");
-        let mut headers = text::lend(notify.headers);
-        let mut body = text::lend(notify.body);
-        // The script sees the subscription when the answer comes. Without
-        // memory for a copy it sees none; the token always arrives.
-        let kept = keeps_subscriptions().then(|| NotifiedSubscription::new(notify)).flatten();
-        let mut request = sys::uac_req_t {
-            method: &raw mut method,
-            headers: &raw mut headers,
-            body: if notify.body.is_empty() { ptr::null_mut() } else { &raw mut body },
-            dialog: &raw mut dialog.raw,
-            cb_flags: sys::TMCB_LOCAL_COMPLETED as _,
-            cb: Some(callbacks(notify).0),
-            // The token travels in the pointer itself: nothing to free.
-            cbp: ptr::without_provenance_mut(notify.token as usize),
-            ..Default::default()
-        };
-        if let Some(kept) = &kept {
-            request.cb = Some(callbacks(notify).1);
-            request.cbp = kept.as_ptr();
-        }
-        let shown =
-            variables::show(variables::ShownSubscription::notified(subscription, notify.cseq));
-        // SAFETY: all that the request points to lives on this stack until the
-        // call returns; tm copies what it keeps.
-        let mut result = unsafe { send(&raw mut request) };
-        if result == NO_MEMORY && has_room(bytes) && !Dialog::is_gone(dialog.way(subscription)) {
-            // There is memory now: it has come back, or something else is wrong.
-            dialog.raw.loc_seq.value = notify.cseq.wrapping_sub(1).0;
-            // SAFETY: the request still points to what lives on this stack; the
-            // failed try has kept nothing of it.
-            result = unsafe { send(&raw mut request) };
-        }
-        drop(shown);
-        if result > 0
-            && let Some(kept) = kept
-        {
-            kept.hand_over();
-        }
+        let result = request(send, notify, &mut dialog, bytes);
         if result < 0 && Dialog::is_gone(dialog.way(subscription)) {
             // It was closed meanwhile.
             return NotifyOutcome::Gone;

@@ -94,6 +94,13 @@ impl From<Refused> for Rejection {
     }
 }
 
+/// A publication that ends at this Unix time (`None`: hard state) is shown until it is
+/// ended, but no later than in that second, from which on whoever comes by ends it: one
+/// that is published for no time is seen once.
+pub fn is_shown(expires_at: Option<i64>, now: i64) -> bool {
+    expires_at.is_none_or(|at| at >= now)
+}
+
 /// Facts of a published document that later decisions need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {
@@ -137,6 +144,12 @@ mod tests {
         assert_eq!(step(tag, true, 0), Ok(Step::Remove));
         assert_eq!(step(tag, false, 0), Ok(Step::Remove));
         assert_eq!(step(None, false, 10).map_err(|r| r.code), Err(400));
+    }
+
+    #[test]
+    fn hard_state_is_always_shown() {
+        assert!(is_shown(None, i64::MAX));
+        assert_eq!([99, 100, 101].map(|now| is_shown(Some(100), now)), [true, true, false]);
     }
 
     #[test]

@@ -218,6 +218,11 @@ impl NotifyNumbers {
     }
 }
 
+/// Seconds until this Unix time; none when it is over.
+pub fn seconds_left(expires_at: i64, now: i64) -> u32 {
+    u32::try_from((expires_at - now).max(0)).unwrap_or(u32::MAX)
+}
+
 /// A packed block with one string replaced.
 pub fn with_text(block: &[u8], field: Text, value: &[u8]) -> Result<Vec<u8>, TooLong> {
     let old = Packed::<Text>::new(block);

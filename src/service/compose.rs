@@ -7,7 +7,7 @@ use crate::ports::{Host, Level};
 use crate::presence::event_package::{EventPackage, Kind};
 use crate::presence::folding::{self, End};
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::PublicationCopy;
+use crate::presence::publication::{PublicationCopy, is_shown};
 use crate::presence::state_version::StateVersion;
 use crate::presence::subscription::Text;
 use crate::presence::{dialog_info, uri};
@@ -342,7 +342,7 @@ fn settle<M: Memory>(
     };
     let now = host.now();
     if server.config.startup_mode {
-        state.publications.retain(|p| p.expires_at.is_none_or(|at| at >= now));
+        state.publications.retain(|p| is_shown(p.expires_at, now));
     }
     publications::newest_that_fit(host, &state.key, &mut state.publications);
     sort(server, &mut state.publications);

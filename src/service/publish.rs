@@ -237,14 +237,7 @@ fn publish<M: Memory>(
     }
     let sphere = Watched::before(server, host, &publishing.key, publishing.package);
     let tag = next_tag(host, publishing);
-    let ruid = match publishing.step {
-        Step::Create => match publishing.origin {
-            Origin::Peer { ruid, .. } if !ruid.is_empty() => ruid.to_vec(),
-            _ => ruid(host),
-        },
-        // A publication keeps the one that it has.
-        Step::Refresh | Step::Modify | Step::Remove => Vec::new(),
-    };
+    let ruid = next_ruid(host, publishing);
     let facts = dialogs.as_ref().map(Facts::of);
     let dialog_id = dialogs.and_then(|info| info.first_id).unwrap_or_default();
     let change = PublicationChange {
@@ -279,16 +272,24 @@ fn publish<M: Memory>(
     };
     let for_peers = begun.and_then(|begun| begun.done(server, publishing, &change, made));
     let old_tag = || publishing.if_match.unwrap_or_default().to_vec();
-    let answer = |entity_tag| Answer { code: 200, expires: announced, entity_tag };
-    let package = publishing.package_id;
-    let accepted =
-        |answer, lane, sphere| Accepted { package, answer, lane, sphere, created: None, for_peers };
-    Ok(match (applied, publishing.step) {
-        (Applied::Unchanged | Applied::Reopens(_), _) => accepted(answer(old_tag()), None, None),
+    let (entity_tag, lane, sphere) = match (applied, publishing.step) {
+        (Applied::Unchanged | Applied::Reopens(_), _) => (old_tag(), None, None),
         // A removal answers with the tag that has just died, as stock does.
-        (Applied::Made(made), Step::Remove) => accepted(answer(old_tag()), made.lane, sphere),
-        (Applied::Made(made), _) => accepted(answer(tag), made.lane, sphere),
-    })
+        (Applied::Made(made), Step::Remove) => (old_tag(), made.lane, sphere),
+        (Applied::Made(made), _) => (tag, made.lane, sphere),
+    };
+    let answer = Answer { code: 200, expires: announced, entity_tag };
+    let package = publishing.package_id;
+    Ok(Accepted { package, answer, lane, sphere, created: None, for_peers })
+}
+
+/// The `ruid` of a new publication; another one keeps what it has.
+fn next_ruid(host: &mut dyn Host, publishing: &PublicationRequest<'_>) -> Vec<u8> {
+    match (publishing.step, &publishing.origin) {
+        (Step::Create, Origin::Peer { ruid, .. }) if !ruid.is_empty() => ruid.to_vec(),
+        (Step::Create, _) => ruid(host),
+        (Step::Refresh | Step::Modify | Step::Remove, _) => Vec::new(),
+    }
 }
 
 /// The `priority` column: what the script has set, or what rises with time

@@ -5,7 +5,7 @@ use crate::ports::{Host, Level};
 use crate::presence::event_package::{Event, EventPackage, PackageId};
 use crate::presence::pidf;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::PublicationCopy;
+use crate::presence::publication::{PublicationCopy, is_shown};
 use crate::service::{Server, watchers};
 use crate::shm::Memory;
 
@@ -31,9 +31,9 @@ fn read<M: Memory>(
     event: &[u8],
 ) -> Option<Vec<u8>> {
     let now = host.now();
-    let of = |publication: &PublicationCopy| match publication.expires_at {
-        Some(at) if at < now => None,
-        _ => pidf::sphere(&publication.body),
+    let of = |publication: &PublicationCopy| match is_shown(publication.expires_at, now) {
+        true => pidf::sphere(&publication.body),
+        false => None,
     };
     // Mostly the newest says it; there may be very many.
     let (mut seen, mut most) = (0, 1);

@@ -49,39 +49,8 @@ pub fn update_watchers<M: Memory>(
     subscriptions::each_watcher(server, host, &key, |watching, copy| {
         living.push((watching, Name::of(&copy), state_of(&copy)));
     })?;
-    let mut spellings: HashMap<Vec<u8>, usize> = HashMap::new();
-    for (place, _) in &rows {
-        *spellings.entry(place.name.identity(server)).or_default() += 1;
-    }
-    let mut decisions: HashMap<Vec<u8>, Authorization> = HashMap::new();
-    let mut changed = Vec::new();
-    // One about whom the package cannot say anything keeps its state.
-    let mut unjudged = None;
-    for (place, row) in rows {
-        let decision = match judge(host, &key, &place.name, &row, rules) {
-            Ok(decision) => decision,
-            Err(fault) => {
-                unjudged = Some(fault);
-                continue;
-            }
-        };
-        let watcher = place.name.identity(server);
-        if decision != row.state {
-            let is_only = spellings.get(&watcher) == Some(&1);
-            changed.push((place, decision.clone(), is_only));
-        }
-        decisions.insert(watcher, decision);
-    }
-    for (_, name, state) in &living {
-        // Those whom the table does not have are judged by what they are.
-        if let Entry::Vacant(unknown) = decisions.entry(name.identity(server)) {
-            let row = StoredDecision { state: state.clone(), by_hand: false };
-            match judge(host, &key, name, &row, rules) {
-                Ok(decision) => drop(unknown.insert(decision)),
-                Err(fault) => unjudged = Some(fault),
-            }
-        }
-    }
+    let Judged { decisions, changed, unjudged } =
+        judge_all(server, host, &key, rows, &living, rules);
     if let Some(fault) = unjudged {
         let line = format_args!("a watcher cannot be judged and keeps its state: {fault}");
         UNJUDGED.log(host, Level::Error, line);
@@ -106,6 +75,58 @@ pub fn update_watchers<M: Memory>(
     }
     server.wake_senders(host);
     Ok(notified)
+}
+
+/// What the rules make of the watchers of a presentity.
+#[derive(Default)]
+struct Judged {
+    /// By the watcher's identity.
+    decisions: HashMap<Vec<u8>, Authorization>,
+    /// Rows that say otherwise, and whether it is the watcher's only one.
+    changed: Vec<(Place, Authorization, bool)>,
+    /// One about whom the package cannot say anything keeps its state.
+    unjudged: Option<Fault>,
+}
+
+/// Judges those whom the table has, then those whom it does not have, by what they are.
+fn judge_all<M: Memory>(
+    server: &Server<M>,
+    host: &mut dyn Host,
+    key: &PresentityKey,
+    rows: Vec<(Place, StoredDecision)>,
+    living: &[(WatcherRef, Name, Authorization)],
+    rules: Option<&[u8]>,
+) -> Judged {
+    let mut spellings: HashMap<Vec<u8>, usize> = HashMap::new();
+    for (place, _) in &rows {
+        *spellings.entry(place.name.identity(server)).or_default() += 1;
+    }
+    let mut judged = Judged::default();
+    for (place, row) in rows {
+        let decision = match judge(host, key, &place.name, &row, rules) {
+            Ok(decision) => decision,
+            Err(fault) => {
+                judged.unjudged = Some(fault);
+                continue;
+            }
+        };
+        let watcher = place.name.identity(server);
+        if decision != row.state {
+            let is_only = spellings.get(&watcher) == Some(&1);
+            judged.changed.push((place, decision.clone(), is_only));
+        }
+        judged.decisions.insert(watcher, decision);
+    }
+    for (_, name, state) in living {
+        if let Entry::Vacant(unknown) = judged.decisions.entry(name.identity(server)) {
+            let row = StoredDecision { state: state.clone(), by_hand: false };
+            match judge(host, key, name, &row, rules) {
+                Ok(decision) => drop(unknown.insert(decision)),
+                Err(fault) => judged.unjudged = Some(fault),
+            }
+        }
+    }
+    judged
 }
 
 /// What the rules make of a watcher. One approved by hand stays approved unless

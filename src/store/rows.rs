@@ -1,12 +1,14 @@
 //! The rows of the three tables and the values they stand for. Columns are
 //! the stock module's (schema versions 5, 12 and 3).
 
+use std::borrow::Cow;
+
 use crate::ports::{Assignment, Compare, Condition, Value};
 use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
-use crate::presence::subscription::{DialogId, Snapshot, Status, Text};
+use crate::presence::subscription::{DialogId, Snapshot, Status, Text, seconds_left};
 use crate::presence::text;
 use crate::presence::uri;
 
@@ -71,6 +73,12 @@ pub fn used_cseq(stored: &Value) -> Option<CSeq> {
     read_unsigned(stored).map(|cseq| CSeq(cseq).saturating_add(1))
 }
 
+/// User and host of a URI that a row has.
+fn stored_parts(uri: &Value) -> (Cow<'_, [u8]>, &[u8]) {
+    let (user, host) = uri::split(uri.as_bytes());
+    (uri::user::stored(user), host)
+}
+
 /// Reads a row of `SUBSCRIPTION_COLUMNS`; `None` if it is not of that form.
 pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     let [
@@ -102,8 +110,7 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
     else {
         return None;
     };
-    let (user, host) = uri::split(presentity.as_bytes());
-    let user = uri::user::stored(user);
+    let (user, host) = stored_parts(presentity);
     let block = text::pack::<Text>(|n| match Text::ALL[n] {
         Text::CallId => call_id.as_bytes(),
         Text::FromTag => from_tag.as_bytes(),
@@ -123,16 +130,14 @@ pub fn read_subscription(row: &[Value], now: i64) -> Option<SubscriptionRow> {
         Text::EventId => event_id.as_bytes(),
         Text::UserAgent => user_agent.as_bytes(),
         Text::Reason => reason.as_bytes(),
-    })
-    .ok()?;
-    let expires_at = expires.as_int()?;
-    let mut snapshot = Snapshot::new(PackageId(0), block);
+    });
+    let (mut snapshot, expires_at) = (Snapshot::new(PackageId(0), block.ok()?), expires.as_int()?);
     snapshot.local_cseq = CSeq(local_cseq.as_int().and_then(|n| u32::try_from(n).ok())?);
     snapshot.remote_cseq = CSeq(read_unsigned(remote_cseq)?);
     snapshot.version = read_unsigned(version).unwrap_or_default();
     snapshot.status = Status::from_number(status.as_int()?);
     snapshot.flags = read_unsigned(flags).unwrap_or_default();
-    snapshot.expires = u32::try_from((expires_at - now).max(0)).unwrap_or(u32::MAX);
+    snapshot.expires = seconds_left(expires_at, now);
     Some(SubscriptionRow { event: event.as_bytes().to_vec(), snapshot, expires_at })
 }
 

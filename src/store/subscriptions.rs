@@ -7,11 +7,11 @@ use crate::presence::cseq::CSeq;
 use crate::presence::limits::{Limit, Limits};
 use crate::presence::notify_fate::LatestNotify;
 use crate::presence::presentity::PresentityKey;
-use crate::presence::subscription::{DialogId, Snapshot, Text};
+use crate::presence::subscription::{DialogId, Snapshot, Text, seconds_left};
 use crate::presence::transition::Phase;
 use crate::presence::uri::identity;
 use crate::presence::winfo::WatcherNews;
-use crate::shm::{Id, Links, Memory, Timer};
+use crate::shm::{HashIndex, Id, Links, Memory, Timer};
 use crate::store::dialogs::{is_dialog, watches};
 use crate::store::records::{Lag, Presentity, RowClaim, Seconds, Subscription, Watched};
 use crate::store::shard::Shard;
@@ -126,7 +126,6 @@ impl<M: Memory> Store<M> {
         (phase, limits): (Phase, &Limits),
         others: &[Token],
     ) -> Result<Added, Fault> {
-        let has_row = comes_from_row(phase);
         let shard = self.shard_of(&key.identity);
         let hash = self.presentity_hash(&key.identity, key.package);
         let dialog = self.dialog_hash(dialog_of(snapshot));
@@ -157,20 +156,11 @@ impl<M: Memory> Store<M> {
                 Err(fault) => Err(fault),
             };
             let added = made.and_then(|id| {
-                if has_row && self.policy.reports_watchers(key.package) {
+                if comes_from_row(phase) && self.policy.reports_watchers(key.package) {
                     require_full_winfo(records, presentity, id);
                 }
                 let token = self.token(shard, records, id).ok_or(Fault::Host)?;
-                let mut index = dialogs.lock();
-                // Another shard may have got one of this dialog meanwhile.
-                let entered = match index.find(dialog, is_stranger) {
-                    Some(stranger) => Ok(Added::Met(stranger)),
-                    None => index
-                        .insert(dialog, token)
-                        .map(|()| Added::Done(Inserted::New(token)))
-                        .map_err(Fault::from),
-                };
-                drop(index);
+                let entered = enter(&mut dialogs.lock(), dialog, token, is_stranger);
                 match entered {
                     // One that has a row needs no other one before its first
                     // NOTIFY, and one that is over none at all.
@@ -306,6 +296,21 @@ enum Added {
     Met(Token),
 }
 
+/// Enters a subscription into the index, unless it has somebody else there: another
+/// shard may have got one of this dialog meanwhile.
+fn enter<M: Memory>(
+    index: &mut HashIndex<Token, M>,
+    dialog: u64,
+    token: Token,
+    is_stranger: impl Fn(Token) -> bool,
+) -> Result<Added, Fault> {
+    if let Some(stranger) = index.find(dialog, is_stranger) {
+        return Ok(Added::Met(stranger));
+    }
+    index.insert(dialog, token)?;
+    Ok(Added::Done(Inserted::New(token)))
+}
+
 /// A record that does not get into the index. A row that it came from stays as it is.
 fn forget_record<M: Memory>(records: &mut Shard<M>, id: Id<Subscription<M>>) {
     if let Some(record) = records.subscriptions.get_mut(id) {
@@ -409,7 +414,7 @@ pub(super) fn snapshot<M: Memory>(
     copy.remote_cseq = record.remote_cseq;
     copy.local_cseq = record.local_cseq;
     copy.version = record.version;
-    copy.expires = u32::try_from((record.expires_at.get() - now).max(0)).unwrap_or(u32::MAX);
+    copy.expires = seconds_left(record.expires_at.get(), now);
     copy.status = record.status;
     copy.flags = record.flags;
     copy

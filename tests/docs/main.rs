@@ -10,6 +10,7 @@ mod modes;
 mod parameters;
 mod safety;
 mod scripts;
+mod sizes;
 mod source;
 mod statistics;
 mod terms;

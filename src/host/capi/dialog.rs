@@ -8,6 +8,7 @@ use crate::host::memory::PkgBlock;
 use crate::host::message::Message;
 use crate::host::{boundary, packages, reply, state, sys, text};
 use crate::presence::expires::{self, ExpiresPolicy};
+use crate::presence::request::SubscribeRequest;
 use crate::presence::uri::presentity_uri;
 
 /// Fills `subs`, whose `event` the caller has set: 0, or -1. Strings point
@@ -88,25 +89,30 @@ fn fill(
     if shared_line.is_some() {
         subs.pres_uri = uri;
     }
+    lend(subs, &request);
+    subs.to_tag = tag;
+    subs.record_route = route;
+    subs.local_contact = if given.is_empty() { made } else { contact };
+    log_debug!("SUBSCRIBE {} read for another module", Printable(request.id.call_id));
+    Ok(())
+}
+
+/// What the request itself has, which stays during the caller's call.
+fn lend(subs: &mut sys::subs_t, request: &SubscribeRequest<'_>) {
     subs.to_user = text::lend(request.to.user);
     subs.to_domain = text::lend(request.to.host);
     subs.from_user = text::lend(request.from.user);
     subs.from_domain = text::lend(request.from.host);
-    subs.to_tag = tag;
     subs.from_tag = text::lend(request.id.from_tag);
     subs.callid = text::lend(request.id.call_id);
     subs.remote_cseq = request.id.cseq.0;
     subs.contact = text::lend(request.contact);
-    subs.record_route = route;
     subs.sockinfo_str = text::lend(request.socket);
     subs.version = 1;
-    subs.local_contact = if given.is_empty() { made } else { contact };
     if !request.user_agent.is_empty() {
         subs.user_agent = text::lend(request.user_agent);
     }
     subs.flags = request.flags;
-    log_debug!("SUBSCRIBE {} read for another module", Printable(request.id.call_id));
-    Ok(())
 }
 
 /// Our limits, but for the longest lifetime, which is the caller's.

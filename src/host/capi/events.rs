@@ -85,6 +85,12 @@ fn add(given: &sys::pres_ev_t, name: &[u8]) -> Result<PackageId, &'static str> {
     if !is_placeholder {
         packages::count(id, name);
     }
+    link(event, id);
+    Ok(id)
+}
+
+/// Siblings find a package in the list of all of them, and by its peer.
+fn link(event: *mut sys::pres_ev_t, id: PackageId) {
     packages::registered(|known| {
         if known.events.len() == usize::from(id.0) {
             // The newest is first in the list, as siblings may walk it.
@@ -103,7 +109,6 @@ fn add(given: &sys::pres_ev_t, name: &[u8]) -> Result<PackageId, &'static str> {
             }
         }
     });
-    Ok(id)
 }
 
 fn complete(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::Rejection;
 use crate::host::capi::authorization::serving;
 use crate::host::log::{Printable, log_error};
+use crate::host::state::KamailioServer;
 use crate::host::worker::Worker;
 use crate::host::{boundary, state, sys, text};
 use crate::presence::publication::Refused;
@@ -58,34 +59,34 @@ pub unsafe extern "C" fn update_presentity(
             for_ever: expires < 0 && replace != 0,
             is_new: is_new != 0,
         };
-        let mut host = Worker::default();
-        for attempt in 0..PATIENCE {
-            if attempt > 0 {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            match sibling_publication::publish(server, &mut host, &given) {
-                Ok(()) => return 0,
-                // Somebody is changing it right now; the last word counts.
-                Err(Refused::EntityTag)
-                    if sibling_publication::has_tag(server, &mut host, &given)
-                        .is_ok_and(|there| there) => {}
-                Err(Refused::EntityTag) => return 0,
-                Err(refused) => {
-                    log_error!(
-                        "publication of {}@{} by a module failed: {}",
-                        Printable(user),
-                        Printable(realm),
-                        Rejection::from(refused).reason
-                    );
-                    return -1;
-                }
+        publish(server, &given)
+    })
+}
+
+/// As `update_presentity`. Tries again while somebody is changing the publication.
+fn publish(server: &KamailioServer, given: &SiblingPublication<'_>) -> c_int {
+    let (user, domain) = (Printable(given.user), Printable(given.domain));
+    let mut host = Worker::default();
+    for attempt in 0..PATIENCE {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        match sibling_publication::publish(server, &mut host, given) {
+            Ok(()) => return 0,
+            // Somebody is changing it right now; the last word counts.
+            Err(Refused::EntityTag)
+                if sibling_publication::has_tag(server, &mut host, given)
+                    .is_ok_and(|there| there) => {}
+            Err(Refused::EntityTag) => return 0,
+            Err(refused) => {
+                log_error!(
+                    "publication of {user}@{domain} by a module failed: {}",
+                    Rejection::from(refused).reason
+                );
+                return -1;
             }
         }
-        log_error!(
-            "publication of {}@{} by a module: it is busy",
-            Printable(user),
-            Printable(realm)
-        );
-        -1
-    })
+    }
+    log_error!("publication of {user}@{domain} by a module: it is busy");
+    -1
 }

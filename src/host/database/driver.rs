@@ -188,21 +188,7 @@ impl Driver {
         if access == Access::Avoid {
             return Err(Fault::Database);
         }
-        let url = self.url();
-        // One process lets the driver say why there is none.
-        let now = verdict::milliseconds();
-        let is_known = self.outage.is_some_and(|outage| outage.count() > 0 && !outage.speaks(now));
-        let hush = if is_known { Hush::begin() } else { None };
-        let handle = match (self.functions.init2, self.functions.init) {
-            // SAFETY: reads the URL; the driver keeps a copy of its own.
-            (Some(init2), _) if own => unsafe {
-                init2(&raw const url, sys::db_pooling_t_DB_POOLING_NONE)
-            },
-            // SAFETY: reads the URL; the driver keeps a copy of its own.
-            (_, Some(init)) => unsafe { init(&raw const url) },
-            _ => ptr::null_mut(),
-        };
-        drop(hush);
+        let handle = self.handle(own);
         match self.outage {
             Some(outage) if handle.is_null() => {
                 outage.goes_on(verdict::milliseconds());
@@ -247,6 +233,24 @@ impl Driver {
             connection.raw(SQLITE_BUSY_TIMEOUT)?;
         }
         Ok(connection)
+    }
+
+    /// A new handle of the driver, or NULL.
+    fn handle(&self, own: bool) -> *mut sys::db1_con_t {
+        let url = self.url();
+        // One process lets the driver say why there is none.
+        let now = verdict::milliseconds();
+        let is_known = self.outage.is_some_and(|outage| outage.count() > 0 && !outage.speaks(now));
+        let _hush = if is_known { Hush::begin() } else { None };
+        match (self.functions.init2, self.functions.init) {
+            // SAFETY: reads the URL; the driver keeps a copy of its own.
+            (Some(init2), _) if own => unsafe {
+                init2(&raw const url, sys::db_pooling_t_DB_POOLING_NONE)
+            },
+            // SAFETY: reads the URL; the driver keeps a copy of its own.
+            (_, Some(init)) => unsafe { init(&raw const url) },
+            _ => ptr::null_mut(),
+        }
     }
 
     fn url(&self) -> sys::_str {

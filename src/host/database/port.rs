@@ -1,6 +1,7 @@
 //! The port `Database` on a connection of Kamailio's: rows by the driver's own
 //! functions, or by SQL text where that serves many at once.
 
+use std::ffi::c_int;
 use std::ptr;
 
 use crate::error::Fault;
@@ -21,6 +22,61 @@ fn operators(conditions: &[Condition]) -> Vec<sys::db_op_t> {
 
 fn condition_values(conditions: &[Condition]) -> Vec<sys::db_val_t> {
     conditions.iter().map(|(_, _, given)| value::lend(given)).collect()
+}
+
+impl Connection {
+    /// Sends a query, of which the first page is read. Gives what the driver says.
+    fn begin_query(
+        &mut self,
+        conditions: &[Condition],
+        columns: &[&'static str],
+        order_by: Option<&str>,
+        result: &mut *mut sys::db1_res_t,
+    ) -> Result<c_int, Fault> {
+        let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
+        let (operators, values) = (operators(conditions), condition_values(conditions));
+        let wanted = Keys::new(columns.iter().copied());
+        let mut order = order_by.map(|columns| text::lend(columns.as_bytes()));
+        let order = order.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+        let _hush = self.hush();
+        let queried = if self.driver.fetches() {
+            // SAFETY: arrays of the lengths given, which outlive the call. The
+            // helper asks for pages where the driver has them.
+            unsafe {
+                sys::db_fetch_query(
+                    &raw mut self.driver.functions,
+                    self.driver.fetch_rows,
+                    self.handle,
+                    keys.as_ptr(),
+                    operators.as_ptr(),
+                    values.as_ptr(),
+                    wanted.as_ptr(),
+                    keys.count(),
+                    wanted.count(),
+                    order,
+                    result,
+                )
+            }
+        } else {
+            let query = self.driver.functions.query.ok_or(Fault::Database)?;
+            // SAFETY: the same arrays of the lengths given, which outlive the
+            // call; `handle` is this driver's connection.
+            unsafe {
+                query(
+                    self.handle,
+                    keys.as_ptr(),
+                    operators.as_ptr(),
+                    values.as_ptr(),
+                    wanted.as_ptr(),
+                    keys.count(),
+                    wanted.count(),
+                    order,
+                    result,
+                )
+            }
+        };
+        Ok(queried)
+    }
 }
 
 impl Database for Connection {
@@ -130,50 +186,8 @@ impl Database for Connection {
         }
         self.may_read(table)?;
         self.use_table(table)?;
-        let keys = Keys::new(conditions.iter().map(|(column, ..)| *column));
-        let (operators, values) = (operators(conditions), condition_values(conditions));
-        let wanted = Keys::new(columns.iter().copied());
-        let mut order = order_by.map(|columns| text::lend(columns.as_bytes()));
         let mut result = ptr::null_mut();
-        let order = order.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
-        let hush = self.hush();
-        let queried = if self.driver.fetches() {
-            // SAFETY: arrays of the lengths given, which outlive the call. The
-            // helper asks for pages where the driver has them.
-            unsafe {
-                sys::db_fetch_query(
-                    &raw mut self.driver.functions,
-                    self.driver.fetch_rows,
-                    self.handle,
-                    keys.as_ptr(),
-                    operators.as_ptr(),
-                    values.as_ptr(),
-                    wanted.as_ptr(),
-                    keys.count(),
-                    wanted.count(),
-                    order,
-                    &raw mut result,
-                )
-            }
-        } else {
-            let query = self.driver.functions.query.ok_or(Fault::Database)?;
-            // SAFETY: the same arrays of the lengths given, which outlive the
-            // call; `handle` is this driver's connection.
-            unsafe {
-                query(
-                    self.handle,
-                    keys.as_ptr(),
-                    operators.as_ptr(),
-                    values.as_ptr(),
-                    wanted.as_ptr(),
-                    keys.count(),
-                    wanted.count(),
-                    order,
-                    &raw mut result,
-                )
-            }
-        };
-        drop(hush);
+        let queried = self.begin_query(conditions, columns, order_by, &mut result)?;
         self.check(queried)?;
         loop {
             // SAFETY: the driver's result, not freed yet.

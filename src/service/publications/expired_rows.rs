@@ -15,7 +15,7 @@ use crate::store::rows::{
 };
 
 use super::rows::{View, notify_watchers};
-use super::statements::table;
+use super::statements::{have_run_out, table};
 
 /// Expired rows read in one go.
 const PAGE: usize = 250;
@@ -27,10 +27,7 @@ pub(super) fn expire<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Resu
     let table = table(server)?;
     let (mut pages, mut refused) = (Pages::new(PAGE, false), false);
     loop {
-        let conditions = [
-            ("expires", Compare::Less, Value::Int(host.now() + 1)),
-            ("expires", Compare::Greater, Value::Int(0)),
-        ];
+        let conditions = have_run_out(host.now());
         let database = host.database().ok_or(Fault::Database)?;
         let page = pages.next(database, table, &conditions, PUBLICATION_COLUMNS)?;
         let Some(page) = page else { break };

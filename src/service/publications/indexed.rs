@@ -24,7 +24,7 @@ use crate::store::rows::{PUBLICATION_COLUMNS, publication_conditions, read_publi
 use crate::store::walk::Page;
 
 use super::memory::{self, Durable, InMemory};
-use super::statements::{self, body, changes, insert, new_row, replace, table};
+use super::statements::{self, body, changes, have_run_out, insert, new_row, replace, table};
 use super::{Applied, Found, Names, Publications, expired_rows, resync};
 
 /// Rows without a record read in one go, with their documents.
@@ -131,10 +131,7 @@ fn end_strangers<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Result<(
     let table = table(server)?;
     let mut pages = Pages::new(PAGE, false);
     loop {
-        let conditions = [
-            ("expires", Compare::Less, Value::Int(host.now())),
-            ("expires", Compare::Greater, Value::Int(0)),
-        ];
+        let conditions = have_run_out(host.now());
         let database = host.database().ok_or(Fault::Database)?;
         let page = pages.next(database, table, &conditions, PUBLICATION_COLUMNS)?;
         let Some(page) = page else { return Ok(()) };

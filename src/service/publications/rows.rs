@@ -29,7 +29,7 @@ use crate::store::rows::{
 use crate::store::walk::Page;
 
 use super::expired_rows::expire;
-use super::statements::{self, changes, exists, insert, new_row, replace, table};
+use super::statements::{self, changes, exists, insert, new_row, replace, table, will_run_out};
 use super::{Applied, Found, Made, Names, Publications, respell};
 
 /// Publications in rows only.
@@ -412,7 +412,7 @@ fn check_limit<M: Memory>(
                 ("username", Compare::Eq, Value::text(&key.user)),
                 ("domain", Compare::Eq, Value::text(&key.host)),
                 ("event", Compare::Eq, Value::text(event)),
-                ("expires", Compare::Greater, Value::Int(now)),
+                will_run_out(now),
             ];
             count += count_rows(database, table, &conditions, most - count)?;
         }

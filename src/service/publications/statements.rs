@@ -263,6 +263,17 @@ pub(super) fn page<M: Memory>(
     Ok(Page { found, next: next.map(After::Row) })
 }
 
+/// Rows of publications that have run out, in this second or before; hard state has 0 or
+/// less.
+pub(super) fn have_run_out(now: i64) -> [Condition; 2] {
+    [("expires", Compare::Less, Value::Int(now + 1)), ("expires", Compare::Greater, Value::Int(0))]
+}
+
+/// The others, but for hard state.
+pub(super) fn will_run_out(now: i64) -> Condition {
+    ("expires", Compare::Greater, Value::Int(now))
+}
+
 pub(super) fn new_row(
     key: &PresentityKey,
     event: &[u8],

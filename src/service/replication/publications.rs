@@ -222,6 +222,17 @@ fn judge<M: Memory>(
     }
 }
 
+/// What a message asks for; `None` for nothing.
+fn step_of(message: &PublicationMessage<'_>, is_known: bool) -> Option<Step> {
+    match (is_known, message.is_removal(), message.body.is_empty()) {
+        (false, true, _) => None,
+        (true, true, _) => Some(Step::Remove),
+        (false, false, _) => Some(Step::Create),
+        (true, false, true) => Some(Step::Refresh),
+        (true, false, false) => Some(Step::Modify),
+    }
+}
+
 fn make<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
@@ -249,13 +260,7 @@ fn make<M: Memory>(
             replication.keep(key, known, gone_until(server, now), now);
         }
     }
-    let step = match (&found, message.is_removal(), message.body.is_empty()) {
-        (None, true, _) => return Ok(Verdict::Make),
-        (Some(_), true, _) => Step::Remove,
-        (None, false, _) => Step::Create,
-        (Some(_), false, true) => Step::Refresh,
-        (Some(_), false, false) => Step::Modify,
-    };
+    let Some(step) = step_of(message, found.is_some()) else { return Ok(Verdict::Make) };
     let policy = server.publication_lifetimes(now);
     let publishing = PublicationRequest {
         package_id: key.package,

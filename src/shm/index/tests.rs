@@ -36,9 +36,7 @@ proptest! {
                 5 => {
                     let new = (hash >> 3) + (1 << 40);
                     index.rekey(hash, new, |v| v == value);
-                    if let Some(at) = at {
-                        model[at].0 = new;
-                    }
+                    at.into_iter().for_each(|at| model[at].0 = new);
                 }
                 6 => {
                     // Room that was made stays while values only leave.
@@ -49,10 +47,7 @@ proptest! {
                         at.map(|at| model.swap_remove(at));
                         index.trim(most);
                         rig.heap.faults.fail_after(0);
-                        while model.len() < most {
-                            index.insert(hash, 77).unwrap();
-                            model.push((hash, 77));
-                        }
+                        fill(&mut index, &mut model, hash, most);
                         rig.heap.faults.fail_after(failing);
                     }
                 }
@@ -65,11 +60,7 @@ proptest! {
             }
             prop_assert_eq!(index.len(), model.len());
         }
-        let mut values: Vec<_> = index.iter().collect();
-        let mut expected: Vec<_> = model.iter().map(|entry| entry.1).collect();
-        values.sort_unstable();
-        expected.sort_unstable();
-        prop_assert_eq!(values, expected);
+        prop_assert_eq!(sorted(index.iter()), sorted(model.iter().map(|entry| entry.1)));
         // Removing needs no memory, and in the end there is none in use.
         rig.heap.faults.fail_after(0);
         for (hash, value) in model {
@@ -77,6 +68,20 @@ proptest! {
         }
         prop_assert!(index.is_empty());
         rig.assert_empty();
+    }
+}
+
+fn sorted(values: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable();
+    values
+}
+
+/// Enters as many values of this hash as there is room for.
+fn fill(index: &mut Index, model: &mut Vec<(u64, u32)>, hash: u64, most: usize) {
+    while model.len() < most {
+        index.insert(hash, 77).unwrap();
+        model.push((hash, 77));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Copies of a presentity's state.
 
 use crate::presence::presentity::PresentityKey;
-use crate::presence::publication::PublicationCopy;
+use crate::presence::publication::{PublicationCopy, is_shown};
 use crate::presence::state_version::StateVersion;
 use crate::shm::{Id, Memory};
 use crate::store::records::{Presentity, Publication, PublicationPhase, Seconds};
@@ -114,10 +114,11 @@ fn copy_state<M: Memory>(
             all.filter(|(_, record)| is_state(record)).map(|(_, record)| copy(record)).collect()
         }
         Some(now) => {
-            let lives = |at: Seconds| at.get() >= now;
+            let lives =
+                |record: &Publication<M>| is_shown(record.expires_at.map(Seconds::get), now);
             let mut all = owner.publications.iter_back(&records.publications);
             let newest = all
-                .find(|(_, record)| is_state(record) && record.expires_at.is_none_or(lives))
+                .find(|(_, record)| is_state(record) && lives(record))
                 .map(|(_, record)| copy(record));
             newest.into_iter().collect()
         }

@@ -21,8 +21,8 @@ pub struct Expired<M: Memory> {
 }
 
 impl<M: Memory> Store<M> {
-    /// Claims up to `budget` publications of one shard that have expired. True
-    /// if there may be more.
+    /// Claims up to `budget` publications of one shard that have run out, in
+    /// this second or before. True if there may be more.
     pub fn claim_expired(
         &self,
         shard: usize,

@@ -40,6 +40,27 @@ pub(super) unsafe fn free_outside(node: *mut sys::subs_t, text: *mut u8) {
     }
 }
 
+/// The strings that are copied.
+const PARTS: [fn(&mut sys::subs_t) -> &mut sys::_str; 17] = [
+    |s| &mut s.pres_uri,
+    |s| &mut s.to_user,
+    |s| &mut s.to_domain,
+    |s| &mut s.from_user,
+    |s| &mut s.from_domain,
+    |s| &mut s.watcher_user,
+    |s| &mut s.watcher_domain,
+    |s| &mut s.event_id,
+    |s| &mut s.to_tag,
+    |s| &mut s.from_tag,
+    |s| &mut s.callid,
+    |s| &mut s.sockinfo_str,
+    |s| &mut s.contact,
+    |s| &mut s.local_contact,
+    |s| &mut s.record_route,
+    |s| &mut s.reason,
+    |s| &mut s.user_agent,
+];
+
 /// A subscription with all its strings in one block. As in stock, pointers to
 /// other records and the fields of the notifier are not copied.
 ///
@@ -49,28 +70,9 @@ pub(super) unsafe fn copy(
     from: &sys::subs_t,
     allocate: impl FnOnce(usize) -> *mut u8,
 ) -> *mut sys::subs_t {
-    let parts: [fn(&mut sys::subs_t) -> &mut sys::_str; 17] = [
-        |s| &mut s.pres_uri,
-        |s| &mut s.to_user,
-        |s| &mut s.to_domain,
-        |s| &mut s.from_user,
-        |s| &mut s.from_domain,
-        |s| &mut s.watcher_user,
-        |s| &mut s.watcher_domain,
-        |s| &mut s.event_id,
-        |s| &mut s.to_tag,
-        |s| &mut s.from_tag,
-        |s| &mut s.callid,
-        |s| &mut s.sockinfo_str,
-        |s| &mut s.contact,
-        |s| &mut s.local_contact,
-        |s| &mut s.record_route,
-        |s| &mut s.reason,
-        |s| &mut s.user_agent,
-    ];
     let mut source = *from;
     // SAFETY: the strings of a `subs_t` have `len` readable bytes, or no pointer.
-    let texts = parts.map(|part| unsafe { text::bytes(*part(&mut source)) });
+    let texts = PARTS.map(|part| unsafe { text::bytes(*part(&mut source)) });
     let strings: usize = texts.iter().map(|text| text.len()).sum();
     // One byte more, so that the last string points into the block even when
     // it is empty.
@@ -91,7 +93,7 @@ pub(super) unsafe fn copy(
         ..Default::default()
     };
     let mut at = size_of::<sys::subs_t>();
-    for (part, bytes) in parts.iter().zip(texts) {
+    for (part, bytes) in PARTS.iter().zip(texts) {
         // SAFETY: the block has room for the structure and all strings.
         let place = unsafe {
             let place = block.add(at);
