@@ -211,13 +211,9 @@ fn shared_memory(config: &Config, own: Option<&[u8]>) -> Result<Shared<Kamailio>
     let latest = if keeping(config).has_records { 0 } else { LATEST };
     let latest = place_slice(arena, latest, |_| Ok(Entry::default()))?;
     let insight = place(arena, Insight::new(hash, latest))?;
-    // SAFETY: asks the allocator for a number.
-    let free = usize::try_from(unsafe { sys::kshim_shm_available() }).unwrap_or(0);
-    let places = if !policy.knows_watchers { cseq_floors::places(free) } else { 0 };
-    let places = place_slice(arena, places, |_| Ok(AtomicU64::new(0)))?;
-    let floors = place(arena, CseqFloors::new(places))?;
+    let floors = cseq_floors(arena, !policy.knows_watchers)?;
     let replication = own.map(|own| {
-        let bounds = Bounds::of(free);
+        let bounds = Bounds::of(free_memory());
         let heap = place(arena, Heap::new(pool))?;
         Replication::new(arena, heap, hash, (random(), own), bounds)
     });
@@ -236,6 +232,19 @@ fn shared_memory(config: &Config, own: Option<&[u8]>) -> Result<Shared<Kamailio>
         replication,
         waits,
     })
+}
+
+/// Bytes of shared memory that nobody uses.
+fn free_memory() -> usize {
+    // SAFETY: asks the allocator for a number.
+    usize::try_from(unsafe { sys::kshim_shm_available() }).unwrap_or(0)
+}
+
+/// The CSeqs that no row goes back behind, where rows have them.
+fn cseq_floors(arena: ShmArena, are_kept: bool) -> Result<&'static CseqFloors, OutOfMemory> {
+    let places = if are_kept { cseq_floors::places(free_memory()) } else { 0 };
+    let places = place_slice(arena, places, |_| Ok(AtomicU64::new(0)))?;
+    place(arena, CseqFloors::new(places))
 }
 
 /// What has happened is counted by each process for itself; how many there are is

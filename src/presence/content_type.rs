@@ -1,7 +1,7 @@
 //! Media types (RFC 3261 20.15, 20.1): which published documents a package takes,
 //! and whose documents a watcher does.
 
-use crate::presence::demands::Values;
+use crate::presence::header_values::Values;
 use crate::presence::text::split_unquoted;
 
 /// Whether two Content-Type values name the same media type. Case, parameters

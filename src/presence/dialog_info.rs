@@ -2,11 +2,10 @@
 //! to know of them. Merging them is the package's business.
 
 mod ended;
-mod reopened;
+pub mod reopened;
 pub(in crate::presence) mod xml;
 
 pub use ended::ended;
-pub use reopened::without_reopened;
 
 use xml::{Element, Node};
 

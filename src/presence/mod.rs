@@ -12,6 +12,7 @@ pub mod event_package;
 pub mod expires;
 pub mod explain;
 pub mod folding;
+pub mod header_values;
 pub mod limits;
 pub mod listing;
 pub mod measures;

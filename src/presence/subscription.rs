@@ -286,9 +286,26 @@ impl Ending {
     }
 }
 
+/// The time of a subscription that ends at this Unix time is over: it ends more than
+/// `offset` seconds (`expires_offset`) after that; the second in which it ends is its own.
+pub fn has_expired(expires_at: i64, now: i64, offset: i64) -> bool {
+    expires_at < now - offset
+}
+
+/// It is within the time that its watcher was granted: it counts, and is notified of
+/// changes.
+pub fn is_within_its_time(expires_at: i64, now: i64) -> bool {
+    expires_at > now
+}
+
+/// The watcher may subscribe, and is not to know that it is shown nothing.
+pub fn is_polite_block(reason: &[u8]) -> bool {
+    reason == b"polite-block"
+}
+
 /// A watcher that may not see the state gets NOTIFYs without a document.
 pub fn may_see(status: Status, reason: &[u8]) -> bool {
-    status == Status::Active && reason != b"polite-block"
+    status == Status::Active && !is_polite_block(reason)
 }
 
 /// A watcher is sent a NOTIFY when published state changes. Who is politely
@@ -333,6 +350,14 @@ mod tests {
         assert!(!ends_subscription(480, true, true, false));
         assert!(!ends_subscription(480, false, true, true));
         assert!(ends_subscription(481, true, false, true));
+    }
+
+    #[test]
+    fn its_time_is_over_before_it_ends() {
+        let at = [98, 99, 100, 101, 102, 103];
+        assert_eq!(at.map(|now| is_within_its_time(100, now)), at.map(|now| now < 100));
+        assert_eq!(at.map(|now| has_expired(100, now, 0)), at.map(|now| now > 100));
+        assert_eq!(at.map(|now| has_expired(100, now, 2)), at.map(|now| now > 102));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::presence::cseq::CSeq;
 use crate::presence::event_package::PackageId;
 use crate::presence::renewal::{Renewal, Renewed, Target};
 use crate::presence::subscription::{
-    Authorization, Ending, Snapshot, Status, TURNED_AWAY, Text, with_text,
+    Authorization, Ending, Snapshot, Status, TURNED_AWAY, Text, has_expired, with_text,
 };
 use crate::presence::text::TooLong;
 use crate::presence::winfo::WatcherNews;
@@ -311,7 +311,7 @@ impl<'a> CurrentSubscription<'a> {
             Phase::Leaving | Phase::Gone => Transition::NOTHING,
             // Its last NOTIFY has not left.
             Phase::Ending(why) => Transition { notify: Notify::Last(why), ..Transition::NOTHING },
-            Phase::AwaitingResponse | Phase::Live if self.expires_at >= now - offset => {
+            Phase::AwaitingResponse | Phase::Live if !has_expired(self.expires_at, now, offset) => {
                 Transition::NOTHING
             }
             Phase::AwaitingResponse if now <= patience => {

@@ -49,7 +49,7 @@ pub fn report_unusable_rows<M: Memory>(server: &Server<M>, host: &mut dyn Host) 
 /// those that the rules would make again.
 pub fn watchers<M: Memory>(server: &Server<M>, host: &mut dyn Host) {
     let before = host.now() - WATCHERS_KEPT;
-    if host.database().is_some() && watchers::purge(server, host, before).is_err() {
+    if host.database().is_some() && watchers::purge::purge(server, host, before).is_err() {
         UNPURGED.log(host, Level::Warning, format_args!("old watchers could not be purged"));
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn apply<M: Memory>(
     mut stored: Vec<u8>,
 ) -> Result<Applied<M>, Refused> {
     for _ in 0..ATTEMPTS {
-        let kept = dialog_info::without_reopened(&stored, publishing.body);
+        let kept = dialog_info::reopened::without_reopened(&stored, publishing.body);
         let body = kept.as_deref().unwrap_or(publishing.body);
         let publishing = PublicationRequest { body, ..publishing.clone() };
         let change = PublicationChange {

@@ -6,7 +6,7 @@ mod in_rows;
 mod storage;
 
 pub use storage::{Keeping, keeping};
-pub(in crate::service) use storage::{Storage, storage};
+pub(in crate::service) use storage::{Numbering, Storage, storage};
 
 use crate::error::{Fault, Rejection};
 use crate::ports::{Host, Level};

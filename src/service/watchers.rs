@@ -1,15 +1,13 @@
 //! What the rules say about those who watch already (B17), and about anybody.
 
-mod purge;
-
-pub use purge::purge;
+pub mod purge;
 
 use crate::error::Fault;
 use crate::ports::{Host, Level};
 use crate::presence::event_package::{Event, PackageId};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::request::UriParts;
-use crate::presence::subscription::{Authorization, Snapshot, Status, Text};
+use crate::presence::subscription::{Authorization, Snapshot, Status, Text, is_polite_block};
 use crate::presence::{text, uri};
 use crate::service::Server;
 use crate::service::authorization::{self, Name, Place, StoredDecision};
@@ -208,5 +206,5 @@ pub fn auth_status<M: Memory>(
     };
     let name = Name { user: watcher.user.to_vec(), host: watcher.host.to_vec() };
     let verdict = ask(host, &key, &name, Status::Pending, Some(&rules))?;
-    Ok((verdict.status, verdict.reason == b"polite-block"))
+    Ok((verdict.status, is_polite_block(&verdict.reason)))
 }

@@ -8,7 +8,7 @@
 //! sent before in the same dialog, and CSeqs leave in rising order.
 
 mod fan_out;
-mod pick;
+pub(super) mod pick;
 mod state;
 
 use crate::presence::measures::StateShown;
@@ -18,7 +18,6 @@ use crate::store::Token;
 use crate::store::records::RowClaim;
 
 pub(super) use fan_out::{close_fan_out, forget_seen, is_excluded};
-pub(super) use pick::{Picked, Picking};
 pub(super) use state::copy_publication;
 pub use state::{FinalPublication, State};
 

@@ -3,7 +3,7 @@
 
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::PublicationCopy;
-use crate::presence::subscription::Snapshot;
+use crate::presence::subscription::{Snapshot, is_within_its_time};
 use crate::presence::transition::Phase;
 use crate::shm::Memory;
 use crate::store::Store;
@@ -29,7 +29,7 @@ impl<M: Memory> Store<M> {
             owner.is_some_and(|owner| {
                 owner.watchers.iter(&records.subscriptions).any(|(_, record)| {
                     matches!(record.phase, Phase::AwaitingResponse | Phase::Live)
-                        && record.expires_at.get() > now
+                        && is_within_its_time(record.expires_at.get(), now)
                 })
             })
         })

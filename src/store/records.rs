@@ -6,7 +6,9 @@ use crate::presence::event_package::PackageId;
 use crate::presence::notify_fate::LatestNotify;
 use crate::presence::publication::Facts;
 use crate::presence::state_version::StateVersion;
-use crate::presence::subscription::{NotifyNumbers, Status, Text, is_notified_of_changes};
+use crate::presence::subscription::{
+    NotifyNumbers, Status, Text, is_notified_of_changes, is_within_its_time,
+};
 use crate::presence::transition::Phase;
 use crate::shm::{
     Blob, Id, Interned, Interner, Linked, Links, List, Memory, QueueLink, Queueable, ShortBlob,
@@ -358,7 +360,7 @@ impl<M: Memory> Subscription<M> {
     pub fn sees_changes(&self, now: i64) -> bool {
         self.phase == Phase::Live
             && is_notified_of_changes(self.status, self.text(Text::Reason))
-            && self.expires_at.get() > now
+            && is_within_its_time(self.expires_at.get(), now)
     }
 }
 

@@ -3,10 +3,12 @@
 
 use crate::error::Fault;
 use crate::ports::{Database, Host};
-use crate::presence::subscription::{Ending, Snapshot, Text, is_notified_of_changes, may_see};
+use crate::presence::subscription::{
+    Ending, Snapshot, Text, has_expired, is_notified_of_changes, may_see,
+};
 use crate::service::Server;
 use crate::service::durable::{Unmade, attempted, together};
-use crate::service::notifier::number::{ClaimProgress, Dialog};
+use crate::service::notifier::dialog::{ClaimProgress, Dialog};
 use crate::service::notifier_slots::may_change_together;
 use crate::service::subscription_rows::{self as rows, ActiveWatcherRow, ClaimConditions};
 use crate::shm::Memory;
@@ -229,7 +231,8 @@ fn is_needless<M: Memory>(
     row: &ActiveWatcherRow,
 ) -> bool {
     let Some(first) = dialog.notifies.first() else { return true };
-    let runs = row.expires_at >= host.now() - i64::from(server.config.expires_offset);
+    let offset = i64::from(server.config.expires_offset);
+    let runs = !has_expired(row.expires_at, host.now(), offset);
     // An attempt of ours would have written its own time.
     let is_ours = dialog.unsure && dialog.tried == Some(row.expires_at);
     let taken_by_another = !is_ours && row.has_ended() && row.expires_at != first.expires_at;

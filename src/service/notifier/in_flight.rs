@@ -8,7 +8,7 @@ use crate::presence::subscription::{Ending, Snapshot};
 use crate::service::compose::Composition;
 use crate::service::durable::{each_or_all, single};
 use crate::service::notifier::deliver::{Delivery, count, deliver};
-use crate::service::notifier::number::{Dialog, keep_last, notify_again};
+use crate::service::notifier::dialog::{Dialog, keep_last, notify_again};
 use crate::service::notifier::shortage::{Shortage, requeue};
 use crate::service::notifier_slots::may_change_together;
 use crate::service::rate_limited_log::RateLimitedLog;

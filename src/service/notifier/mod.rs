@@ -5,6 +5,7 @@
 
 mod claims;
 mod deliver;
+mod dialog;
 mod in_flight;
 mod notified_state;
 mod number;
@@ -13,7 +14,6 @@ mod shortage;
 mod stateless;
 mod watchers;
 
-pub(in crate::service) use number::Numbering;
 pub use stateless::send_stateless;
 
 use crate::error::Fault;
@@ -23,6 +23,7 @@ use crate::service::notifier::notified_state::NotifiedState;
 use crate::service::notifier::number::ATTEMPTS;
 use crate::service::notifier::shortage::Shortage;
 use crate::service::rate_limited_log::RateLimitedLog;
+use crate::service::subscriptions::Numbering;
 use crate::service::{Server, replication, write_back};
 use crate::shm::Memory;
 use crate::store::LaneRef;

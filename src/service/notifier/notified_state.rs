@@ -8,7 +8,7 @@ use crate::error::Fault;
 use crate::ports::Host;
 use crate::presence::event_package::{EventPackage, Kind, PackageId};
 use crate::service::compose::{self, Composition, compose, fold};
-use crate::service::notifier::number::Numbering;
+use crate::service::subscriptions::Numbering;
 use crate::service::watcher_info::WatcherList;
 use crate::service::{Server, notifier_slots};
 use crate::shm::Memory;

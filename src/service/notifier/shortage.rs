@@ -8,7 +8,7 @@ use crate::presence::measures::{NotifyResult, StateShown};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::subscription::{Snapshot, Text};
 use crate::service::Server;
-use crate::service::notifier::number::{keep_last, notify_again};
+use crate::service::notifier::dialog::{keep_last, notify_again};
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::shm::Memory;
 use crate::store::lanes::PlannedNotify;

@@ -10,7 +10,7 @@ use crate::presence::subscription::{Ending, Snapshot, Text, may_see};
 use crate::service::Server;
 use crate::service::compose::{Composition, compose};
 use crate::service::notifier::deliver::{count, deliver};
-use crate::service::notifier::number::notify_again;
+use crate::service::notifier::dialog::notify_again;
 use crate::service::notifier::shortage::HostMemory;
 use crate::shm::Memory;
 use crate::store::lanes::{Document, PlannedNotify};

@@ -14,7 +14,7 @@ use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
 
-use super::rows::{View, notify_watchers};
+use super::audience::{View, notify_watchers};
 use super::statements::{have_run_out, table};
 
 /// Expired rows read in one go.

@@ -4,6 +4,7 @@
 //! server), and *rows* alone. This file is the one place that asks for the mode;
 //! use cases, timers and notifiers use the trait.
 
+mod audience;
 mod bounded;
 mod expired_rows;
 mod indexed;

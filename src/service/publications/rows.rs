@@ -9,25 +9,24 @@ use crate::presence::event_package::{EventPackage, PackageId};
 use crate::presence::listing::{After, Wanted};
 use crate::presence::presentity::PresentityKey;
 use crate::presence::publication::transition::{
-    self, CurrentPublication, Event, FanOut, Next, Outcome, Publish, Watchers, is_same_dialog,
-    transition,
+    self, Event, FanOut, Next, Outcome, Publish, is_same_dialog, transition,
 };
-use crate::presence::publication::{Facts, PublicationCopy, Refused, Step};
+use crate::presence::publication::{PublicationCopy, Refused, Step};
 use crate::presence::uri;
 use crate::service::durable::{catch_up, delete, single};
 use crate::service::listing::Published;
 use crate::service::overview::Kept;
 use crate::service::paging::count as count_rows;
-use crate::service::publication_request::{Origin, PublicationRequest, facts_of};
-use crate::service::{Server, check_widths, expiry, limits};
+use crate::service::publication_request::{Origin, PublicationRequest};
+use crate::service::{Server, check_widths, limits};
 use crate::shm::Memory;
-use crate::store::LaneRef;
-use crate::store::publications::{Audience, PublicationChange, RowsChanged};
+use crate::store::publications::{PublicationChange, RowsChanged};
 use crate::store::rows::{
     PUBLICATION_COLUMNS, PublicationRow, publication_conditions, read_publication,
 };
 use crate::store::walk::Page;
 
+use super::audience::{View, notify_watchers};
 use super::expired_rows::expire;
 use super::statements::{self, changes, exists, insert, new_row, replace, table, will_run_out};
 use super::{Applied, Found, Made, Names, Publications, respell};
@@ -290,65 +289,6 @@ fn transition_of<M: Memory>(
     let tag = publishing.if_match.unwrap_or_default();
     let old = statements::one(server, host, key, &package.name, tag)?.ok_or(Refused::EntityTag)?;
     Ok((transition(&view.stored(package, &old), event, package, view.watchers), Some(old)))
-}
-
-/// What is known of those who watch a presentity: here the lane knows, of other
-/// servers nothing is known.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct View {
-    pub(super) watchers: Watchers,
-    has_unnotified: bool,
-    /// Other servers may still be notifying their watchers of what was published
-    /// since.
-    since: Option<i64>,
-}
-
-impl View {
-    pub(super) fn of<M: Memory>(
-        server: &Server<M>,
-        host: &mut dyn Host,
-        key: &PresentityKey,
-    ) -> View {
-        let Audience { watchers, has_unnotified } = server.store.audience(key);
-        let since = server.subscriptions().notified_elsewhere_since(host.now());
-        View { watchers, has_unnotified, since }
-    }
-
-    /// A publication whose row has not been read.
-    fn unread(self, package: &EventPackage) -> CurrentPublication<'static> {
-        CurrentPublication::unread(package, self.has_unnotified || self.since.is_some())
-    }
-
-    pub(super) fn stored<'a>(
-        self,
-        package: &EventPackage,
-        row: &'a PublicationCopy,
-    ) -> CurrentPublication<'a> {
-        let is_recent = self.since.is_some_and(|since| row.received >= since);
-        CurrentPublication {
-            facts: if package.is_dialog() { facts_of(&row.body) } else { Facts::default() },
-            sender: Some(&row.sender),
-            has_document: !row.body.is_empty(),
-            unseen: self.has_unnotified || is_recent,
-        }
-    }
-}
-
-/// The change is stored: whoever watches is to be notified.
-pub(super) fn notify_watchers<M: Memory>(
-    server: &Server<M>,
-    host: &mut dyn Host,
-    key: &PresentityKey,
-    change: RowsChanged<'_>,
-) -> Option<LaneRef<M>> {
-    server.store.rows_changed(key, change).unwrap_or_else(|fault| {
-        expiry::UNNOTIFIED.log(
-            host,
-            crate::ports::Level::Error,
-            format_args!("watchers are told with the next change: {fault}"),
-        );
-        None
-    })
 }
 
 fn create<M: Memory>(

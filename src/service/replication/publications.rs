@@ -233,13 +233,42 @@ fn step_of(message: &PublicationMessage<'_>, is_known: bool) -> Option<Step> {
     }
 }
 
+/// What a message asks for, of the publication that was found.
+fn request<'a, M: Memory>(
+    server: &Server<M>,
+    arrived: &'a Arrived<'_>,
+    found: Option<&'a Found>,
+    step: Step,
+    now: i64,
+) -> PublicationRequest<'a> {
+    let Arrived { package, key, message, stamp, .. } = arrived;
+    let policy = server.publication_lifetimes(now);
+    PublicationRequest {
+        package_id: key.package,
+        package,
+        key: key.clone(),
+        step,
+        if_match: found.map(|found| &*found.entity_tag),
+        own_tag: Some(message.tag()),
+        expires: policy.capped(message.expires, package.default_expires),
+        for_ever: message.expires.is_none(),
+        sender: message.sender,
+        body: if step == Step::Remove { b"" } else { message.body },
+        origin: Origin::Peer {
+            ruid: message.ruid,
+            received: i64::try_from(stamp.milliseconds / 1000).unwrap_or(now),
+            is_silent: server.config.dmq.skip_notify,
+        },
+    }
+}
+
 fn make<M: Memory>(
     server: &Server<M>,
     host: &mut dyn Host,
     replication: &Replication<M>,
     arrived: &Arrived<'_>,
 ) -> Result<Verdict, Refused> {
-    let Arrived { package, key, message, stamp, .. } = arrived;
+    let Arrived { key, message, stamp, .. } = arrived;
     let names = Names { ruid: message.ruid, tags: [message.etag, message.new_etag] };
     let found = server.publications().find(server, host, key, names)?;
     let now = host.now();
@@ -261,24 +290,7 @@ fn make<M: Memory>(
         }
     }
     let Some(step) = step_of(message, found.is_some()) else { return Ok(Verdict::Make) };
-    let policy = server.publication_lifetimes(now);
-    let publishing = PublicationRequest {
-        package_id: key.package,
-        package,
-        key: key.clone(),
-        step,
-        if_match: found.as_ref().map(|found| &*found.entity_tag),
-        own_tag: Some(message.tag()),
-        expires: policy.capped(message.expires, package.default_expires),
-        for_ever: message.expires.is_none(),
-        sender: message.sender,
-        body: if step == Step::Remove { b"" } else { message.body },
-        origin: Origin::Peer {
-            ruid: message.ruid,
-            received: i64::try_from(stamp.milliseconds / 1000).unwrap_or(now),
-            is_silent: server.config.dmq.skip_notify,
-        },
-    };
+    let publishing = request(server, arrived, found.as_ref(), step, now);
     if step == Step::Remove {
         publish_for_sibling(server, host, &publishing)?;
         return Ok(Verdict::Make);

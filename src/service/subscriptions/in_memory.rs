@@ -1,6 +1,6 @@
 //! Subscriptions that are records in memory, with rows that follow or without.
 
-use super::storage::{Insertion, Storage};
+use super::storage::{Insertion, Numbering, Storage};
 use super::{AcceptedSubscription, WatcherRef, release};
 use crate::config::Config;
 use crate::error::{Fault, Rejection};
@@ -12,7 +12,6 @@ use crate::presence::presentity::PresentityKey;
 use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{DialogId, Snapshot, Text};
 use crate::presence::transition::{Event, Next, Refusal};
-use crate::service::notifier::Numbering;
 use crate::service::overview::Kept;
 use crate::service::rate_limited_log::RateLimitedLog;
 use crate::service::{Server, check_widths, ends, orphaned_rows, write_back};

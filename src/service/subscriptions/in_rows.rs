@@ -1,7 +1,7 @@
 //! Subscriptions that are rows of the database only. In memory there are those
 //! that await a NOTIFY.
 
-use super::storage::{Insertion, Storage};
+use super::storage::{Insertion, Numbering, Storage};
 use super::{AcceptedSubscription, WatcherRef, key_of};
 use crate::error::{Fault, Rejection};
 use crate::ports::{Compare, Condition, Host, Level, Value};
@@ -15,7 +15,6 @@ use crate::presence::subscription::{Authorization, DialogId, Ending, Snapshot, T
 use crate::presence::transition::{Event, Next, Refusal, Transition};
 use crate::presence::winfo::WatcherNews;
 use crate::service::durable::catch_up;
-use crate::service::notifier::Numbering;
 use crate::service::notifier_slots::slot_of_dialog;
 use crate::service::overview::Kept;
 use crate::service::rate_limited_log::RateLimitedLog;

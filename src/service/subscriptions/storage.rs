@@ -16,7 +16,6 @@ use crate::presence::renewal::Renewal;
 use crate::presence::subscription::{DialogId, Snapshot};
 use crate::presence::transition::Refusal;
 use crate::service::Server;
-use crate::service::notifier::Numbering;
 use crate::service::overview::Kept;
 use crate::shm::Memory;
 use crate::store::Token;
@@ -66,6 +65,17 @@ pub fn keeping(config: &Config) -> Keeping {
         SubscriptionMode::DbOnly => (false, true, false),
     };
     Keeping { has_records, has_rows, new_rows_wait }
+}
+
+/// Where the numbers of a dialog's NOTIFYs are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::service) enum Numbering {
+    /// In memory: who picks a watcher has its number. A row, if there is one,
+    /// reserves some ahead (A7).
+    Reserved,
+    /// In the dialog's row, which several servers change. Each number is claimed
+    /// there, and the state is read after the row and before the claim.
+    Claimed,
 }
 
 /// What became of a subscription that was to be stored.
