@@ -90,6 +90,18 @@ int presence_variable_subs_name(pv_spec_t *spec, str *name);
 // The core calls it as the getter of a pseudo-variable: all three pointers are valid.
 int presence_variable_subs(sip_msg_t *msg, pv_param_t *param, pv_value_t *value);
 
+// What is inside `$presence(name)`: 0, or -1 if there is no such thing.
+//
+// # Safety
+// `spec` is the variable being made, `name` a valid `str`.
+int presence_variable_presence_name(pv_spec_t *spec, str *name);
+
+// The value of `$presence(name)`.
+//
+// # Safety
+// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
+int presence_variable_presence(sip_msg_t *msg, pv_param_t *param, pv_value_t *value);
+
 // The variable in `$notify_reply(variable)`: 0, or -1 if it is none.
 //
 // # Safety

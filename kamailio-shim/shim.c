@@ -172,6 +172,7 @@ static sr_kemi_t script_functions[] = {
 static pv_export_t variables[] = {
 	VARIABLE("subs", presence_variable_subs),
 	VARIABLE("notify_reply", presence_variable_reply),
+	VARIABLE("presence", presence_variable_presence),
 	{{0, 0}, 0, 0, 0, 0, 0, 0, 0}
 };
 /* clang-format on */

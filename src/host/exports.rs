@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_long};
 
 use crate::host::commands::serve;
 use crate::host::log::log_error;
-use crate::host::{boundary, capi, commands, module, params, sys, text, variables};
+use crate::host::{boundary, capi, commands, metrics, module, params, sys, text, variables};
 use crate::presence::measures::Method;
 
 /// The module was loaded; nothing is configured yet.
@@ -219,6 +219,39 @@ pub unsafe extern "C" fn presence_variable_subs(
         // SAFETY: the core passes the message in hand, our parameter and the
         // place of the value.
         unsafe { variables::subs(msg, param, value) }
+    })
+}
+
+/// What is inside `$presence(name)`: 0, or -1 if there is no such thing.
+///
+/// # Safety
+/// `spec` is the variable being made, `name` a valid `str`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_variable_presence_name(
+    spec: *mut sys::_pv_spec,
+    name: *mut sys::_str,
+) -> c_int {
+    boundary::enter("$presence", -1, || {
+        // SAFETY: the script's parser passes the variable that it is making, and
+        // its name.
+        unsafe { metrics::variable_name(spec, name) }
+    })
+}
+
+/// The value of `$presence(name)`.
+///
+/// # Safety
+/// The core calls it as the getter of a pseudo-variable: all three pointers are valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn presence_variable_presence(
+    msg: *mut sys::sip_msg,
+    param: *mut sys::_pv_param,
+    value: *mut sys::_pv_value,
+) -> c_int {
+    boundary::enter("$presence", -1, || {
+        // SAFETY: the core passes the message in hand, our parameter and the
+        // place of the value.
+        unsafe { metrics::variable(msg, param, value) }
     })
 }
 

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod message;
+mod metrics;
 pub mod module;
 mod notified_subscription;
 pub mod packages;

@@ -10,9 +10,9 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
 
 use crate::host::worker::Worker;
-use crate::host::{boundary, commands, state, sys, text, timers};
+use crate::host::{boundary, commands, metrics, state, sys, text, timers};
 use crate::service::refresh::Refresh;
-use call::Call;
+pub use call::Call;
 
 /// The reply is an array (`RET_ARRAY`, by another name from 6.0).
 const ARRAY: u32 = 1;
@@ -45,9 +45,10 @@ command!(on_subscription, "presence.subscription_show", lists::subscription_show
 command!(on_summary, "presence.summary", overview::summary);
 command!(on_top, "presence.top", overview::top);
 command!(on_explain, "presence.explain", explain::explain);
+command!(on_metrics, "presence.metrics", metrics::command);
 command!(on_sync, "presence.publish_cache_sync", publish_cache_sync);
 
-const COMMANDS: [(&CStr, &CStr, Command, u32); 11] = [
+const COMMANDS: [(&CStr, &CStr, Command, u32); 12] = [
     (
         c"presence.cleanup",
         c"Manually triggers the cleanup functions for the active_watchers, presentity, and watchers tables.",
@@ -92,6 +93,7 @@ const COMMANDS: [(&CStr, &CStr, Command, u32); 11] = [
         on_top,
         ARRAY,
     ),
+    (c"presence.metrics", c"Show the metrics in Prometheus's text format", on_metrics, 0),
     (
         c"presence.explain",
         c"Explain what a watcher sees of a presentity",

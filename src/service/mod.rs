@@ -16,6 +16,7 @@ pub mod flagged_rows;
 pub mod gone_back;
 pub mod limits;
 pub mod listing;
+pub mod metrics;
 pub mod notifier;
 pub mod notifier_slots;
 pub mod notify_reply;

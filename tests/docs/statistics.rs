@@ -41,3 +41,19 @@ fn the_measured_database_hands_everything_on() {
         assert!(measured.contains(&format!("    fn {name}(")), "{name} is not handed on");
     }
 }
+
+/// Alerts and dashboard name metrics that there are.
+#[test]
+fn the_examples_name_metrics_that_there_are() {
+    let source = crate::read("src/service/metrics.rs");
+    for example in ["examples/prometheus-rules.yml", "examples/grafana-dashboard.json"] {
+        let text = crate::read(example);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names: BTreeSet<_> = words.filter(|word| word.starts_with("presence_")).collect();
+        assert!(names.len() > 4, "{example}: {names:?}");
+        for name in names {
+            let name = name.trim_end_matches("_bucket");
+            assert!(source.contains(&format!("\"{name}\"")), "{example}: {name}");
+        }
+    }
+}

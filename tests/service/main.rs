@@ -16,6 +16,7 @@ mod identity;
 mod limits;
 mod listing;
 mod many;
+mod metrics;
 mod ordering;
 mod orphaned_rows;
 mod prompt_rows;

@@ -133,6 +133,21 @@ impl Call {
         }
     }
 
+    /// A reply of one text, which may have many lines.
+    pub fn text(&self, bytes: &[u8]) {
+        let mut lent = text::lend(bytes);
+        // SAFETY: the core passes its functions; `S` takes a `str`, which is copied.
+        let added = unsafe {
+            match (*self.rpc).add {
+                Some(add) => add(self.context, c"S".as_ptr().cast_mut(), &raw mut lent),
+                None => -1,
+            }
+        };
+        if added < 0 {
+            self.fault(c"Too long for an answer: raise ctl's binrpc_max_body_size");
+        }
+    }
+
     /// Begins a record of the reply.
     pub fn record(&self) -> Option<Record<'_>> {
         let mut handle: *mut c_void = ptr::null_mut();

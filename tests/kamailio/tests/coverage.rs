@@ -166,10 +166,12 @@ const ITEMS: &[Item] = &[
     (Rpc, "presence.summary", &[Test("operate::the_commands_of_the_manual_answer"), Decision("B24")]),
     (Rpc, "presence.top", &[Test("operate::the_commands_of_the_manual_answer"), Test("operate::who_floods_is_named_with_its_address"), Decision("B24")]),
     (Rpc, "presence.explain", &[Test("operate::the_commands_of_the_manual_answer"), Test("operate::explain_tells_of_real_causes"), Core("tests/service/explain.rs::all_is_in_order"), Core("src/presence/explain/tests.rs::each_cause_has_its_verdict"), Decision("B24")]),
+    (Rpc, "presence.metrics", &[Test("statistics::metrics_are_shown_by_command_and_variable"), Decision("B24")]),
     (Rpc, "presence.publish_cache_sync", &[Test("rpc::publish_cache_sync_follows_the_table"), Test("rpc::publish_cache_sync_without_a_table"), Decision("B24")]),
 
     // 6.1, 6.2
     (Variable, "subs", SUBS),
+    (Variable, "presence", &[Test("statistics::metrics_are_shown_by_command_and_variable"), Decision("B24")]),
     (Variable, "notify_reply", &[Test("events::every_final_reply_runs_the_event_route")]),
     (Attribute, "uri", SUBS),
     (Attribute, "pres_uri", SUBS),

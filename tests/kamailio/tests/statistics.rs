@@ -241,3 +241,37 @@ fn what_comes_again_is_counted_once() {
     assert_eq!(names.map(|name| all[name]), [1, 1, 2, 1]);
     kamailio.finish();
 }
+
+/// The same numbers as text for Prometheus, by a command and by a variable of the
+/// script.
+#[test]
+fn metrics_are_shown_by_command_and_variable() {
+    if !ours_only("stock has no metrics") {
+        return;
+    }
+    let before = "xlog(\"L_NOTICE\", \"METRICS $(presence(metrics){s.len})\\n\");";
+    let kamailio = Kamailio::start(Config::new(Storage::Default).before(before));
+    let mut watcher = Watcher::udp(&kamailio, "alice");
+    watcher.subscribe(600);
+    let mut phone = Publisher::udp(&kamailio, "alice");
+    phone.publish(bodies::pidf("alice", "phone", "open", ""));
+    watcher.wait_notify("the publication", |notify| notify.body().contains("open"));
+    let text = kamailio.rpc_ok(&["presence.metrics"]);
+    for line in [
+        "# TYPE presence_requests_total counter",
+        "presence_subscriptions{event=\"presence\",state=\"active\"} 1",
+        "presence_publications{event=\"presence\"} 1",
+        "presence_requests_total{method=\"PUBLISH\",event=\"presence\",result=\"2xx\"} 1",
+        "presence_notifies_total{event=\"presence\",state=\"active\",result=\"sent\"} 2",
+        "presence_publish_to_notify_seconds_count{event=\"presence\"} 1",
+        "presence_fan_out_watchers_sum{event=\"presence\"} 1",
+    ] {
+        assert!(text.lines().any(|is| is == line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("presence_database_seconds_count{statement=\"insert\"}"), "{text}");
+    let line = kamailio.wait_log("METRICS ");
+    let length =
+        line.split("METRICS ").nth(1).and_then(|length| length.trim().parse::<usize>().ok());
+    assert!(length.is_some_and(|length| length > 1000), "{line}");
+    kamailio.finish();
+}
