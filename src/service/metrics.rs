@@ -90,7 +90,8 @@ pub fn text<M: Memory>(
     requests(&mut text, server);
     notifies(&mut text, server);
     times(&mut text, server);
-    totals(&mut text, server, host, resources);
+    totals(&mut text, server);
+    levels(&mut text, server, host, resources);
     text.0
 }
 
@@ -196,15 +197,9 @@ fn times<M: Memory>(text: &mut Exposition, server: &Server<M>) {
     }
 }
 
-fn totals<M: Memory>(
-    text: &mut Exposition,
-    server: &Server<M>,
-    host: &dyn Host,
-    resources: Resources,
-) {
+fn totals<M: Memory>(text: &mut Exposition, server: &Server<M>) {
     let (store, counters) = (&server.store, server.store.counters());
     let counter = |name| (name, "counter");
-    let gauge = |name| (name, "gauge");
     let total = |what| counters.total(what);
     text.one(
         counter("presence_requests_repeated_total"),
@@ -231,6 +226,17 @@ fn totals<M: Memory>(
         "Statements and transactions that were repeated.",
         total(Total::DatabaseRetries),
     );
+}
+
+/// How it is now.
+fn levels<M: Memory>(
+    text: &mut Exposition,
+    server: &Server<M>,
+    host: &dyn Host,
+    resources: Resources,
+) {
+    let (store, counters) = (&server.store, server.store.counters());
+    let gauge = |name| (name, "gauge");
     text.one(
         gauge("presence_database_away"),
         "1 while the database is known to be away.",
@@ -244,7 +250,7 @@ fn totals<M: Memory>(
     text.one(
         gauge("presence_fan_outs_waiting"),
         "Presentities whose watchers wait for a sender process.",
-        store.gauges().queued() + total(Total::Waiting),
+        store.gauges().queued() + counters.total(Total::Waiting),
     );
     text.one(
         gauge("presence_oldest_fan_out_seconds"),

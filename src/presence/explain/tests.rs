@@ -51,12 +51,14 @@ fn fate(fate: NotifyFate) -> Facts {
     facts(Some(KnownSubscription { fate, ..subscription() }))
 }
 
+type Cause = (Facts, &'static str);
+
 /// Causes and what is said of them.
-fn causes() -> Vec<(Facts, &'static str)> {
-    let known = subscription();
-    let of = |subscription| facts(Some(subscription));
-    let nothing = PublicationsKnown::default();
-    let row = |status, by_hand| Some(Decider::Row { status, by_hand });
+fn causes() -> Vec<Cause> {
+    [no_subscription(), subscribed(), state()].concat()
+}
+
+fn no_subscription() -> Vec<Cause> {
     vec![
         (facts(None), "no subscription: this watcher has not subscribed"),
         (
@@ -77,6 +79,14 @@ fn causes() -> Vec<(Facts, &'static str)> {
         (ended(EndReason::Replaced), "subscribed anew in the same call"),
         (ended(EndReason::Fetch), "it was a fetch"),
         (ended(EndReason::Refused(403)), "the SUBSCRIBE was refused with 403"),
+    ]
+}
+
+fn subscribed() -> Vec<Cause> {
+    let known = subscription();
+    let of = |subscription| facts(Some(subscription));
+    let row = |status, by_hand| Some(Decider::Row { status, by_hand });
+    vec![
         (
             of(KnownSubscription { phase: Phase::AwaitingResponse, ..known }),
             "just subscribed: no NOTIFY may leave before the 2xx",
@@ -107,6 +117,14 @@ fn causes() -> Vec<(Facts, &'static str)> {
             "active, though it would be terminated if it was judged now",
         ),
         (of(KnownSubscription { is_politely_blocked: true, ..known }), "politely blocked"),
+    ]
+}
+
+fn state() -> Vec<Cause> {
+    let known = subscription();
+    let of = |subscription| facts(Some(subscription));
+    let nothing = PublicationsKnown::default();
+    vec![
         (waits(WaitsFor::Delivery), "waits: it is being sent at this moment"),
         (waits(WaitsFor::Sender), "waits: a sender process has yet to take it"),
         (waits(WaitsFor::FanOut(12)), "waits: the fan-out has 12 watchers to go"),

@@ -120,29 +120,56 @@ impl fmt::Display for Waiting {
     }
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Verdict::NeverSubscribed => f.write_str(
+impl Verdict {
+    /// What is said of those that say the same each time.
+    fn words(&self) -> Option<&'static str> {
+        Some(match self {
+            Verdict::NeverSubscribed => {
                 "no subscription: this watcher has not subscribed, or it ended too long ago to be \
-                 remembered",
-            ),
-            Verdict::WouldBeRejected => f.write_str(
-                "no subscription: the rules block this watcher, a SUBSCRIBE is rejected",
-            ),
-            Verdict::Ended(End { reason, at, cseq }) => match reason {
-                EndReason::NotifyAnswered(_) | EndReason::ConnectionGone => {
-                    let at = Time(*at);
-                    write!(f, "subscription ended at {at}: {reason} (CSeq {})", cseq.0)
-                }
-                EndReason::Fetch | EndReason::Refused(_) => {
-                    write!(f, "no subscription: {reason}, at {}", Time(*at))
-                }
-                _ => write!(f, "subscription ended at {}: {reason}", Time(*at)),
-            },
-            Verdict::AwaitingResponse => {
-                f.write_str("just subscribed: no NOTIFY may leave before the 2xx has left")
+                 remembered"
             }
+            Verdict::WouldBeRejected => {
+                "no subscription: the rules block this watcher, a SUBSCRIBE is rejected"
+            }
+            Verdict::AwaitingResponse => {
+                "just subscribed: no NOTIFY may leave before the 2xx has left"
+            }
+            Verdict::ForeignRow => {
+                "only in the table: another server or program has written the row, which this \
+                 server takes over when it starts"
+            }
+            Verdict::PendingNoRule => "pending: no rule names this watcher",
+            Verdict::PendingByRow => {
+                "pending: the table watchers says so, and no rule names this watcher"
+            }
+            Verdict::PendingUnknown => "pending, and the rules cannot be read now",
+            Verdict::PolitelyBlocked => {
+                "politely blocked by the rules: it is told that all is well, and shown nothing"
+            }
+            Verdict::Excluded => "suppressed: the watcher is the publisher",
+            Verdict::EmptyFirst => {
+                "no NOTIFY yet: there was nothing to show, and send_fast_notify is off"
+            }
+            Verdict::NotSent(NotifyFate::Dropped) => {
+                "the script has dropped the last NOTIFY (event_route[tm:local-request])"
+            }
+            Verdict::NotSent(NotifyFate::ConnectionGone) => {
+                "the watcher's connection is gone, and timeout_rm_subs is off: nothing is sent"
+            }
+            Verdict::NotSent(_) => {
+                "the last NOTIFY could not be sent: its Contact or route cannot be reached"
+            }
+            Verdict::NoPublication => "presentity has no publication",
+            Verdict::AllExpired => "presentity has no publication that lives: all have expired",
+            Verdict::NothingShown => "nothing of what is published can be shown",
+            _ => return None,
+        })
+    }
+
+    /// What is said of those that name times, codes or reasons.
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Ended(end) => ended(*end, f),
             Verdict::RanOut(at) => {
                 write!(f, "expired at {}: the next timer ends it (db_update_period)", Time(*at))
             }
@@ -153,15 +180,6 @@ impl fmt::Display for Verdict {
                     None => Ok(()),
                 }
             }
-            Verdict::ForeignRow => f.write_str(
-                "only in the table: another server or program has written the row, which this \
-                 server takes over when it starts",
-            ),
-            Verdict::PendingNoRule => f.write_str("pending: no rule names this watcher"),
-            Verdict::PendingByRow => {
-                f.write_str("pending: the table watchers says so, and no rule names this watcher")
-            }
-            Verdict::PendingUnknown => f.write_str("pending, and the rules cannot be read now"),
             Verdict::PendingStale(status) => write!(
                 f,
                 "pending, though it would be {} if it was judged now: presence.updateWatchers does that",
@@ -172,23 +190,7 @@ impl fmt::Display for Verdict {
                 "active, though it would be {} if it was judged now: presence.updateWatchers does that",
                 status.word()
             ),
-            Verdict::PolitelyBlocked => f.write_str(
-                "politely blocked by the rules: it is told that all is well, and shown nothing",
-            ),
             Verdict::Waits(waiting) => write!(f, "waits: {waiting}"),
-            Verdict::Excluded => f.write_str("suppressed: the watcher is the publisher"),
-            Verdict::EmptyFirst => {
-                f.write_str("no NOTIFY yet: there was nothing to show, and send_fast_notify is off")
-            }
-            Verdict::NotSent(NotifyFate::Dropped) => f.write_str(
-                "the script has dropped the last NOTIFY (event_route[tm:local-request])",
-            ),
-            Verdict::NotSent(NotifyFate::ConnectionGone) => f.write_str(
-                "the watcher's connection is gone, and timeout_rm_subs is off: nothing is sent",
-            ),
-            Verdict::NotSent(_) => f.write_str(
-                "the last NOTIFY could not be sent: its Contact or route cannot be reached",
-            ),
             Verdict::Unanswered(at) => {
                 write!(f, "the last NOTIFY, sent at {}, has not been answered yet", Time(*at))
             }
@@ -202,18 +204,34 @@ impl fmt::Display for Verdict {
                     "the last NOTIFY, sent at {at}, was answered {code}: the watcher has refused it"
                 )
             }
-            Verdict::NoPublication => f.write_str("presentity has no publication"),
-            Verdict::AllExpired => {
-                f.write_str("presentity has no publication that lives: all have expired")
-            }
-            Verdict::NothingShown => f.write_str("nothing of what is published can be shown"),
             Verdict::InOrder(NotifyFate::Answered(code), at) => {
                 let at = Time(*at);
                 write!(f, "in order: the last NOTIFY, sent at {at}, was answered {code}")
             }
-            Verdict::InOrder(..) => {
-                f.write_str("in order: nothing has changed since this server was started")
-            }
+            _ => f.write_str("in order: nothing has changed since this server was started"),
+        }
+    }
+}
+
+fn ended(end: End, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let End { reason, at, cseq } = end;
+    let at = Time(at);
+    match reason {
+        EndReason::NotifyAnswered(_) | EndReason::ConnectionGone => {
+            write!(f, "subscription ended at {at}: {reason} (CSeq {})", cseq.0)
+        }
+        EndReason::Fetch | EndReason::Refused(_) => {
+            write!(f, "no subscription: {reason}, at {at}")
+        }
+        _ => write!(f, "subscription ended at {at}: {reason}"),
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.words() {
+            Some(words) => f.write_str(words),
+            None => self.details(f),
         }
     }
 }
