@@ -147,7 +147,6 @@ const VARIABLES: &[&str] = &[
     ".*_ROUTE",
     "DEFAULT_.*",
     "process_no",
-    "FL_MSG_NOREPLY",
     "PARAM_STR",
     "T_NULL_CELL",
     "T_UNDEFINED",

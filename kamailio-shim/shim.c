@@ -403,6 +403,20 @@ unsigned int kshim_hash_case(str *one, str *other)
 	return core_case_hash(one, other, 0);
 }
 
+void kshim_never_reply(struct sip_msg *msg)
+{
+	msg->msg_flags |= FL_MSG_NOREPLY;
+}
+
+str kshim_transaction_cseq(struct cell *transaction)
+{
+#if VERSIONVAL >= 5008000
+	return transaction->cseq_hdr_n;
+#else
+	return transaction->cseq_n;
+#endif
+}
+
 /* $xavp(root=>child), if it is a number. */
 int kshim_xavp_number(str *root, str *child, long *number)
 {

@@ -36,6 +36,12 @@ void kshim_lock(gen_lock_t *lock);
 int kshim_try_lock(gen_lock_t *lock);
 void kshim_unlock(gen_lock_t *lock);
 
+/* Keeps the host from answering a message. */
+void kshim_never_reply(struct sip_msg *msg);
+
+/* The CSeq header that a transaction keeps of its request: name, number, method. */
+str kshim_transaction_cseq(struct cell *transaction);
+
 /* Interfaces of other modules; negative when the module is not loaded. */
 int kshim_load_sl(sl_api_t *api);
 int kshim_load_tm(struct tm_binds *api);

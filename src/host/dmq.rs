@@ -256,7 +256,7 @@ pub fn check_document(package: PackageId, document: &[u8]) -> PackageVerdict {
     // SAFETY: the message is ours and complete; the flag keeps the host from
     // answering it. The handler was registered for such requests.
     let verdict = unsafe {
-        (*msg).msg_flags |= sys::FL_MSG_NOREPLY;
+        sys::kshim_never_reply(msg);
         if sys::kshim_parse_headers(msg) != 0 {
             return PackageVerdict::Refused { replied: false };
         }

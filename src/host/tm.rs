@@ -68,9 +68,12 @@ impl Completion<'_> {
         if let Some(subscription) = &self.subscription {
             return subscription.local_cseq;
         }
+        if self.transaction.is_null() {
+            return CSeq(0);
+        }
         // SAFETY: tm's transaction is valid during the call, and its texts with it.
-        let header = unsafe { self.transaction.as_ref().map(|cell| text::bytes(cell.cseq_n)) };
-        let digits = header.unwrap_or_default().iter().filter(|byte| byte.is_ascii_digit());
+        let header = unsafe { text::bytes(sys::kshim_transaction_cseq(self.transaction)) };
+        let digits = header.iter().filter(|byte| byte.is_ascii_digit());
         let add = |sum: u32, digit: &u8| sum.wrapping_mul(10).wrapping_add(u32::from(digit - b'0'));
         CSeq(digits.fold(0, add))
     }
