@@ -23,6 +23,10 @@ use crate::store::rows::{
 
 /// Rows read in one go.
 const PAGE: usize = 500;
+/// Seconds for which a row may outlive its record: the end of that has been reported, and
+/// whoever writes is about to delete the row.
+const IN_WRITERS_HANDS: i64 = 2;
+
 /// Rows deleted in one transaction of which nobody has to be notified.
 const BATCH: usize = 200;
 
@@ -107,7 +111,7 @@ pub fn subscriptions<M: Memory>(server: &Server<M>, host: &mut dyn Host) -> Resu
     let (mut unusable, mut notified) = (0, 0);
     loop {
         let now = host.now();
-        let before = now - i64::from(server.config.expires_offset);
+        let before = now - i64::from(server.config.expires_offset) - IN_WRITERS_HANDS;
         let conditions = [("expires", Compare::Less, Value::Int(before))];
         let database = host.database().ok_or(Fault::Database)?;
         let page = pages.next(database, table, &conditions, SUBSCRIPTION_COLUMNS)?;

@@ -116,7 +116,7 @@ fn a_row_that_somebody_wrote_is_ended_when_its_time_is_over() {
         world.events();
         expiry::update(&world.server, &mut world.host);
         assert_eq!(calls(&world), ["theirs"], "{mode:?}: it lives");
-        world.pass(7);
+        world.pass(9);
         expiry::update(&world.server, &mut world.host);
         world.send();
         assert_eq!(world.seen().len(), 1, "{mode:?}");
@@ -155,6 +155,7 @@ fn an_end_that_was_told_is_not_told_again() {
     let notified = bodies(&world);
     assert_eq!(notified.matches("event=\"timeout\"").count(), 1, "{notified}");
     assert_eq!(calls(&world), ["guard", "w"]);
+    world.pass(3);
     orphaned_rows::subscriptions(&world.server, &mut world.host).unwrap();
     world.send();
     assert_eq!((world.seen(), calls(&world)), (vec![], vec!["guard".to_owned()]));
